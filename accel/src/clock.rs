@@ -1,0 +1,243 @@
+//! The virtual clock: nanoseconds that pass only while the machine runs, and timers on it.
+//!
+//! One thread serves all timers of a machine. It is a thread and not a task of an async runtime because guests program
+//! timers of tens of microseconds, and async timer wheels tick in milliseconds.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+/// A clock that stands still until [`VirtualClock::resume`] and whenever the machine is stopped.
+pub struct VirtualClock {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    // Lock order: alone; no callback runs while it is held.
+    schedule: Mutex<Schedule>,
+    changed: Condvar,
+}
+
+struct Schedule {
+    /// Virtual time at `base`.
+    elapsed: Duration,
+    /// Host time at which `elapsed` was right; `None` while the clock stands still.
+    base: Option<Instant>,
+    /// Armed timers by deadline, then by timer number.
+    armed: BTreeMap<(u64, u64), Weak<TimerInner>>,
+    next_number: u64,
+    ended: bool,
+}
+
+impl Schedule {
+    fn now(&self) -> u64 {
+        let running = self.base.map_or(Duration::ZERO, |base| base.elapsed());
+        u64::try_from((self.elapsed + running).as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+struct TimerInner {
+    number: u64,
+    callback: Box<dyn Fn() + Send + Sync>,
+    // Lock order: before `Shared::schedule`.
+    deadline: Mutex<Option<u64>>,
+}
+
+/// A one-shot timer on a [`VirtualClock`]; it is disarmed when dropped.
+pub struct Timer {
+    shared: Arc<Shared>,
+    inner: Arc<TimerInner>,
+}
+
+impl VirtualClock {
+    /// A clock at zero, standing still.
+    pub fn new() -> Arc<VirtualClock> {
+        let shared = Arc::new(Shared {
+            schedule: Mutex::new(Schedule {
+                elapsed: Duration::ZERO,
+                base: None,
+                armed: BTreeMap::new(),
+                next_number: 0,
+                ended: false,
+            }),
+            changed: Condvar::new(),
+        });
+        let thread_shared = shared.clone();
+        std::thread::Builder::new()
+            .name("timers".into())
+            .spawn(move || serve(&thread_shared))
+            .expect("the host refuses a thread for the virtual clock");
+        Arc::new(VirtualClock { shared })
+    }
+
+    /// Nanoseconds of virtual time.
+    pub fn now(&self) -> u64 {
+        self.shared.schedule.lock().now()
+    }
+
+    /// Lets time pass. Does nothing on a clock that runs.
+    pub fn resume(&self) {
+        let mut schedule = self.shared.schedule.lock();
+        if schedule.base.is_none() {
+            schedule.base = Some(Instant::now());
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// Stops time; no timer fires until [`resume`](VirtualClock::resume). A callback that began goes on.
+    pub fn pause(&self) {
+        let mut schedule = self.shared.schedule.lock();
+        if let Some(base) = schedule.base.take() {
+            schedule.elapsed += base.elapsed();
+        }
+    }
+
+    /// Sets virtual time, as loading a saved machine does.
+    pub fn set(&self, nanoseconds: u64) {
+        let mut schedule = self.shared.schedule.lock();
+        schedule.elapsed = Duration::from_nanos(nanoseconds);
+        if schedule.base.is_some() {
+            schedule.base = Some(Instant::now());
+        }
+        self.shared.changed.notify_one();
+    }
+
+    /// Makes a disarmed timer. `callback` runs on the clock's thread: it must be short and must not wait for a vCPU.
+    pub fn timer(&self, callback: impl Fn() + Send + Sync + 'static) -> Timer {
+        let mut schedule = self.shared.schedule.lock();
+        schedule.next_number += 1;
+        let inner = Arc::new(TimerInner {
+            number: schedule.next_number,
+            callback: Box::new(callback),
+            deadline: Mutex::new(None),
+        });
+        Timer { shared: self.shared.clone(), inner }
+    }
+}
+
+impl Drop for VirtualClock {
+    fn drop(&mut self) {
+        self.shared.schedule.lock().ended = true;
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Timer {
+    /// Makes the timer fire once virtual time reaches `deadline` nanoseconds; replaces an earlier deadline.
+    pub fn arm(&self, deadline: u64) {
+        let mut current = self.inner.deadline.lock();
+        let mut schedule = self.shared.schedule.lock();
+        if let Some(old) = current.replace(deadline) {
+            schedule.armed.remove(&(old, self.inner.number));
+        }
+        schedule.armed.insert((deadline, self.inner.number), Arc::downgrade(&self.inner));
+        let is_first = schedule.armed.first_key_value().is_some_and(|(&(first, _), _)| first == deadline);
+        if is_first {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    /// Takes the deadline away. A callback that began goes on.
+    pub fn disarm(&self) {
+        let mut current = self.inner.deadline.lock();
+        if let Some(old) = current.take() {
+            self.shared.schedule.lock().armed.remove(&(old, self.inner.number));
+        }
+    }
+
+    /// The deadline, while armed.
+    pub fn deadline(&self) -> Option<u64> {
+        *self.inner.deadline.lock()
+    }
+}
+
+impl Drop for Timer {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}
+
+fn serve(shared: &Shared) {
+    let mut schedule = shared.schedule.lock();
+    while !schedule.ended {
+        let Some((&(deadline, number), _)) = schedule.armed.first_key_value() else {
+            shared.changed.wait(&mut schedule);
+            continue;
+        };
+        if schedule.base.is_none() {
+            shared.changed.wait(&mut schedule);
+            continue;
+        }
+        let now = schedule.now();
+        if deadline > now {
+            shared.changed.wait_for(&mut schedule, Duration::from_nanos(deadline - now));
+            continue;
+        }
+        let timer = schedule.armed.remove(&(deadline, number)).and_then(|timer| timer.upgrade());
+        if let Some(timer) = timer {
+            parking_lot::MutexGuard::unlocked(&mut schedule, || {
+                let due = {
+                    let mut current = timer.deadline.lock();
+                    // Armed anew, or disarmed, between the two locks: then this firing is void.
+                    let due = *current == Some(deadline);
+                    if due {
+                        *current = None;
+                    }
+                    due
+                };
+                if due {
+                    (timer.callback)();
+                }
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[test]
+    fn a_timer_fires_once_and_not_before_its_deadline() {
+        let clock = VirtualClock::new();
+        let (sender, receiver) = mpsc::channel();
+        let reader = clock.clone();
+        let timer = clock.timer(move || sender.send(reader.now()).unwrap());
+        timer.arm(2_000_000);
+        clock.resume();
+        let fired = receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(fired >= 2_000_000, "fired at {fired}");
+        assert_eq!(timer.deadline(), None);
+        assert!(receiver.recv_timeout(Duration::from_millis(20)).is_err());
+    }
+
+    #[test]
+    fn nothing_fires_while_the_clock_stands_still() {
+        let clock = VirtualClock::new();
+        let (sender, receiver) = mpsc::channel();
+        let timer = clock.timer(move || sender.send(()).unwrap());
+        timer.arm(0);
+        assert!(receiver.recv_timeout(Duration::from_millis(20)).is_err());
+        assert_eq!(clock.now(), 0);
+        clock.resume();
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn a_disarmed_timer_stays_silent_and_a_later_deadline_replaces_an_earlier_one() {
+        let clock = VirtualClock::new();
+        let (sender, receiver) = mpsc::channel();
+        let timer = clock.timer(move || sender.send(()).unwrap());
+        timer.arm(1_000_000);
+        timer.disarm();
+        clock.resume();
+        assert!(receiver.recv_timeout(Duration::from_millis(20)).is_err());
+        timer.arm(0);
+        timer.arm(u64::MAX);
+        timer.arm(1);
+        receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+}

@@ -1,0 +1,83 @@
+//! The state of a riscv64 hart (RV64IMAFDC with M, S and U modes).
+
+use serde::{Deserialize, Serialize};
+
+/// A riscv64 hart: everything that must be kept to continue it elsewhere.
+///
+/// Control and status registers carry the names of the privileged specification (version 20240411); fields that it
+/// calls WARL hold legal values only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CpuState {
+    /// `mhartid`.
+    pub hart_id: u64,
+    /// Address of the next instruction.
+    pub pc: u64,
+    /// Integer registers; `x[0]` is 0.
+    pub x: [u64; 32],
+    /// Floating-point registers, single-precision values NaN-boxed.
+    pub f: [u64; 32],
+    /// Floating-point control and status: `frm` in bits 7..5, `fflags` in bits 4..0.
+    pub fcsr: u32,
+    /// Privilege mode: 0 U, 1 S, 3 M.
+    pub privilege: u8,
+    /// Machine status.
+    pub mstatus: u64,
+    /// Machine ISA.
+    pub misa: u64,
+    /// Machine exception delegation.
+    pub medeleg: u64,
+    /// Machine interrupt delegation.
+    pub mideleg: u64,
+    /// Machine interrupt enable.
+    pub mie: u64,
+    /// Machine interrupt pending: the bits that software wrote (SSIP, STIP, SEIP).
+    pub mip: u64,
+    /// Levels of the hart's interrupt inputs, at their positions in `mip`.
+    pub interrupt_inputs: u64,
+    /// Machine trap vector.
+    pub mtvec: u64,
+    /// Machine scratch.
+    pub mscratch: u64,
+    /// Machine exception program counter.
+    pub mepc: u64,
+    /// Machine cause.
+    pub mcause: u64,
+    /// Machine trap value.
+    pub mtval: u64,
+    /// Machine counter enable.
+    pub mcounteren: u64,
+    /// Machine counter inhibit.
+    pub mcountinhibit: u64,
+    /// Machine environment configuration.
+    pub menvcfg: u64,
+    /// Physical memory protection configuration, `pmpcfg0` and `pmpcfg2`.
+    pub pmpcfg: [u64; 2],
+    /// Physical memory protection addresses.
+    pub pmpaddr: [u64; 16],
+    /// Supervisor trap vector.
+    pub stvec: u64,
+    /// Supervisor scratch.
+    pub sscratch: u64,
+    /// Supervisor exception program counter.
+    pub sepc: u64,
+    /// Supervisor cause.
+    pub scause: u64,
+    /// Supervisor trap value.
+    pub stval: u64,
+    /// Supervisor counter enable.
+    pub scounteren: u64,
+    /// Supervisor environment configuration.
+    pub senvcfg: u64,
+    /// Supervisor address translation and protection.
+    pub satp: u64,
+    /// Supervisor timer compare (Sstc).
+    pub stimecmp: u64,
+    /// Cycles counted (`mcycle`).
+    pub mcycle: u64,
+    /// Instructions retired (`minstret`).
+    pub minstret: u64,
+    /// Physical address of a load reservation, if one is held.
+    pub reservation: Option<u64>,
+    /// The hart waits in WFI.
+    pub waiting: bool,
+}
