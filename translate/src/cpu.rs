@@ -419,7 +419,7 @@ impl<G: Guest> Cpu<G> {
             None => platform.read(physical, bytes),
             Some(value) => platform.write(physical, bytes, value).map(|()| 0),
         };
-        let result = if physical % bytes == 0 {
+        let result = if physical.is_multiple_of(bytes) {
             one(physical, bytes, value)
         } else {
             (0..bytes).try_fold(0, |whole, byte| {
@@ -515,7 +515,7 @@ impl<G: Guest> Cpu<G> {
     pub fn read_physical(&self, physical: u64) -> Result<u64, BusError> {
         match self.platform().page(physical) {
             // SAFETY: the page is valid during the run; the offset is within it since the address is aligned.
-            Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add((physical % PAGE_SIZE & !7) as usize), 8) }),
+            Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize), 8) }),
             None => self.platform().read(physical, 8),
         }
     }
@@ -525,7 +525,8 @@ impl<G: Guest> Cpu<G> {
         let page = self.platform().page(physical).filter(|page| page.writable).ok_or(BusError)?;
         self.platform().mark_dirty(physical);
         // SAFETY: the page is valid and writable during the run; the offset is aligned and within it.
-        let word = unsafe { AtomicU64::from_ptr(page.host.as_ptr().add((physical % PAGE_SIZE & !7) as usize).cast()) };
+        let word =
+            unsafe { AtomicU64::from_ptr(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize).cast()) };
         Ok(word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
     }
 }
@@ -539,13 +540,13 @@ unsafe fn load_host(host: *const u8, bytes: u64) -> u64 {
     unsafe {
         match bytes {
             1 => u64::from(AtomicU8::from_ptr(host.cast_mut()).load(Ordering::Relaxed)),
-            2 if host as usize % 2 == 0 => {
+            2 if (host as usize).is_multiple_of(2) => {
                 u64::from(u16::from_le(AtomicU16::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed)))
             }
-            4 if host as usize % 4 == 0 => {
+            4 if (host as usize).is_multiple_of(4) => {
                 u64::from(u32::from_le(AtomicU32::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed)))
             }
-            8 if host as usize % 8 == 0 => {
+            8 if (host as usize).is_multiple_of(8) => {
                 u64::from_le(AtomicU64::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed))
             }
             2 => u64::from(u16::from_le(host.cast::<u16>().read_unaligned())),
@@ -564,13 +565,15 @@ unsafe fn store_host(host: *mut u8, bytes: u64, value: u64) {
     unsafe {
         match bytes {
             1 => AtomicU8::from_ptr(host).store(value as u8, Ordering::Relaxed),
-            2 if host as usize % 2 == 0 => {
+            2 if (host as usize).is_multiple_of(2) => {
                 AtomicU16::from_ptr(host.cast()).store((value as u16).to_le(), Ordering::Relaxed);
             }
-            4 if host as usize % 4 == 0 => {
+            4 if (host as usize).is_multiple_of(4) => {
                 AtomicU32::from_ptr(host.cast()).store((value as u32).to_le(), Ordering::Relaxed);
             }
-            8 if host as usize % 8 == 0 => AtomicU64::from_ptr(host.cast()).store(value.to_le(), Ordering::Relaxed),
+            8 if (host as usize).is_multiple_of(8) => {
+                AtomicU64::from_ptr(host.cast()).store(value.to_le(), Ordering::Relaxed)
+            }
             2 => host.cast::<u16>().write_unaligned((value as u16).to_le()),
             4 => host.cast::<u32>().write_unaligned((value as u32).to_le()),
             _ => host.cast::<u64>().write_unaligned(value.to_le()),

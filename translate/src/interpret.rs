@@ -116,8 +116,7 @@ fn execute<G: Guest>(cpu: &mut Cpu<G>, op: &Op, values: &Values) -> Result<u64, 
             result
         }
         Op::FloatMultiplyAdd { ty, a, b, c } => {
-            let (result, flags) =
-                float::multiply_add(ty, value(a), value(b), value(c), cpu.context.float_rounding);
+            let (result, flags) = float::multiply_add(ty, value(a), value(b), value(c), cpu.context.float_rounding);
             cpu.context.float_flags |= flags.0;
             result
         }

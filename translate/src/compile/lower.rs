@@ -16,7 +16,7 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use super::runtime::{Runtime, plain_signature, region_signature};
 use super::slow_path::Access;
 use crate::cpu::{Context, MOST_REGISTERS, Status, TLB_ENTRIES, TlbEntry};
-use crate::engine::{Cell, JUMP_CACHE_ENTRY, Key, Region};
+use crate::engine::{Generation, JUMP_CACHE_ENTRY, Key, Region};
 use crate::float::Flags;
 use crate::guest::{Exception, Guest};
 use crate::ir::{
@@ -24,18 +24,6 @@ use crate::ir::{
     UnaryOp, Value, Width,
 };
 use crate::platform::PAGE_SIZE;
-
-/// Where a region finds the cells of the code it jumps to.
-pub(crate) trait Cells {
-    /// The cell for a key. It lives as long as the memory that the region is compiled to.
-    fn cell(&self, key: Key) -> Arc<Cell>;
-}
-
-impl Cells for crate::engine::Generation {
-    fn cell(&self, key: Key) -> Arc<Cell> {
-        self.cell(key)
-    }
-}
 
 /// A set of guest registers.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -57,11 +45,11 @@ impl Registers {
     }
 }
 
-/// Lowers `region` into `function`.
+/// Lowers `region` into `function`. Jumps out of the region go through cells of `generation`.
 pub(super) fn lower<G: Guest>(
     runtime: &Runtime<G>,
     region: &Region,
-    cells: &dyn Cells,
+    generation: &Generation,
     function: &mut Function,
     builder_context: &mut FunctionBuilderContext,
 ) {
@@ -97,8 +85,7 @@ pub(super) fn lower<G: Guest>(
 
     let signatures = Signatures {
         region: builder.import_signature(region_signature()),
-        slow_path: [3, 4]
-            .map(|arguments| builder.import_signature(plain_signature(CallConv::PreserveAll, arguments))),
+        slow_path: [3, 4].map(|arguments| builder.import_signature(plain_signature(CallConv::PreserveAll, arguments))),
         helper: {
             let mut signature = plain_signature(runtime.isa.default_call_conv(), 4);
             signature.returns.push(clif::AbiParam::new(types::I64));
@@ -109,7 +96,7 @@ pub(super) fn lower<G: Guest>(
     let mut lowering = Lowering {
         runtime,
         region,
-        cells,
+        generation,
         builder,
         blocks,
         signatures,
@@ -190,7 +177,7 @@ struct Signatures {
 struct Lowering<'a, G: Guest> {
     runtime: &'a Runtime<G>,
     region: &'a Region,
-    cells: &'a dyn Cells,
+    generation: &'a Generation,
     builder: FunctionBuilder<'a>,
     /// One for each block of the region.
     blocks: Vec<clif::Block>,
@@ -215,9 +202,9 @@ impl<G: Guest> Lowering<'_, G> {
         self.dirty = dirty;
         self.values = vec![None; self.block.ops.len()];
         self.builder.switch_to_block(self.blocks[position]);
-        let loops = region.blocks[position..].iter().any(|block| {
-            crate::engine::successors(&block.block.terminator).any(|target| target == self.block.start)
-        });
+        let loops = region.blocks[position..]
+            .iter()
+            .any(|block| crate::engine::successors(&block.block.terminator).any(|target| target == self.block.start));
         if position == 0 || loops {
             self.check_attention();
         }
@@ -613,7 +600,13 @@ impl<G: Guest> Lowering<'_, G> {
 
     /// Looks an address up in the soft TLB. Gives the host address in a block that is reached on a hit, and leaves the
     /// block that is reached on a miss for the caller to fill.
-    fn look_up(&mut self, address: clif::Value, width: Width, mode: MemoryMode, write: bool) -> (clif::Value, clif::Block) {
+    fn look_up(
+        &mut self,
+        address: clif::Value,
+        width: Width,
+        mode: MemoryMode,
+        write: bool,
+    ) -> (clif::Value, clif::Block) {
         let page = self.builder.ins().ushr_imm_u(address, i64::from(PAGE_SIZE.trailing_zeros()));
         let index = self.builder.ins().band_imm_u(page, TLB_ENTRIES as i64 - 1);
         let entry_size = size_of::<TlbEntry>();
@@ -798,7 +791,7 @@ impl<G: Guest> Lowering<'_, G> {
         match key.in_same_page(target) {
             Some(key) => {
                 self.store_context(pc, offset_of!(Context, pc));
-                let cell = Arc::as_ptr(&self.cells.cell(key));
+                let cell = Arc::as_ptr(&self.generation.cell(key));
                 let cell = self.constant(cell as u64);
                 self.enter_cell(cell);
             }

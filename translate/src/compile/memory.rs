@@ -86,8 +86,7 @@ impl Drop for CodeMemory {
 fn map(file: &std::fs::File, size: usize, protection: i32) -> std::io::Result<NonNull<u8>> {
     let descriptor = std::os::fd::AsRawFd::as_raw_fd(file);
     // SAFETY: a new shared mapping at an address of the kernel's choice touches no existing memory.
-    let address =
-        unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, descriptor, 0) };
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, descriptor, 0) };
     if address == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }

@@ -21,9 +21,8 @@ use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 
-use crate::engine::Region;
+use crate::engine::{Generation, Region};
 use crate::guest::Guest;
-pub(crate) use lower::Cells;
 pub use memory::CodeMemory;
 pub use runtime::{EntryPoint, Runtime};
 
@@ -75,31 +74,23 @@ impl<G: Guest> Compiler<G> {
         Compiler { runtime, context: CompilerContext::new(), builder_context: FunctionBuilderContext::new() }
     }
 
-    /// Compiles a region into `memory`. Its jumps out of the region go through `cells`.
-    pub(crate) fn compile(
-        &mut self,
-        region: &Region,
-        cells: &dyn Cells,
-        memory: &CodeMemory,
-    ) -> Result<EntryPoint, CompileError> {
+    /// Compiles a region into the memory of its generation, whose cells its jumps go through.
+    pub(crate) fn compile(&mut self, region: &Region, generation: &Generation) -> Result<EntryPoint, CompileError> {
         self.context.clear();
-        lower::lower::<G>(&self.runtime, region, cells, &mut self.context.func, &mut self.builder_context);
+        lower::lower::<G>(&self.runtime, region, generation, &mut self.context.func, &mut self.builder_context);
         let code = finish(&*self.runtime.isa, &mut self.context)?;
-        memory.add(&code).map(EntryPoint).ok_or(CompileError::Full)
+        generation.code.add(&code).map(EntryPoint).ok_or(CompileError::Full)
     }
 }
 
 /// Compiles the function of `context` to position-independent bytes.
-fn finish(
-    isa: &dyn cranelift_codegen::isa::TargetIsa,
-    context: &mut CompilerContext,
-) -> Result<Vec<u8>, CompileError> {
+fn finish(isa: &dyn cranelift_codegen::isa::TargetIsa, context: &mut CompilerContext) -> Result<Vec<u8>, CompileError> {
     let refused = |function: &Function, error: &dyn std::fmt::Display| {
         CompileError::Refused(format!("{}: {error}", function.display_spec()))
     };
-    let result = context.compile(isa, &mut ControlPlane::default()).map(|compiled| {
-        (compiled.code_buffer().to_vec(), compiled.buffer.relocs().len())
-    });
+    let result = context
+        .compile(isa, &mut ControlPlane::default())
+        .map(|compiled| (compiled.code_buffer().to_vec(), compiled.buffer.relocs().len()));
     match result {
         Ok((code, 0)) => Ok(code),
         Ok((_, relocations)) => {

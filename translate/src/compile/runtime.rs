@@ -65,8 +65,9 @@ impl<G: Guest> Runtime<G> {
             reserve: maker.thunk(slow_path::reserve::<G> as *const u8, 3)?,
             store_if_reserved: maker.thunk(slow_path::store_if_reserved::<G> as *const u8, 4)?,
         };
-        let has_multiply_add = isa.isa_flags().iter().any(|flag| flag.name == "has_fma" && flag.as_bool() == Some(true))
-            || cfg!(target_arch = "aarch64");
+        let has_multiply_add =
+            isa.isa_flags().iter().any(|flag| flag.name == "has_fma" && flag.as_bool() == Some(true))
+                || cfg!(target_arch = "aarch64");
         Ok(Runtime { thunks, has_multiply_add, enter, return_to_dispatcher, isa, _memory: memory, _guest: PhantomData })
     }
 

@@ -346,7 +346,9 @@ impl<G: Guest> Dispatcher<G> {
             let length = u64::from(block.length);
             let in_first = length.min(PAGE_SIZE - key.physical % PAGE_SIZE);
             let mut spans = vec![Span { physical: key.physical, bytes: in_first }];
-            if length > in_first && let Some(next) = key.next_page {
+            if length > in_first
+                && let Some(next) = key.next_page
+            {
                 spans.push(Span { physical: next, bytes: length - in_first });
             }
             let interpreted = G::HELPERS.len();
@@ -394,7 +396,8 @@ impl<G: Guest> Dispatcher<G> {
         };
         let end = pc.wrapping_add(u64::from(block.length));
         if let Some(next) = self.translator.breakpoint_between(pc, end) {
-            let before = block.instructions.iter().take_while(|at| pc.wrapping_add(u64::from(at.offset)) < next).count();
+            let before =
+                block.instructions.iter().take_while(|at| pc.wrapping_add(u64::from(at.offset)) < next).count();
             if before < block.instructions.len()
                 && let Ok(shorter) = G::lift(pc, &code, self.flags, before.max(1))
             {

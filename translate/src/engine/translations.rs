@@ -127,7 +127,7 @@ impl Translation {
         match tiers {
             Tiers::InterpreterOnly => false,
             Tiers::Background(threshold) | Tiers::Immediate(threshold) => {
-                count % threshold == 0 && !self.interpreted && !self.breakpoint && self.spans.len() == 1
+                count.is_multiple_of(threshold) && !self.interpreted && !self.breakpoint && self.spans.len() == 1
             }
         }
     }
@@ -163,7 +163,7 @@ pub struct Generation {
     cells: Mutex<HashMap<Key, Arc<Cell>>>,
     none: *const u8,
     ir_bytes: AtomicU64,
-    code: CodeMemory,
+    pub(crate) code: CodeMemory,
     /// Kept so that `none` stays valid.
     _runtime: Arc<dyn Send + Sync>,
 }
@@ -257,8 +257,10 @@ impl<G: Guest> Translator<G> {
                 .expect("the host refuses a thread for the compiler");
             sender
         });
-        let immediate =
-            runtime.as_ref().filter(|_| matches!(tiers, Tiers::Immediate(_))).map(|runtime| Compiler::new(runtime.clone()));
+        let immediate = runtime
+            .as_ref()
+            .filter(|_| matches!(tiers, Tiers::Immediate(_)))
+            .map(|runtime| Compiler::new(runtime.clone()));
         let generation = new_generation(0, runtime.as_ref());
         Arc::new(Translator {
             code_pages: CodePages::new(),
@@ -384,7 +386,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request) {
     if !head.is_valid() || head.cell.compiled().is_some() {
         return;
     }
-    let entry = match compiler.compile(&request.region, &request.generation, &request.generation.code) {
+    let entry = match compiler.compile(&request.region, &request.generation) {
         Ok(entry) => entry,
         Err(error) => {
             tracing::debug!("the region at {:#x} stays interpreted: {error}", head.key.start);
