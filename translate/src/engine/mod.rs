@@ -62,6 +62,8 @@ pub(crate) fn jump_cache_index(pc: u64) -> usize {
 pub enum Stop {
     /// [`ATTENTION_KICK`] was requested.
     Kicked,
+    /// [`ATTENTION_MEMORY`] was requested; the next run shall have the new memory.
+    MemoryChanged,
     /// The processor waits for an interrupt.
     Halted,
     /// It is about to execute the instruction at this breakpoint.
@@ -122,6 +124,9 @@ impl<G: Guest> Engine<G> {
     pub fn step(&mut self, platform: &dyn Platform) -> Option<Stop> {
         let Engine { cpu, dispatcher } = self;
         cpu.with_platform(platform, |cpu| {
+            if let Some(stop) = take_attention(cpu) {
+                return Some(stop);
+            }
             dispatcher.note_flushes(cpu);
             if cpu.halted && !G::wakes(cpu) {
                 return Some(Stop::Halted);
@@ -157,6 +162,18 @@ impl<G: Guest> Engine<G> {
     }
 }
 
+/// Acts on what other threads want of the processor; says whether its run must end.
+fn take_attention<G: Guest>(cpu: &mut Cpu<G>) -> Option<Stop> {
+    let attention = cpu.signals.attention.swap(0, Ordering::SeqCst);
+    if attention & ATTENTION_MEMORY != 0 {
+        cpu.flush_tlb();
+    }
+    if attention & ATTENTION_KICK != 0 {
+        return Some(Stop::Kicked);
+    }
+    (attention & ATTENTION_MEMORY != 0).then_some(Stop::MemoryChanged)
+}
+
 impl<G: Guest> Drop for Dispatcher<G> {
     fn drop(&mut self) {
         for address in &self.breakpoints {
@@ -171,13 +188,9 @@ impl<G: Guest> Dispatcher<G> {
         let mut look_again = true;
         loop {
             if cpu.signals.attention.load(Ordering::Relaxed) != 0 {
-                let attention = cpu.signals.attention.swap(0, Ordering::SeqCst);
                 look_again = true;
-                if attention & ATTENTION_MEMORY != 0 {
-                    cpu.flush_tlb();
-                }
-                if attention & ATTENTION_KICK != 0 {
-                    return Stop::Kicked;
+                if let Some(stop) = take_attention(cpu) {
+                    return stop;
                 }
             }
             if look_again {
