@@ -20,3 +20,4 @@ pub mod float;
 pub mod guest;
 pub mod ir;
 pub mod platform;
+pub mod riscv64;
