@@ -23,3 +23,4 @@ pub mod guest;
 pub mod interpret;
 pub mod ir;
 pub mod platform;
+pub mod riscv64;
