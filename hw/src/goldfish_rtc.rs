@@ -158,11 +158,8 @@ impl MmioDevice for GoldfishRtc {
         match offset {
             TIME_LOW | TIME_HIGH => {
                 let now = self.now(&state);
-                let wanted = if offset == TIME_LOW {
-                    (now & !0xffff_ffff) | value
-                } else {
-                    (now & 0xffff_ffff) | (value << 32)
-                };
+                let wanted =
+                    if offset == TIME_LOW { (now & !0xffff_ffff) | value } else { (now & 0xffff_ffff) | (value << 32) };
                 state.offset = state.offset.wrapping_add(wanted.wrapping_sub(now));
             }
             ALARM_LOW => {

@@ -17,13 +17,13 @@ pub mod bus;
 pub mod device;
 pub mod goldfish_rtc;
 pub mod interrupt;
-//pub mod load;
-//pub mod machine;
+pub mod load;
+pub mod machine;
 pub mod ns16550;
 pub mod plic;
 pub mod sifive_test;
 pub mod virtio;
-//pub mod vm;
+pub mod vm;
 
 #[cfg(test)]
 mod test_support;

@@ -277,8 +277,7 @@ impl Ns16550 {
                 state.mcr = value & 0x1f;
                 if value & MCR_LOOPBACK != 0 {
                     // Outputs lead back to inputs: OUT2 to DCD, OUT1 to RI, RTS to CTS, DTR to DSR.
-                    let lines =
-                        ((value & 0x0c) << 4) | ((value & 0x02) << 3) | ((value & 0x01) << 5);
+                    let lines = ((value & 0x0c) << 4) | ((value & 0x02) << 3) | ((value & 0x01) << 5);
                     state.set_modem_status(lines);
                 } else {
                     state.set_modem_status(MSR_CONNECTED);

@@ -151,9 +151,10 @@ impl Device for Plic {
         let words = self.sources.div_ceil(32) as usize;
         let fits = new.priority.len() == self.sources as usize
             && new.priority.iter().all(|priority| *priority <= HIGHEST_PRIORITY)
-            && [&new.level, &new.claimed].into_iter().chain(new.contexts.iter().map(|context| &context.enable)).all(
-                |set| set.len() == words && (0..).zip(set).all(|(word, bits)| bits & !self.valid_bits(word) == 0),
-            )
+            && [&new.level, &new.claimed]
+                .into_iter()
+                .chain(new.contexts.iter().map(|context| &context.enable))
+                .all(|set| set.len() == words && (0..).zip(set).all(|(word, bits)| bits & !self.valid_bits(word) == 0))
             && new.contexts.len() == self.outputs.len();
         if !fits {
             let (sources, contexts) = (self.sources, self.outputs.len());

@@ -1,10 +1,14 @@
 //! What the tests of this crate share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use accel::memory::GuestMemory;
+use accel::memory::{GuestMemory, MemorySlot};
+use accel::state::CpuState;
+use accel::{
+    Accelerator, AddressSpace, Architecture, Capabilities, DebugControl, Exit, IoBus, IoEvent, Msi, Vcpu, VcpuHandle,
+};
 use host::chardev::{CharBackend, CharFrontend};
 use parking_lot::{Condvar, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -281,5 +285,219 @@ pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     while !condition() {
         assert!(Instant::now() < deadline, "ten seconds passed without {what}");
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// What a vCPU of a [`FakeAccelerator`] does next.
+pub(crate) enum Step {
+    /// Writes to the bus.
+    Write(AddressSpace, u64, Vec<u8>),
+    /// Leaves [`Vcpu::run`].
+    Exit(Exit),
+}
+
+/// An accelerator without a CPU: a vCPU does what the test puts into its script and else waits to be kicked.
+pub(crate) struct FakeAccelerator {
+    capabilities: Capabilities,
+    pub(crate) vcpus: Mutex<Vec<Arc<FakeHandle>>>,
+    pub(crate) lines: Arc<Lines>,
+    pub(crate) msis: Mutex<Vec<Msi>>,
+}
+
+/// The outside of a fake vCPU.
+#[derive(Default)]
+pub(crate) struct FakeHandle {
+    inner: Mutex<FakeInner>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct FakeInner {
+    kicked: bool,
+    script: VecDeque<Step>,
+    inputs: u64,
+    state: Option<CpuState>,
+    inside: bool,
+    states_set: u32,
+}
+
+impl FakeHandle {
+    pub(crate) fn push(&self, step: Step) {
+        self.inner.lock().script.push_back(step);
+        self.changed.notify_all();
+    }
+    pub(crate) fn is_inside(&self) -> bool {
+        self.inner.lock().inside
+    }
+    pub(crate) fn states_set(&self) -> u32 {
+        self.inner.lock().states_set
+    }
+}
+
+impl VcpuHandle for FakeHandle {
+    fn kick(&self) {
+        self.inner.lock().kicked = true;
+        self.changed.notify_all();
+    }
+    fn set_interrupt(&self, input: u32, level: bool) {
+        let mut inner = self.inner.lock();
+        inner.inputs = (inner.inputs & !(1 << input)) | (u64::from(level) << input);
+    }
+    fn inject_nmi(&self) -> Result<(), accel::Error> {
+        Err(accel::Error::Unsupported { name: "fake", what: "NMIs" })
+    }
+    fn is_halted(&self) -> bool {
+        self.is_inside()
+    }
+}
+
+struct FakeVcpu(Arc<FakeHandle>);
+
+impl Vcpu for FakeVcpu {
+    fn run(&mut self, io: &dyn IoBus) -> Exit {
+        let mut inner = self.0.inner.lock();
+        inner.inside = true;
+        let exit = loop {
+            if std::mem::take(&mut inner.kicked) {
+                break Exit::Kicked;
+            }
+            match inner.script.pop_front() {
+                Some(Step::Exit(exit)) => break exit,
+                Some(Step::Write(space, address, data)) => {
+                    parking_lot::MutexGuard::unlocked(&mut inner, || io.write(space, address, &data)).unwrap();
+                }
+                None => self.0.changed.wait(&mut inner),
+            }
+        };
+        inner.inside = false;
+        exit
+    }
+    fn state(&mut self) -> Result<CpuState, accel::Error> {
+        Ok(self.0.inner.lock().state.clone().unwrap())
+    }
+    fn set_state(&mut self, state: &CpuState) -> Result<(), accel::Error> {
+        let mut inner = self.0.inner.lock();
+        inner.state = Some(state.clone());
+        inner.states_set += 1;
+        Ok(())
+    }
+    fn set_debug(&mut self, _debug: &DebugControl) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    /// Virtual addresses below 4 GiB are mapped to the physical ones above it.
+    fn translate(&mut self, address: u64) -> Result<Option<u64>, accel::Error> {
+        Ok((address < 1 << 32).then_some(address + 0x8000_0000))
+    }
+    fn handle(&self) -> Arc<dyn VcpuHandle> {
+        self.0.clone()
+    }
+}
+
+impl FakeAccelerator {
+    pub(crate) fn new(architecture: Architecture) -> Arc<FakeAccelerator> {
+        let capabilities = Capabilities {
+            architecture,
+            in_kernel_interrupt_controller: architecture == Architecture::X86_64,
+            single_step: false,
+            breakpoints: 0,
+            watchpoints: 0,
+            dirty_log: false,
+            most_vcpus: 8,
+        };
+        let (vcpus, msis) = (Mutex::default(), Mutex::default());
+        Arc::new(FakeAccelerator { capabilities, vcpus, lines: Lines::new(), msis })
+    }
+}
+
+fn riscv_state(hart: u32) -> CpuState {
+    let zeroes = |count| vec![0u64; count];
+    let mut object = serde_json::json!({
+        "architecture": "riscv64", "hart_id": hart, "x": zeroes(32), "f": zeroes(32), "fcsr": 0, "privilege": 3,
+        "pmpcfg": [0, 0], "pmpaddr": zeroes(16), "reservation": null, "waiting": false,
+    });
+    for name in [
+        "pc",
+        "mstatus",
+        "misa",
+        "medeleg",
+        "mideleg",
+        "mie",
+        "mip",
+        "interrupt_inputs",
+        "mtvec",
+        "mscratch",
+        "mepc",
+        "mcause",
+        "mtval",
+        "mcounteren",
+        "mcountinhibit",
+        "menvcfg",
+        "stvec",
+        "sscratch",
+        "sepc",
+        "scause",
+        "stval",
+        "scounteren",
+        "senvcfg",
+        "satp",
+        "stimecmp",
+        "mcycle",
+        "minstret",
+    ] {
+        object[name] = 0.into();
+    }
+    serde_json::from_value(object).unwrap()
+}
+
+impl Accelerator for FakeAccelerator {
+    fn name(&self) -> &'static str {
+        "fake"
+    }
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn map_memory(&self, _slot: MemorySlot) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn unmap_memory(&self, _address: u64) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn set_dirty_logging(&self, _address: u64, _enabled: bool) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn dirty_log(&self, _address: u64) -> Result<Vec<u64>, accel::Error> {
+        Ok(Vec::new())
+    }
+    fn create_interrupt_controller(&self) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn set_interrupt_line(&self, line: u32, level: bool) -> Result<(), accel::Error> {
+        self.lines.set_input(line, level);
+        Ok(())
+    }
+    fn signal_msi(&self, msi: Msi) -> Result<(), accel::Error> {
+        self.msis.lock().push(msi);
+        Ok(())
+    }
+    fn register_io_event(&self, _: IoEvent, _: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn unregister_io_event(&self, _: IoEvent, _: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn register_interrupt_event(&self, _: u32, _: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn unregister_interrupt_event(&self, _: u32, _: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, accel::Error> {
+        let handle = Arc::new(FakeHandle::default());
+        handle.inner.lock().state = Some(match self.capabilities.architecture {
+            Architecture::Riscv64 => riscv_state(index),
+            Architecture::X86_64 => CpuState::X86_64(Box::default()),
+        });
+        self.vcpus.lock().push(handle.clone());
+        Ok(Box::new(FakeVcpu(handle)))
     }
 }

@@ -164,17 +164,13 @@ impl SocketBackend {
             _ => first,
         };
         let writer = shared.clone();
-        std::thread::Builder::new()
-            .name("socket output".into())
-            .spawn(move || write_out(&writer))
-            .map_err(failed)?;
+        std::thread::Builder::new().name("socket output".into()).spawn(move || write_out(&writer)).map_err(failed)?;
         let reader = shared.clone();
         std::thread::Builder::new()
             .name("socket input".into())
             .spawn(move || serve_peers(&reader, listener, first, &waiter))
             .map_err(failed)?;
-        let description =
-            if role == SocketRole::Client { bound.to_string() } else { format!("{bound},server=on") };
+        let description = if role == SocketRole::Client { bound.to_string() } else { format!("{bound},server=on") };
         Ok(SocketBackend { description, address: bound, role, shared, end: Some(end) })
     }
 

@@ -76,7 +76,8 @@ impl Shared {
             return Outcome::Broken;
         }
         let Ok(mut status_writer) = writer.split_at(room) else { return Outcome::Broken };
-        let [kind, _] = [0, 4].map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
+        let [kind, _] =
+            [0, 4].map(|at| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]));
         let sector = u64::from_le_bytes(header[8..].try_into().unwrap_or_default());
         let status = match kind {
             T_IN => self.read(sector, &mut writer, room),
@@ -124,7 +125,11 @@ impl Shared {
         Ok(())
     }
 
-    fn write(&self, sector: u64, reader: &mut virtio_queue::Reader<'_, impl vm_memory::bitmap::BitmapSlice>) -> Result<(), u8> {
+    fn write(
+        &self,
+        sector: u64,
+        reader: &mut virtio_queue::Reader<'_, impl vm_memory::bitmap::BitmapSlice>,
+    ) -> Result<(), u8> {
         let length = reader.available_bytes();
         let mut offset = self.check(sector, length)?;
         let mut buffer = vec![0; length.min(BUFFER)];

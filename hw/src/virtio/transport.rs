@@ -315,9 +315,11 @@ impl Transport {
     /// As [`crate::device::Device::restore`].
     pub fn restore(&self, new: TransportState) -> Result<(), StateError> {
         let fits = new.queues.len() == self.queues.all().len()
-            && new.queues.iter().zip(self.queues.all()).all(|(setup, queue)| {
-                setup.size.is_power_of_two() && setup.size <= queue.lock().max_size()
-            });
+            && new
+                .queues
+                .iter()
+                .zip(self.queues.all())
+                .all(|(setup, queue)| setup.size.is_power_of_two() && setup.size <= queue.lock().max_size());
         if !fits {
             return Err(impossible(&self.label, "number or size of the queues is not this device's"));
         }
