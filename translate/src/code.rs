@@ -1,0 +1,151 @@
+//! Which guest-physical memory holds translated code.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::cpu::Tlb;
+use crate::platform::PAGE_SIZE;
+
+/// Bytes that one bit of a page's record stands for.
+const LINE: u64 = PAGE_SIZE / 64;
+
+/// A translation that must not be used any more once the code it was made from changes.
+pub trait Invalidate: Send + Sync {
+    /// Guest-physical range of the code within the page, first byte and length.
+    fn overlaps(&self, physical: u64, bytes: u64) -> bool;
+    /// Takes it out of use, at once and for all processors.
+    fn invalidate(&self);
+}
+
+struct Page {
+    /// One bit for each [`LINE`] bytes that were translated.
+    lines: u64,
+    translations: Vec<Weak<dyn Invalidate>>,
+    /// Counts slow-path writes, so that a translator learns whether what it read has changed since.
+    writes: AtomicU64,
+}
+
+impl Page {
+    fn new() -> Page {
+        Page { lines: 0, translations: Vec::new(), writes: AtomicU64::new(0) }
+    }
+}
+
+/// The record of translated code of one machine, shared by its processors.
+#[derive(Default)]
+pub struct CodePages {
+    // Lock order: after a `Tlb`'s filling lock for reads; `protect` takes no TLB lock while it holds this.
+    pages: RwLock<HashMap<u64, Page>>,
+    processors: Mutex<Vec<Weak<Tlb>>>,
+}
+
+impl CodePages {
+    /// An empty record.
+    pub fn new() -> Arc<CodePages> {
+        Arc::new(CodePages::default())
+    }
+
+    pub(crate) fn add_processor(&self, tlb: &Arc<Tlb>) {
+        let mut processors = self.processors.lock();
+        processors.retain(|tlb| tlb.strong_count() > 0);
+        processors.push(Arc::downgrade(tlb));
+    }
+
+    /// Makes writes to the page of `physical` take slow paths, before its code is read for translation. The result goes
+    /// to [`CodePages::record`].
+    pub(crate) fn protect(&self, physical: u64) -> u64 {
+        let number = physical / PAGE_SIZE;
+        if let Some(page) = self.pages.read().get(&number) {
+            return page.writes.load(Ordering::SeqCst);
+        }
+        let writes = self.pages.write().entry(number).or_insert_with(Page::new).writes.load(Ordering::SeqCst);
+        self.revoke_writes(Some(number * PAGE_SIZE));
+        writes
+    }
+
+    /// Makes the next write of every processor to a guest-physical page (to any page: `None`) take the slow path.
+    pub fn revoke_writes(&self, physical: Option<u64>) {
+        let processors: Vec<_> = self.processors.lock().iter().filter_map(Weak::upgrade).collect();
+        for tlb in processors {
+            tlb.revoke_writes(physical);
+        }
+    }
+
+    /// Records a translation of `bytes` of code at `physical`, within one page. False if the page was written to since
+    /// `protect` gave `writes`: then the translation is void.
+    pub(crate) fn record(&self, physical: u64, bytes: u64, writes: u64, translation: Weak<dyn Invalidate>) -> bool {
+        let mut pages = self.pages.write();
+        let Some(page) = pages.get_mut(&(physical / PAGE_SIZE)) else { return false };
+        if page.writes.load(Ordering::SeqCst) != writes {
+            return false;
+        }
+        page.lines |= lines(physical, bytes);
+        page.translations.push(translation);
+        true
+    }
+
+    /// True if the page of `physical` holds, or may soon hold, translated code.
+    pub(crate) fn has_code(&self, physical: u64) -> bool {
+        self.pages.read().contains_key(&(physical / PAGE_SIZE))
+    }
+
+    /// Takes all translations of code in a range within a page out of use; true if there were any. Writers call it
+    /// before and after they write, so that a translator that reads in between notices.
+    pub fn invalidate(&self, physical: u64, bytes: u64) -> bool {
+        let number = physical / PAGE_SIZE;
+        {
+            let pages = self.pages.read();
+            let Some(page) = pages.get(&number) else { return false };
+            page.writes.fetch_add(1, Ordering::SeqCst);
+            if page.lines & lines(physical, bytes) == 0 {
+                return false;
+            }
+        }
+        let mut pages = self.pages.write();
+        let Some(page) = pages.get_mut(&number) else { return false };
+        let mut found = false;
+        page.translations.retain(|translation| {
+            let Some(translation) = translation.upgrade() else { return false };
+            let hit = translation.overlaps(physical, bytes);
+            if hit {
+                translation.invalidate();
+                found = true;
+            }
+            !hit
+        });
+        if page.translations.is_empty() {
+            // The page may be written at full speed again. Who protected it and has not recorded yet finds it gone.
+            pages.remove(&number);
+        }
+        found
+    }
+}
+
+impl CodePages {
+    /// [`CodePages::invalidate`] for a range of any length.
+    pub fn invalidate_range(&self, physical: u64, bytes: u64) {
+        let Some(last) = bytes.checked_sub(1).map(|last| physical.saturating_add(last)) else { return };
+        // A few pages are looked up one by one; of a large range, only those that hold code.
+        let (first_page, last_page) = (physical / PAGE_SIZE, last / PAGE_SIZE);
+        let pages: Vec<u64> = if last_page - first_page < 16 {
+            (first_page..=last_page).collect()
+        } else {
+            self.pages.read().keys().copied().filter(|page| (first_page..=last_page).contains(page)).collect()
+        };
+        for page in pages {
+            let start = physical.max(page * PAGE_SIZE);
+            let end = last.min(page * PAGE_SIZE + (PAGE_SIZE - 1));
+            self.invalidate(start, end - start + 1);
+        }
+    }
+}
+
+/// The lines of a page that a range within it touches.
+fn lines(physical: u64, bytes: u64) -> u64 {
+    let first = physical % PAGE_SIZE / LINE;
+    let last = ((physical % PAGE_SIZE + bytes.max(1) - 1) / LINE).min(63);
+    u64::MAX << first & u64::MAX >> (63 - last)
+}

@@ -1,0 +1,582 @@
+//! A processor at run time: registers, soft TLB, and every access to guest memory that is not on a fast path.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::code::CodePages;
+use crate::guest::{Access, Exception, Guest};
+use crate::ir::{MemoryMode, Width};
+use crate::platform::{BusError, PAGE_SIZE, Platform};
+
+/// Most registers a guest may have.
+pub const MOST_REGISTERS: usize = 256;
+/// Most translation regimes a guest may have.
+pub const MOST_MODES: usize = 8;
+/// Entries of the soft TLB for each regime.
+pub const TLB_ENTRIES: usize = 256;
+/// A tag that no address matches.
+const NO_TAG: u64 = 1;
+
+/// The part of a processor that compiled code reaches by offset.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Context {
+    /// Not zero: the operation that called out did not complete, as [`Status`] says.
+    pub status: u32,
+    /// Floating-point exception flags raised so far: bit 0 inexact, 1 underflow, 2 overflow, 3 division by zero, 4
+    /// invalid. Compiled code keeps those it raises in the host's control register until it returns.
+    pub float_flags: u32,
+    /// Rounding mode of floating-point arithmetic.
+    pub float_rounding: crate::float::Rounding,
+    /// Address of the next instruction, while no code runs.
+    pub pc: u64,
+    /// Instructions retired.
+    pub instructions: u64,
+    /// Result of a slow path called by compiled code.
+    pub result: u64,
+    /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
+    pub leave: u64,
+    /// Where compiled code puts the result of every floating-point operation, so that none is dropped or moved across a
+    /// side effect: its exception flags count even if its result does not.
+    pub float_scratch: u64,
+    /// The attention word, see [`Signals::attention`].
+    pub attention: *const AtomicU32,
+    /// The soft TLB: [`TLB_ENTRIES`] entries for each of [`MOST_MODES`] regimes.
+    pub tlb: *const TlbEntry,
+    /// Guest-virtual address of the reservation that [`crate::ir::Op::LoadReserved`] took; [`NO_RESERVATION`] if none is
+    /// held.
+    pub reservation_address: u64,
+    /// The value then loaded.
+    pub reservation_value: u64,
+    /// The exception of [`Status::Raised`].
+    pub exception: Exception,
+    /// The jump cache: see [`crate::engine`].
+    pub(crate) jump_cache: *const crate::engine::JumpCacheEntry,
+    /// The guest's registers.
+    pub registers: [u64; MOST_REGISTERS],
+}
+
+// SAFETY: the pointers point into `Signals` and `Tlb`, which the `Cpu` keeps alive and which are `Sync`, and into the jump
+// cache, which belongs to the same thread as the `Cpu` itself.
+unsafe impl Send for Context {}
+
+/// [`Context::reservation_address`] when there is no reservation; not a multiple of an access width.
+pub const NO_RESERVATION: u64 = 1;
+
+/// Why an operation did not complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Status {
+    /// It raised [`Context::exception`].
+    Raised = 1,
+    /// It writes to code that was translated: the dispatcher must execute this one instruction by itself.
+    CodeWrite = 2,
+    /// It touches watched memory, from [`Cpu::watch_hit`] on.
+    Watchpoint = 3,
+}
+
+/// An operation did not complete; [`Context::status`] says why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stopped;
+
+/// What other threads may change of a processor.
+#[derive(Debug, Default)]
+pub struct Signals {
+    /// Not zero: compiled and interpreted code returns to the dispatcher soon. Bits `ATTENTION_*`.
+    pub attention: AtomicU32,
+    /// Levels of the processor's interrupt inputs.
+    pub inputs: AtomicU64,
+}
+
+impl Signals {
+    /// Sets bits of the attention word.
+    pub fn request(&self, attention: u32) {
+        self.attention.fetch_or(attention, Ordering::SeqCst);
+    }
+
+    /// Sets the level of an interrupt input; true if it changed.
+    pub fn set_input(&self, input: u32, level: bool) -> bool {
+        let bit = 1_u64 << (input & 63);
+        let old = if level {
+            self.inputs.fetch_or(bit, Ordering::SeqCst)
+        } else {
+            self.inputs.fetch_and(!bit, Ordering::SeqCst)
+        };
+        self.request(ATTENTION_INTERRUPT);
+        (old & bit != 0) != level
+    }
+}
+
+/// Interrupt inputs or a timer changed.
+pub const ATTENTION_INTERRUPT: u32 = 1;
+/// The owner of the processor's thread wants it back.
+pub const ATTENTION_KICK: u32 = 2;
+/// Guest memory was mapped or unmapped: cached translations are void.
+pub const ATTENTION_MEMORY: u32 = 4;
+
+/// One cached translation.
+#[repr(C)]
+#[derive(Debug)]
+pub struct TlbEntry {
+    /// Guest-virtual page whose reads go to host memory.
+    pub read: AtomicU64,
+    /// Guest-virtual page whose writes go to host memory. Cleared by other threads when the page gets translated code or
+    /// its dirty bit is taken.
+    pub write: AtomicU64,
+    /// Host address minus guest-virtual address.
+    pub addend: AtomicU64,
+    /// Guest-physical page.
+    pub physical: AtomicU64,
+}
+
+/// A processor's soft TLB.
+///
+/// Only the owner fills it; any thread may take write permission away, under the lock that filling takes as well.
+pub struct Tlb {
+    entries: Box<[TlbEntry]>,
+    filling: Mutex<()>,
+}
+
+impl Tlb {
+    fn new() -> Tlb {
+        let entry = |_| TlbEntry {
+            read: AtomicU64::new(NO_TAG),
+            write: AtomicU64::new(NO_TAG),
+            addend: AtomicU64::new(0),
+            physical: AtomicU64::new(0),
+        };
+        Tlb { entries: (0..MOST_MODES * TLB_ENTRIES).map(entry).collect(), filling: Mutex::new(()) }
+    }
+
+    fn entry(&self, address: u64, mode: MemoryMode) -> &TlbEntry {
+        let page = (address / PAGE_SIZE) as usize % TLB_ENTRIES;
+        &self.entries[usize::from(mode.0) % MOST_MODES * TLB_ENTRIES + page]
+    }
+
+    /// Forgets everything. For the owner.
+    pub fn flush(&self) {
+        for entry in &self.entries {
+            entry.read.store(NO_TAG, Ordering::Relaxed);
+            entry.write.store(NO_TAG, Ordering::Relaxed);
+        }
+    }
+
+    /// Forgets one guest-virtual page. For the owner.
+    pub fn flush_page(&self, address: u64) {
+        for mode in 0..MOST_MODES {
+            let entry = self.entry(address, MemoryMode(mode as u8));
+            entry.read.store(NO_TAG, Ordering::Relaxed);
+            entry.write.store(NO_TAG, Ordering::Relaxed);
+        }
+    }
+
+    /// Makes the next write to a guest-physical page (to any page: `None`) take the slow path. For any thread.
+    pub fn revoke_writes(&self, physical: Option<u64>) {
+        let _filling = self.filling.lock();
+        for entry in &self.entries {
+            if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) == page) {
+                entry.write.store(NO_TAG, Ordering::SeqCst);
+            }
+        }
+    }
+}
+
+/// Memory that stops the processor when it is accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchedRange {
+    /// First guest-virtual address.
+    pub address: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// Reads stop, too.
+    pub reads: bool,
+}
+
+impl WatchedRange {
+    fn overlaps(&self, address: u64, length: u64) -> bool {
+        address.wrapping_sub(self.address) < self.length || self.address.wrapping_sub(address) < length
+    }
+}
+
+/// A processor: the context that code runs on, the guest's further state, and what connects it to the world.
+#[repr(C)]
+pub struct Cpu<G> {
+    /// What compiled code reaches. Must come first: helpers get a pointer to it.
+    pub context: Context,
+    /// The guest's state beyond registers.
+    pub guest: G,
+    /// Number of the processor in its machine.
+    pub index: u64,
+    /// The processor waits for an interrupt; set by helpers.
+    pub halted: bool,
+    /// Memory to watch.
+    pub watched: Vec<WatchedRange>,
+    /// Address of the watched range of [`Status::Watchpoint`].
+    pub watch_hit: u64,
+    /// The soft TLB.
+    pub tlb: Arc<Tlb>,
+    /// What other threads may change.
+    pub signals: Arc<Signals>,
+    /// Which memory holds translated code.
+    pub(crate) code_pages: Arc<CodePages>,
+    /// Counts flushes of all of address translation, so that what was derived from it can be checked.
+    pub(crate) flushes: u64,
+    /// Guest-virtual addresses in pages whose translation was flushed and of which the dispatcher does not know yet.
+    pub(crate) flushed_pages: Vec<u64>,
+    /// Watchpoints are passed over: the instruction that hit one is being completed.
+    pub(crate) watch_suspended: bool,
+    /// The world outside; valid inside a run only.
+    platform: Option<NonNull<dyn Platform>>,
+}
+
+// SAFETY: `platform` is set only while the owner is inside a run, and `Platform` is `Sync`; everything else is `Send`.
+unsafe impl<G: Send> Send for Cpu<G> {}
+
+impl<G: Guest> Cpu<G> {
+    /// Processor `index` of the machine whose translated code `code_pages` records.
+    pub fn new(index: u64, guest: G, code_pages: Arc<CodePages>) -> Box<Cpu<G>> {
+        let tlb = Arc::new(Tlb::new());
+        let signals = Arc::new(Signals::default());
+        code_pages.add_processor(&tlb);
+        Box::new(Cpu {
+            context: Context {
+                status: 0,
+                float_flags: 0,
+                float_rounding: crate::float::Rounding::NearestEven,
+                pc: 0,
+                instructions: 0,
+                result: 0,
+                leave: 0,
+                float_scratch: 0,
+                attention: &raw const signals.attention,
+                tlb: tlb.entries.as_ptr(),
+                reservation_address: NO_RESERVATION,
+                reservation_value: 0,
+                exception: Exception { number: 0, information: 0 },
+                jump_cache: std::ptr::null(),
+                registers: [0; MOST_REGISTERS],
+            },
+            guest,
+            index,
+            halted: false,
+            watched: Vec::new(),
+            watch_hit: 0,
+            tlb,
+            signals,
+            code_pages,
+            flushes: 0,
+            flushed_pages: Vec::new(),
+            watch_suspended: false,
+            platform: None,
+        })
+    }
+
+    /// Makes `platform` the world outside for the duration of `run`.
+    pub fn with_platform<R>(&mut self, platform: &dyn Platform, run: impl FnOnce(&mut Cpu<G>) -> R) -> R {
+        // SAFETY: only the lifetime changes; the pointer is taken back before `platform` can end, also on unwinding, since
+        // `Reset` outlives the call of `run`.
+        let pointer: NonNull<dyn Platform> = unsafe {
+            std::mem::transmute::<NonNull<dyn Platform + '_>, NonNull<dyn Platform>>(NonNull::from(platform))
+        };
+        struct Reset<'a, G>(&'a mut Cpu<G>, Option<NonNull<dyn Platform>>);
+        impl<G> Drop for Reset<'_, G> {
+            fn drop(&mut self) {
+                self.0.platform = self.1;
+            }
+        }
+        let previous = self.platform.replace(pointer);
+        let reset = Reset(self, previous);
+        run(&mut *reset.0)
+    }
+
+    /// The world outside, for helpers.
+    ///
+    /// # Panics
+    /// Outside [`Cpu::with_platform`], which is a mistake of this crate's caller and not reachable by a guest.
+    pub fn platform(&self) -> &dyn Platform {
+        let pointer = self.platform.expect("a processor is used outside its run");
+        // SAFETY: set by `with_platform`, whose borrow of the platform is still alive.
+        unsafe { pointer.as_ref() }
+    }
+
+    /// Records an exception for the operation in progress; for helpers and slow paths. The helper returns next.
+    pub fn stop_with(&mut self, exception: Exception) -> Stopped {
+        self.context.exception = exception;
+        self.context.status = Status::Raised as u32;
+        Stopped
+    }
+
+    /// Forgets all cached translations, since what they were made from changed. For helpers that the lifter follows with
+    /// a [`crate::ir::Terminator::Leave`].
+    pub fn flush_tlb(&mut self) {
+        self.flushes += 1;
+        self.tlb.flush();
+    }
+
+    /// Forgets the cached translations of one guest-virtual page.
+    pub fn flush_tlb_page(&mut self, address: u64) {
+        self.flushed_pages.push(address);
+        self.tlb.flush_page(address);
+    }
+
+    /// Loads from guest-virtual memory, zero-extending.
+    #[inline]
+    pub fn load(&mut self, address: u64, width: Width, mode: MemoryMode) -> Result<u64, Stopped> {
+        let bytes = width.bytes();
+        let entry = self.tlb.entry(address, mode);
+        let last = address.wrapping_add(bytes - 1);
+        if entry.read.load(Ordering::Relaxed) == last & !(PAGE_SIZE - 1) && (address ^ last) & !(PAGE_SIZE - 1) == 0 {
+            let host = entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *const u8;
+            // SAFETY: the entry says that the page is host memory at this address, and the access lies within the page.
+            return Ok(unsafe { load_host(host, bytes) });
+        }
+        self.load_slow(address, bytes, mode)
+    }
+
+    /// Stores to guest-virtual memory.
+    #[inline]
+    pub fn store(&mut self, address: u64, width: Width, mode: MemoryMode, value: u64) -> Result<(), Stopped> {
+        let bytes = width.bytes();
+        let entry = self.tlb.entry(address, mode);
+        let last = address.wrapping_add(bytes - 1);
+        if entry.write.load(Ordering::Relaxed) == last & !(PAGE_SIZE - 1) && (address ^ last) & !(PAGE_SIZE - 1) == 0 {
+            let host = entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *mut u8;
+            // SAFETY: the entry says that the page is writable host memory at this address, and the access lies within it.
+            unsafe { store_host(host, bytes, value) };
+            return Ok(());
+        }
+        self.store_slow(address, bytes, mode, value)
+    }
+
+    /// [`Cpu::load`] without the look into the TLB first.
+    pub fn load_slow(&mut self, address: u64, bytes: u64, mode: MemoryMode) -> Result<u64, Stopped> {
+        self.check_watched(address, bytes, false)?;
+        let in_page = PAGE_SIZE - address % PAGE_SIZE;
+        if bytes > in_page {
+            // Both pages are looked up first, so that a fault on the second leaves no trace of device reads on the first.
+            self.translate(address, in_page, Access::Read, mode)?;
+            self.translate(address.wrapping_add(in_page), bytes - in_page, Access::Read, mode)?;
+            let mut value = 0;
+            for byte in (0..bytes).rev() {
+                value = value << 8 | self.load_in_page(address.wrapping_add(byte), 1, mode)?;
+            }
+            return Ok(value);
+        }
+        self.load_in_page(address, bytes, mode)
+    }
+
+    fn load_in_page(&mut self, address: u64, bytes: u64, mode: MemoryMode) -> Result<u64, Stopped> {
+        let (physical, host) = self.translate(address, bytes, Access::Read, mode)?;
+        if let Some(page) = host {
+            // SAFETY: the platform's page is valid during the run, and the access lies within it.
+            return Ok(unsafe { load_host(page.as_ptr().add((physical % PAGE_SIZE) as usize), bytes) });
+        }
+        self.device_access(address, physical, bytes, Access::Read, None)
+    }
+
+    /// [`Cpu::store`] without the look into the TLB first.
+    pub fn store_slow(&mut self, address: u64, bytes: u64, mode: MemoryMode, value: u64) -> Result<(), Stopped> {
+        self.check_watched(address, bytes, true)?;
+        let in_page = PAGE_SIZE - address % PAGE_SIZE;
+        if bytes > in_page {
+            self.translate(address, in_page, Access::Write, mode)?;
+            self.translate(address.wrapping_add(in_page), bytes - in_page, Access::Write, mode)?;
+            for byte in 0..bytes {
+                self.store_in_page(address.wrapping_add(byte), 1, mode, value >> (8 * byte))?;
+            }
+            return Ok(());
+        }
+        self.store_in_page(address, bytes, mode, value)
+    }
+
+    fn store_in_page(&mut self, address: u64, bytes: u64, mode: MemoryMode, value: u64) -> Result<(), Stopped> {
+        let (physical, host) = self.translate(address, bytes, Access::Write, mode)?;
+        if let Some(page) = host {
+            self.check_code(physical, bytes)?;
+            // SAFETY: the platform's page is valid and writable during the run, and the access lies within it.
+            unsafe { store_host(page.as_ptr().add((physical % PAGE_SIZE) as usize), bytes, value) };
+            self.code_pages.invalidate(physical, bytes);
+            return Ok(());
+        }
+        let mask = u64::MAX >> (64 - 8 * bytes);
+        self.device_access(address, physical, bytes, Access::Write, Some(value & mask)).map(|_| ())
+    }
+
+    /// An access that devices answer: naturally aligned as a whole, byte by byte if not.
+    fn device_access(
+        &mut self,
+        address: u64,
+        physical: u64,
+        bytes: u64,
+        access: Access,
+        value: Option<u64>,
+    ) -> Result<u64, Stopped> {
+        let platform = self.platform();
+        let one = |physical, bytes, value: Option<u64>| match value {
+            None => platform.read(physical, bytes),
+            Some(value) => platform.write(physical, bytes, value).map(|()| 0),
+        };
+        let result = if physical.is_multiple_of(bytes) {
+            one(physical, bytes, value)
+        } else {
+            (0..bytes).try_fold(0, |whole, byte| {
+                let part = one(physical + byte, 1, value.map(|value| value >> (8 * byte) & 0xff))?;
+                Ok(whole | part << (8 * byte))
+            })
+        };
+        result.map_err(|BusError| self.stop_with(G::bus_error(address, access)))
+    }
+
+    /// Host address for an atomic operation on aligned memory, which may be written.
+    pub fn atomic_address(&mut self, address: u64, width: Width, mode: MemoryMode) -> Result<NonNull<u8>, Stopped> {
+        let entry = self.tlb.entry(address, mode);
+        if entry.write.load(Ordering::Relaxed) == address & !(PAGE_SIZE - 1) {
+            let host = entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *mut u8;
+            if let Some(host) = NonNull::new(host) {
+                return Ok(host);
+            }
+        }
+        self.check_watched(address, width.bytes(), true)?;
+        let (physical, host) = self.translate(address, width.bytes(), Access::Write, mode)?;
+        let Some(page) = host else {
+            return Err(self.stop_with(G::bus_error(address, Access::Write)));
+        };
+        self.check_code(physical, width.bytes())?;
+        // SAFETY: the offset lies within the page.
+        Ok(unsafe { page.add((physical % PAGE_SIZE) as usize) })
+    }
+
+    /// Translates an address, caches the answer, and gives the host page if RAM answers such an access.
+    fn translate(
+        &mut self,
+        address: u64,
+        bytes: u64,
+        access: Access,
+        mode: MemoryMode,
+    ) -> Result<(u64, Option<NonNull<u8>>), Stopped> {
+        let translation =
+            G::translate(self, address, bytes, access, mode).map_err(|exception| self.stop_with(exception))?;
+        let physical = translation.physical;
+        let Some(page) = self.platform().page(physical) else {
+            return Ok((physical, None));
+        };
+        if access == Access::Write {
+            if !page.writable {
+                return Ok((physical, None));
+            }
+            self.platform().mark_dirty(physical);
+        }
+        if translation.whole_page {
+            let virtual_page = address & !(PAGE_SIZE - 1);
+            let watched = self.watched.iter().any(|range| range.overlaps(virtual_page, PAGE_SIZE));
+            let tag = |allowed: bool| if allowed && !watched { virtual_page } else { NO_TAG };
+            let entry = self.tlb.entry(address, mode);
+            let _filling = self.tlb.filling.lock();
+            let writes = access == Access::Write && translation.writable && !self.code_pages.has_code(physical);
+            if writes {
+                // Under the lock, lest the dirty log be taken between the mark and the tag.
+                self.platform().mark_dirty(physical);
+            }
+            let keeps_write = entry.write.load(Ordering::Relaxed) == virtual_page
+                && entry.physical.load(Ordering::Relaxed) == physical & !(PAGE_SIZE - 1);
+            entry.read.store(tag(translation.readable), Ordering::Relaxed);
+            entry.write.store(if keeps_write && !watched { virtual_page } else { tag(writes) }, Ordering::Relaxed);
+            entry.addend.store((page.host.as_ptr() as u64).wrapping_sub(virtual_page), Ordering::Relaxed);
+            entry.physical.store(physical & !(PAGE_SIZE - 1), Ordering::Relaxed);
+        }
+        Ok((physical, Some(page.host)))
+    }
+
+    fn check_watched(&mut self, address: u64, bytes: u64, write: bool) -> Result<(), Stopped> {
+        if self.watched.is_empty() || self.watch_suspended {
+            return Ok(());
+        }
+        let hit = self.watched.iter().find(|range| (write || range.reads) && range.overlaps(address, bytes));
+        if let Some(range) = hit {
+            self.watch_hit = range.address;
+            self.context.status = Status::Watchpoint as u32;
+            return Err(Stopped);
+        }
+        Ok(())
+    }
+
+    fn check_code(&mut self, physical: u64, bytes: u64) -> Result<(), Stopped> {
+        if self.code_pages.invalidate(physical, bytes) {
+            self.context.status = Status::CodeWrite as u32;
+            return Err(Stopped);
+        }
+        Ok(())
+    }
+
+    /// Reads an aligned 8-byte word of guest-physical memory, as page-table walks do.
+    pub fn read_physical(&self, physical: u64) -> Result<u64, BusError> {
+        match self.platform().page(physical) {
+            // SAFETY: the page is valid during the run; the offset is within it since the address is aligned.
+            Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize), 8) }),
+            None => self.platform().read(physical, 8),
+        }
+    }
+
+    /// Replaces an aligned 8-byte word of guest-physical RAM if it still holds `expected`; false if it does not.
+    pub fn compare_exchange_physical(&self, physical: u64, expected: u64, new: u64) -> Result<bool, BusError> {
+        let page = self.platform().page(physical).filter(|page| page.writable).ok_or(BusError)?;
+        self.platform().mark_dirty(physical);
+        // SAFETY: the page is valid and writable during the run; the offset is aligned and within it.
+        let word =
+            unsafe { AtomicU64::from_ptr(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize).cast()) };
+        Ok(word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
+    }
+}
+
+/// Loads little-endian bytes. Aligned loads are single copies, as guests' memory models demand.
+///
+/// # Safety
+/// `host` must be valid for reads of `bytes` (1, 2, 4 or 8). Other threads may write there.
+unsafe fn load_host(host: *const u8, bytes: u64) -> u64 {
+    // SAFETY: by the contract above; alignment is checked before each atomic access.
+    unsafe {
+        match bytes {
+            1 => u64::from(AtomicU8::from_ptr(host.cast_mut()).load(Ordering::Relaxed)),
+            2 if (host as usize).is_multiple_of(2) => {
+                u64::from(u16::from_le(AtomicU16::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed)))
+            }
+            4 if (host as usize).is_multiple_of(4) => {
+                u64::from(u32::from_le(AtomicU32::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed)))
+            }
+            8 if (host as usize).is_multiple_of(8) => {
+                u64::from_le(AtomicU64::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed))
+            }
+            2 => u64::from(u16::from_le(host.cast::<u16>().read_unaligned())),
+            4 => u64::from(u32::from_le(host.cast::<u32>().read_unaligned())),
+            _ => u64::from_le(host.cast::<u64>().read_unaligned()),
+        }
+    }
+}
+
+/// Stores little-endian bytes. Aligned stores are single copies.
+///
+/// # Safety
+/// `host` must be valid for writes of `bytes` (1, 2, 4 or 8). Other threads may access it.
+unsafe fn store_host(host: *mut u8, bytes: u64, value: u64) {
+    // SAFETY: by the contract above; alignment is checked before each atomic access.
+    unsafe {
+        match bytes {
+            1 => AtomicU8::from_ptr(host).store(value as u8, Ordering::Relaxed),
+            2 if (host as usize).is_multiple_of(2) => {
+                AtomicU16::from_ptr(host.cast()).store((value as u16).to_le(), Ordering::Relaxed);
+            }
+            4 if (host as usize).is_multiple_of(4) => {
+                AtomicU32::from_ptr(host.cast()).store((value as u32).to_le(), Ordering::Relaxed);
+            }
+            8 if (host as usize).is_multiple_of(8) => {
+                AtomicU64::from_ptr(host.cast()).store(value.to_le(), Ordering::Relaxed)
+            }
+            2 => host.cast::<u16>().write_unaligned((value as u16).to_le()),
+            4 => host.cast::<u32>().write_unaligned((value as u32).to_le()),
+            _ => host.cast::<u64>().write_unaligned(value.to_le()),
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Builds blocks: one method an operation, in lifters' terms.
+
+use super::*;
+
+/// A block in the making.
+pub struct Builder {
+    start: u64,
+    length: u64,
+    ops: Vec<Op>,
+    instructions: Vec<InstructionStart>,
+}
+
+impl Builder {
+    /// Most operations a block may have before the lifter must end it. A single instruction may go beyond.
+    pub const MOST_OPS: usize = 1024;
+
+    /// An empty block at a guest-virtual address.
+    pub fn new(start: u64) -> Builder {
+        Builder { start, length: 0, ops: Vec::with_capacity(64), instructions: Vec::with_capacity(16) }
+    }
+
+    /// Begins the next instruction, of `length` bytes.
+    pub fn instruction(&mut self, length: u64) {
+        self.instructions.push(InstructionStart { op: self.ops.len() as u16, offset: self.length as u16 });
+        self.length += length;
+    }
+
+    /// Guest-virtual address of the instruction in the making.
+    pub fn address(&self) -> u64 {
+        self.start.wrapping_add(self.instructions.last().map_or(0, |instruction| u64::from(instruction.offset)))
+    }
+
+    /// Guest-virtual address behind the instruction in the making.
+    pub fn next_address(&self) -> u64 {
+        self.start.wrapping_add(self.length)
+    }
+
+    /// How many instructions were begun.
+    pub fn instruction_count(&self) -> usize {
+        self.instructions.len()
+    }
+
+    /// How many operations there are.
+    pub fn op_count(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Ends the block.
+    pub fn finish(self, terminator: Terminator) -> Block {
+        Block {
+            start: self.start,
+            length: self.length as u16,
+            ops: self.ops,
+            instructions: self.instructions,
+            terminator,
+        }
+    }
+
+    /// Appends an operation.
+    pub fn push(&mut self, op: Op) -> Value {
+        self.ops.push(op);
+        Value((self.ops.len() - 1) as u16)
+    }
+
+    /// An I64 constant.
+    pub fn constant(&mut self, bits: u64) -> Value {
+        self.push(Op::Const { ty: Type::I64, bits })
+    }
+
+    /// A constant of any type; bits above its width are dropped.
+    pub fn constant_of(&mut self, ty: Type, bits: u64) -> Value {
+        self.push(Op::Const { ty, bits: bits & ty.mask() })
+    }
+
+    /// Reads a register.
+    pub fn get(&mut self, register: Register) -> Value {
+        self.push(Op::Get { register })
+    }
+
+    /// Writes a register.
+    pub fn put(&mut self, register: Register, value: Value) {
+        self.push(Op::Put { register, value });
+    }
+
+    /// Integer arithmetic of any width.
+    pub fn binary(&mut self, op: BinaryOp, ty: Type, a: Value, b: Value) -> Value {
+        self.push(Op::Binary { op, ty, a, b })
+    }
+
+    /// I64 sum.
+    pub fn add(&mut self, a: Value, b: Value) -> Value {
+        self.binary(BinaryOp::Add, Type::I64, a, b)
+    }
+
+    /// Unary integer arithmetic.
+    pub fn unary(&mut self, op: UnaryOp, ty: Type, a: Value) -> Value {
+        self.push(Op::Unary { op, ty, a })
+    }
+
+    /// Integer comparison.
+    pub fn compare(&mut self, op: Comparison, ty: Type, a: Value, b: Value) -> Value {
+        self.push(Op::Compare { op, ty, a, b })
+    }
+
+    /// Selection.
+    pub fn select(&mut self, ty: Type, condition: Value, a: Value, b: Value) -> Value {
+        self.push(Op::Select { ty, condition, a, b })
+    }
+
+    /// Sign extension.
+    pub fn sign_extend(&mut self, from: Type, to: Type, a: Value) -> Value {
+        self.push(Op::Extend { signed: true, from, to, a })
+    }
+
+    /// Zero extension.
+    pub fn zero_extend(&mut self, from: Type, to: Type, a: Value) -> Value {
+        self.push(Op::Extend { signed: false, from, to, a })
+    }
+
+    /// Truncation.
+    pub fn truncate(&mut self, from: Type, to: Type, a: Value) -> Value {
+        self.push(Op::Truncate { from, to, a })
+    }
+
+    /// Reinterpretation.
+    pub fn bitcast(&mut self, from: Type, to: Type, a: Value) -> Value {
+        self.push(Op::Bitcast { from, to, a })
+    }
+
+    /// Call of a helper with up to three arguments.
+    pub fn helper(&mut self, helper: HelperId, arguments: &[Value]) -> Value {
+        let mut padded = [Value(0); 3];
+        padded[..arguments.len()].copy_from_slice(arguments);
+        self.push(Op::Helper { helper, arguments: padded })
+    }
+}
