@@ -2,8 +2,6 @@
 
 use serde_json::{Value, json};
 
-use crate::machine::MachineError;
-
 /// The classes of errors that clients tell apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorClass {
@@ -71,8 +69,8 @@ impl Error {
     }
 }
 
-impl From<MachineError> for Error {
-    fn from(error: MachineError) -> Error {
+impl From<hw::vm::Error> for Error {
+    fn from(error: hw::vm::Error) -> Error {
         Error::generic(error.to_string())
     }
 }

@@ -396,7 +396,8 @@ fn plain_text(mut bytes: &[u8], to: &mut String) -> Result<(), InputError> {
 }
 
 fn hexadecimal(digits: Option<&[u8]>) -> Result<u16, InputError> {
-    let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit)).ok_or(InputError::HexadecimalEscape)?;
+    let digits =
+        digits.filter(|digits| digits.iter().all(u8::is_ascii_hexdigit)).ok_or(InputError::HexadecimalEscape)?;
     let text = std::str::from_utf8(digits).map_err(|_| InputError::HexadecimalEscape)?;
     u16::from_str_radix(text, 16).map_err(|_| InputError::HexadecimalEscape)
 }
@@ -427,13 +428,7 @@ mod tests {
     fn values_are_framed_by_themselves() {
         assert_eq!(
             read(b"{'a':[1,-2.5,{}],\"b\":null} [] 'x'true 12 "),
-            [
-                Ok(json!({"a": [1, -2.5, {}], "b": null})),
-                Ok(json!([])),
-                Ok(json!("x")),
-                Ok(json!(true)),
-                Ok(json!(12))
-            ]
+            [Ok(json!({"a": [1, -2.5, {}], "b": null})), Ok(json!([])), Ok(json!("x")), Ok(json!(true)), Ok(json!(12))]
         );
     }
 
@@ -467,14 +462,8 @@ mod tests {
 
     #[test]
     fn a_stray_byte_drops_the_message() {
-        assert_eq!(
-            read(b"{'a':[1,\xff{}"),
-            [Err("JSON parse error, stray '\u{fffd}'".into()), Ok(json!({}))]
-        );
-        assert_eq!(
-            read(b"{'a':'b\x01{}"),
-            [Err("JSON parse error, stray ''b\u{1}'".into()), Ok(json!({}))]
-        );
+        assert_eq!(read(b"{'a':[1,\xff{}"), [Err("JSON parse error, stray '\u{fffd}'".into()), Ok(json!({}))]);
+        assert_eq!(read(b"{'a':'b\x01{}"), [Err("JSON parse error, stray ''b\u{1}'".into()), Ok(json!({}))]);
         assert_eq!(read(b"-x -5\n"), [Err("JSON parse error, stray '-x'".into())]);
     }
 

@@ -42,7 +42,13 @@ impl Writer {
         }
     }
 
-    fn container<I: IntoIterator>(&mut self, open: char, close: char, items: I, mut item: impl FnMut(&mut Writer, I::Item)) {
+    fn container<I: IntoIterator>(
+        &mut self,
+        open: char,
+        close: char,
+        items: I,
+        mut item: impl FnMut(&mut Writer, I::Item),
+    ) {
         self.text.push(open);
         self.depth += 1;
         let mut empty = true;

@@ -203,10 +203,9 @@ impl<'a> Members<'a> {
     pub fn close(self) -> Result<(), Error> {
         match self.members.keys().next() {
             None => Ok(()),
-            Some(name) => Err(Error::generic(format!(
-                "Parameter '{}' is unexpected",
-                Location::Member(self.location, name)
-            ))),
+            Some(name) => {
+                Err(Error::generic(format!("Parameter '{}' is unexpected", Location::Member(self.location, name))))
+            }
         }
     }
 }
@@ -218,9 +217,10 @@ pub(crate) fn enumeration_index(
     location: &Location<'_>,
 ) -> Result<usize, Error> {
     let Value::String(text) = value else { return Err(Error::wrong_type(location, "string")) };
-    values.iter().position(|(name, _)| name == text).ok_or_else(|| {
-        Error::generic(format!("Parameter '{}' does not accept value '{text}'", location.value_name()))
-    })
+    values
+        .iter()
+        .position(|(name, _)| name == text)
+        .ok_or_else(|| Error::generic(format!("Parameter '{}' does not accept value '{text}'", location.value_name())))
 }
 
 #[cfg(test)]
