@@ -22,11 +22,12 @@ pub mod schema;
 pub mod server;
 pub mod session;
 #[cfg(test)]
+#[path = "../tests/support/mod.rs"]
 mod test_support;
 
 pub use error::{Error, ErrorClass};
 pub use fuzz::fuzz_qmp_input;
-pub use server::{Endpoint, Protocol, Server};
+pub use server::{Endpoint, EndpointError, Protocol, Role, Server, ServerError};
 
 /// The version that clients see in `query-version`: that of the QEMU whose management interface this is.
 pub(crate) const COMPATIBLE_VERSION: (i64, i64, i64) = (10, 0, 0);

@@ -165,8 +165,8 @@ mod tests {
             "0000000000001000: 0xfe 0x1d 0x3c 0x5b 0x7a 0x99 0xb8 0xd7\n0000000000001008: 0xf6\n"
         );
         assert_eq!(show("1xg", 64).unwrap(), "0000000000001000: 0xd7b8997a5b3c1dfe\n");
-        assert_eq!(show("2db", 64).unwrap(), "0000000000001000:   -2   29\n");
-        assert_eq!(show("2ub", 64).unwrap(), "0000000000001000:  254   29\n");
+        assert_eq!(show("2db", 64).unwrap(), "0000000000001000:  -2  29\n");
+        assert_eq!(show("2ub", 64).unwrap(), "0000000000001000: 254  29\n");
         assert_eq!(show("2oh", 64).unwrap(), "0000000000001000: 016776 055474\n");
         assert_eq!(show("4c", 64).unwrap(), r"0000000000001000: '\xfe' '\x1d' '<' '['".to_owned() + "\n");
     }

@@ -280,6 +280,3 @@ fn bind_unix(path: &Path) -> io::Result<std::os::unix::net::UnixListener> {
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket.into())
 }
-
-#[cfg(test)]
-mod tests;

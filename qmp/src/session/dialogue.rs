@@ -1,5 +1,6 @@
 //! The protocol without input and output.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use hw::vm::Vm;
@@ -55,6 +56,7 @@ pub struct Call {
     command: &'static Command,
     arguments: Map<String, Value>,
     context: Arc<Context>,
+    id: Option<Value>,
 }
 
 impl Call {
@@ -63,14 +65,17 @@ impl Call {
         self.command.execution
     }
 
-    /// Carries the command out.
-    pub fn run(self) -> Result<Value, Error> {
-        (self.command.handler)(&self.context, self.arguments)
+    /// Carries the command out and returns the message that answers the request.
+    pub fn run(self) -> Value {
+        let Call { command, arguments, context, id } = self;
+        // A mistake of ours must not cost the client its session.
+        let result = catch_unwind(AssertUnwindSafe(|| (command.handler)(&context, arguments)));
+        answer(result.unwrap_or_else(|_| Err(Error::generic("internal error, see the log"))), id)
     }
 }
 
-/// The message for a result of a command whose request had this `id`.
-pub(super) fn answer(result: Result<Value, Error>, id: Option<Value>) -> Value {
+/// The message for a result of a request with this `id`.
+fn answer(result: Result<Value, Error>, id: Option<Value>) -> Value {
     let mut message = Map::new();
     match result {
         Ok(value) => {
@@ -110,17 +115,17 @@ impl Dialogue {
         Some(Request { message, overtakes })
     }
 
-    /// Begins to carry a request out. Returns the `id` that belongs into the answer to a [`Call`], too.
-    pub fn begin(&self, request: Request) -> (Answer, Option<Value>) {
+    /// Begins to carry a request out.
+    pub fn begin(&self, request: Request) -> Answer {
         let mut id = None;
         match self.call(request, &mut id) {
-            Ok(call) => (Answer::Call(call), id),
-            Err(error) => (Answer::Message(answer(Err(error), id)), None),
+            Ok((command, arguments)) => Answer::Call(Call { command, arguments, context: self.context.clone(), id }),
+            Err(error) => Answer::Message(answer(Err(error), id)),
         }
     }
 
     /// Finds the command that a request means and checks what can be checked before it runs.
-    fn call(&self, request: Request, id: &mut Option<Value>) -> Result<Call, Error> {
+    fn call(&self, request: Request, id: &mut Option<Value>) -> Result<(&'static Command, Map<String, Value>), Error> {
         let message = request.message.map_err(|error| Error::generic(error.to_string()))?;
         let Value::Object(mut members) = message else {
             return Err(Error::generic("QMP input must be a JSON object"));
@@ -145,7 +150,7 @@ impl Dialogue {
         if key == "exec-oob" && !command.allow_out_of_band {
             return Err(Error::generic(format!("The command {name} does not support OOB")));
         }
-        Ok(Call { command, arguments, context: self.context.clone() })
+        Ok((command, arguments))
     }
 
     /// The command called `name`, if it may be sent now.

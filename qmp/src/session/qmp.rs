@@ -9,11 +9,10 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::dialogue::{self, Answer, Dialogue, Request};
+use super::dialogue::{Answer, Dialogue, Request};
 use super::output::Gone;
 use super::{Hub, Output, greeting};
 use crate::commands::Execution;
-use crate::error::Error;
 use crate::json::{self, Format};
 
 /// How many requests may wait for the one that is carried out. Nothing is read meanwhile from a client that has more.
@@ -21,12 +20,6 @@ const QUEUE: usize = 8;
 
 /// How much is read from a client at a time, bytes. It bounds how long a client that floods keeps a thread busy.
 const READ: usize = 4096;
-
-/// A command that runs on a thread of its own.
-struct Running {
-    task: JoinHandle<Result<Value, Error>>,
-    id: Option<Value>,
-}
 
 /// Where messages for the client go.
 struct Messages<'a> {
@@ -67,7 +60,7 @@ async fn talk(
 ) -> Result<(), Gone> {
     messages.send(&greeting()).await?;
     let mut waiting: VecDeque<Request> = VecDeque::new();
-    let mut running: Option<Running> = None;
+    let mut running: Option<JoinHandle<Value>> = None;
     let mut buffer = [0; READ];
     let mut open = true;
     loop {
@@ -79,20 +72,18 @@ async fn talk(
                 continue;
             }
             match dialogue.begin(request) {
-                (Answer::Message(message), _) => messages.send(&message).await?,
-                (Answer::Call(call), id) => messages.send(&dialogue::answer(call.run(), id)).await?,
+                Answer::Message(message) => messages.send(&message).await?,
+                Answer::Call(call) => messages.send(&call.run()).await?,
             }
         }
         if running.is_none()
             && let Some(request) = waiting.pop_front()
         {
             match dialogue.begin(request) {
-                (Answer::Message(message), _) => messages.send(&message).await?,
-                (Answer::Call(call), id) => match call.execution() {
-                    Execution::Immediate => messages.send(&dialogue::answer(call.run(), id)).await?,
-                    Execution::Blocking => {
-                        running = Some(Running { task: tokio::task::spawn_blocking(|| call.run()), id });
-                    }
+                Answer::Message(message) => messages.send(&message).await?,
+                Answer::Call(call) => match call.execution() {
+                    Execution::Immediate => messages.send(&call.run()).await?,
+                    Execution::Blocking => running = Some(tokio::task::spawn_blocking(|| call.run())),
                 },
             }
             // One client's flood must not keep others from this thread.
@@ -103,9 +94,9 @@ async fn talk(
             return Ok(());
         }
         tokio::select! {
-            result = finish(&mut running), if running.is_some() => {
-                let id = running.take().and_then(|running| running.id);
-                messages.send(&dialogue::answer(result, id)).await?;
+            message = finish(&mut running), if running.is_some() => {
+                running = None;
+                messages.send(&message?).await?;
             }
             length = reader.read(&mut buffer), if open && waiting.len() < QUEUE => match length {
                 Ok(0) | Err(_) => open = false,
@@ -116,13 +107,13 @@ async fn talk(
     }
 }
 
-/// Waits for a command, if one runs.
-async fn finish(running: &mut Option<Running>) -> Result<Value, Error> {
-    let Some(running) = running else { return std::future::pending().await };
-    (&mut running.task).await.unwrap_or_else(|error| {
-        tracing::error!("a monitor command failed: {error}");
-        Err(Error::generic("internal error, see the log"))
-    })
+/// Waits for the answer of a command, if one runs.
+async fn finish(running: &mut Option<JoinHandle<Value>>) -> Result<Value, Gone> {
+    match running {
+        // Only the end of the runtime keeps a command from its answer.
+        Some(running) => running.await.map_err(|_| Gone),
+        None => std::future::pending().await,
+    }
 }
 
 /// Waits for the end of the server.
