@@ -148,7 +148,7 @@ impl Vcpu for JitVcpu {
         // The timer is armed for what was loaded.
         let map = self.shared.memory.load_full();
         let platform = RunPlatform { map, shared: &self.shared, io: &NoBus, timer: &self.timer };
-        self.engine.cpu.with_platform(&platform, translate::riscv64::csr::arm_timer);
+        self.engine.cpu.with_platform(&platform, |cpu| translate::riscv64::csr::arm_timer(cpu));
         self.wake.signals.request(ATTENTION_INTERRUPT);
         Ok(())
     }

@@ -157,6 +157,11 @@ impl Riscv64 {
     }
 }
 
+/// Regime of data accesses of the present privilege.
+pub fn data_mode(guest: &Riscv64) -> MemoryMode {
+    lift::Flags::of(guest).data_mode()
+}
+
 impl Default for Riscv64 {
     fn default() -> Riscv64 {
         Riscv64::new()

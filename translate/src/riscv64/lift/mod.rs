@@ -70,7 +70,7 @@ impl Flags {
         (self.0 & 3) as u8
     }
 
-    fn data_mode(self) -> MemoryMode {
+    pub(super) fn data_mode(self) -> MemoryMode {
         MemoryMode((self.0 >> 2 & 7) as u8)
     }
 
