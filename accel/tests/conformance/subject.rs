@@ -1,0 +1,36 @@
+//! What the suite tests: a backend for a guest architecture.
+
+use std::sync::Arc;
+
+use accel::{Accelerator, Architecture, Error};
+
+/// A backend for a guest architecture.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject {
+    /// Of the guest.
+    pub(crate) architecture: Architecture,
+    /// Creates a virtual machine.
+    pub(crate) open: fn() -> Result<Arc<dyn Accelerator>, Error>,
+}
+
+/// What a case ends with, if it does not panic; `Err` says why it could not test anything here.
+pub(crate) type Outcome = Result<(), String>;
+
+/// Runs one case, or says that it was skipped.
+pub(crate) fn run(name: &str, subject: Subject, case: fn(&Subject) -> Outcome) {
+    let outcome = match (subject.open)() {
+        Ok(accelerator) => {
+            drop(accelerator);
+            case(&subject)
+        }
+        Err(error @ Error::Unavailable { .. }) => Err(error.to_string()),
+        Err(error) => panic!("{error}"),
+    };
+    if let Err(reason) = outcome {
+        eprintln!("SKIPPED: {name}: {reason}");
+    }
+}
+
+/// KVM on an x86-64 host.
+pub(crate) const KVM_X86_64: Subject =
+    Subject { architecture: Architecture::X86_64, open: || Ok(Arc::new(accel::kvm::Kvm::open(Architecture::X86_64)?)) };
