@@ -112,6 +112,16 @@ impl Machine {
         contents
     }
 
+    /// Points processor 0 at `address`.
+    pub(crate) fn restart_at(&mut self, address: u64) {
+        let mut state = self.vcpus[0].state().unwrap();
+        match &mut state {
+            CpuState::X86_64(state) => state.rip = address,
+            CpuState::Riscv64(state) => state.pc = address,
+        }
+        self.vcpus[0].set_state(&state).unwrap();
+    }
+
     /// Runs processor 0 once.
     pub(crate) fn run(&mut self) -> Exit {
         let bus = self.bus.clone();

@@ -61,6 +61,10 @@ impl Program {
         &self.code
     }
 
+    pub(crate) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.code
+    }
+
     /// Address of the next instruction.
     pub(crate) fn here(&self) -> u64 {
         self.origin + self.code.len() as u64

@@ -169,7 +169,7 @@ pub(crate) fn handler(code: &mut Vec<u8>, counter: u64, acknowledge: u64) {
     put(code, addi(HANDLER_VALUE, HANDLER_VALUE, 1));
     put(code, s_type(3, HANDLER_ADDRESS, HANDLER_VALUE));
     li(code, HANDLER_ADDRESS, acknowledge);
-    put(code, s_type(0, HANDLER_ADDRESS, ZERO));
+    put(code, s_type(2, HANDLER_ADDRESS, ZERO));
     // mret
     put(code, 0x3020_0073);
 }

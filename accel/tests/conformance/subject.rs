@@ -11,6 +11,9 @@ pub(crate) struct Subject {
     pub(crate) architecture: Architecture,
     /// Creates a virtual machine.
     pub(crate) open: fn() -> Result<Arc<dyn Accelerator>, Error>,
+    /// How often a loop of a guest program goes round: often enough for the backend's faster ways of execution, and
+    /// no longer than about a second.
+    pub(crate) iterations: u32,
 }
 
 /// What a case ends with, if it does not panic; `Err` says why it could not test anything here.
@@ -32,5 +35,8 @@ pub(crate) fn run(name: &str, subject: Subject, case: fn(&Subject) -> Outcome) {
 }
 
 /// KVM on an x86-64 host.
-pub(crate) const KVM_X86_64: Subject =
-    Subject { architecture: Architecture::X86_64, open: || Ok(Arc::new(accel::kvm::Kvm::open(Architecture::X86_64)?)) };
+pub(crate) const KVM_X86_64: Subject = Subject {
+    architecture: Architecture::X86_64,
+    open: || Ok(Arc::new(accel::kvm::Kvm::open(Architecture::X86_64)?)),
+    iterations: 500,
+};

@@ -171,10 +171,10 @@ pub(crate) fn spin(code: &mut Vec<u8>) {
 }
 
 pub(crate) fn handler(code: &mut Vec<u8>, counter: u64, acknowledge: u64) {
-    // mov r15, counter; inc qword [r15]; mov r15, acknowledge; mov [r15], al; iretq
+    // mov r15, counter; inc qword [r15]; mov r15, acknowledge; mov [r15], eax; iretq
     code.extend([0x49, 0xbf]);
     code.extend(counter.to_le_bytes());
     code.extend([0x49, 0xff, 0x07, 0x49, 0xbf]);
     code.extend(acknowledge.to_le_bytes());
-    code.extend([0x41, 0x88, 0x07, 0x48, 0xcf]);
+    code.extend([0x41, 0x89, 0x07, 0x48, 0xcf]);
 }
