@@ -13,6 +13,7 @@ pub(super) struct Debug {
     /// What each debug address register stands for.
     registers: Vec<DebugEvent>,
     single_step: bool,
+    raw: kvm_guest_debug,
 }
 
 /// RW field of DR7.
@@ -20,12 +21,9 @@ const EXECUTE: u64 = 0;
 const WRITE: u64 = 1;
 const READ_WRITE: u64 = 3;
 
-/// DR6: single-step.
-const BS: u64 = 1 << 14;
-
 impl Debug {
     /// Distributes the requests over the registers.
-    pub(super) fn program(request: &DebugControl) -> Result<(Debug, kvm_guest_debug), Error> {
+    pub(super) fn program(request: &DebugControl) -> Result<Debug, Error> {
         let unsupported = |what| Err(Error::Unsupported { name: NAME, what });
         // Reserved bit 10, and exact data breakpoints.
         let mut dr7 = 1_u64 << 10 | 1 << 9;
@@ -65,16 +63,30 @@ impl Debug {
         if request.single_step {
             guest_debug.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
         }
-        Ok((Debug { registers, single_step: request.single_step }, guest_debug))
+        Ok(Debug { registers, single_step: request.single_step, raw: guest_debug })
     }
 
-    /// What an exit for debugging means; `None` where nobody asked for it.
-    pub(super) fn event(&self, exit: &kvm_debug_exit_arch) -> Option<DebugEvent> {
-        let hit = self.registers.iter().enumerate().find(|(number, _)| exit.dr6 >> number & 1 != 0);
-        match hit {
-            Some((_, &event)) => Some(event),
-            None => (self.single_step || exit.dr6 & BS != 0).then_some(DebugEvent::SingleStep),
+    /// The request for `KVM_SET_GUEST_DEBUG`.
+    pub(super) fn programmed(&self) -> &kvm_guest_debug {
+        &self.raw
+    }
+
+    /// The request that executes one instruction with breakpoints off and watchpoints on.
+    pub(super) fn passing_breakpoints(&self) -> kvm_guest_debug {
+        let mut raw = self.raw;
+        raw.control |= KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP;
+        for (number, event) in self.registers.iter().enumerate() {
+            if matches!(event, DebugEvent::Breakpoint(_)) {
+                raw.arch.debugreg[7] &= !(0b11 << (2 * number));
+            }
         }
+        raw
+    }
+
+    /// What an exit for debugging means.
+    pub(super) fn event(&self, exit: &kvm_debug_exit_arch) -> DebugEvent {
+        let mut hit = self.registers.iter().enumerate().filter(|(number, _)| exit.dr6 >> number & 1 != 0);
+        hit.next().map_or(DebugEvent::SingleStep, |(_, &event)| event)
     }
 
     /// Each instruction ends the run.
@@ -102,11 +114,13 @@ mod tests {
         let mut request = DebugControl { breakpoints: vec![0x1001, 0x2000], ..DebugControl::default() };
         request.watchpoints.push(Watchpoint { address: 0x3008, length: 8, access: WatchAccess::Write });
         request.watchpoints.push(Watchpoint { address: 0x4004, length: 4, access: WatchAccess::ReadWrite });
-        let (debug, raw) = Debug::program(&request).unwrap();
+        let debug = Debug::program(&request).unwrap();
+        let raw = debug.programmed();
         assert_eq!(raw.arch.debugreg[..4], [0x1001, 0x2000, 0x3008, 0x4004]);
         assert_eq!(raw.arch.debugreg[7], 0xf900_06ff, "RW and LEN: 0 and 0, 0 and 0, 1 and 2, 3 and 3");
         let exit = kvm_debug_exit_arch { dr6: 1 << 2, ..Default::default() };
-        assert_eq!(debug.event(&exit), Some(DebugEvent::Watchpoint(0x3008)));
+        assert_eq!(debug.event(&exit), DebugEvent::Watchpoint(0x3008));
+        assert_eq!(debug.passing_breakpoints().arch.debugreg[7], 0xf900_06f0);
         request.breakpoints.push(0);
         assert!(Debug::program(&request).is_err());
     }

@@ -105,13 +105,13 @@ impl RunPage {
     ///
     /// # Safety
     /// See [`exit_reason`](RunPage::exit_reason).
-    pub(super) unsafe fn state_loaded(&self, cr8: u64, interrupt_flag: bool) {
+    pub(super) unsafe fn state_loaded(&self, cr8: u64, interrupt_flag: bool, ready_for_interrupt: bool) {
         // SAFETY: as in `exit_reason`.
         unsafe {
             addr_of_mut!((*self.run.as_ptr()).cr8).write(cr8);
             addr_of_mut!((*self.run.as_ptr()).if_flag).write(u8::from(interrupt_flag));
-            // Not known before KVM looked: ask for a window first.
-            addr_of_mut!((*self.run.as_ptr()).ready_for_interrupt_injection).write(0);
+            let ready = u8::from(ready_for_interrupt);
+            addr_of_mut!((*self.run.as_ptr()).ready_for_interrupt_injection).write(ready);
         }
     }
 

@@ -17,7 +17,7 @@ use super::run_page::RunPage;
 use super::translate::Paging;
 use super::vm::{Vm, host_error};
 use crate::state::CpuState;
-use crate::state::x86_64::{Activity, efer, rflags};
+use crate::state::x86_64::{Activity, InterruptShadow, efer, rflags};
 use crate::{AddressSpace, DebugControl, DebugEvent, Error, Exit, IoBus, Vcpu, VcpuHandle};
 
 vmm_sys_util::ioctl_io_nr!(KVM_RUN, KVMIO, 0x80);
@@ -36,6 +36,10 @@ pub(super) struct KvmVcpu {
     /// What the processor does instead of executing, where KVM does not keep that: [`Activity::Running`] if nothing.
     activity: Activity,
     debug: Debug,
+    /// The present run began at a breakpoint, and its first instruction is being stepped over.
+    passing_breakpoint: bool,
+    /// A device access of an instruction that is stepped was served, and KVM has yet to complete the instruction.
+    completing_step: bool,
     /// Model-specific registers before the guest ran.
     msrs_at_reset: BTreeMap<u32, u64>,
     /// Last: it must outlive `fd`, as guest memory is unmapped with it.
@@ -56,6 +60,8 @@ impl KvmVcpu {
             in_kernel_controller,
             activity,
             debug: Debug::default(),
+            passing_breakpoint: false,
+            completing_step: false,
             msrs_at_reset,
             fd,
             vm,
@@ -75,6 +81,11 @@ impl KvmVcpu {
                 self.activity = Activity::Running;
             }
             Activity::Running | Activity::SipiReceived => {}
+        }
+        if self.completing_step {
+            // KVM completes the instruction and returns at once; the requests wait until the step is reported.
+            self.handle.page().set_immediate_exit(true);
+            return None;
         }
         let pending = self.handle.take();
         if pending.nmi
@@ -109,9 +120,12 @@ impl KvmVcpu {
     fn enter(&mut self, io: &dyn IoBus) -> Option<Exit> {
         // SAFETY: the call takes no argument; what it writes is read through `RunPage` only.
         let result = unsafe { vmm_sys_util::ioctl::ioctl(&self.fd, KVM_RUN()) };
+        let completed_step = std::mem::take(&mut self.completing_step);
         if result != 0 {
             let error = std::io::Error::last_os_error();
             return match error.raw_os_error() {
+                // KVM does not report the step of an instruction that left for a device write.
+                Some(libc::EINTR) if completed_step => self.stepped(DebugEvent::SingleStep),
                 Some(libc::EINTR) => self.handle.take_kick().then_some(Exit::Kicked),
                 // A processor that waited for its start-up IPI was woken.
                 Some(libc::EAGAIN) => None,
@@ -130,24 +144,25 @@ impl KvmVcpu {
                     Some(access) => serve_port(io, access.port, access.width, access.input, access.data),
                     None => return Some(Exit::InternalError("KVM describes a port access without data".into())),
                 }
+                self.completing_step = self.steps();
                 None
             }
             KVM_EXIT_MMIO => {
                 // SAFETY: as above; the slice is gone before the next entry.
                 let access = unsafe { page.memory_access() };
                 serve_memory(io, access.address, access.write, access.data);
+                self.completing_step = self.steps();
                 None
             }
             KVM_EXIT_HLT => {
                 self.activity = Activity::Halted;
-                self.debug.single_step().then_some(Exit::Debug(DebugEvent::SingleStep))
+                if self.steps() { self.stepped(DebugEvent::SingleStep) } else { None }
             }
             KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_INTR | KVM_EXIT_SET_TPR | KVM_EXIT_NMI => None,
             KVM_EXIT_DEBUG => {
                 // SAFETY: as above.
                 let event = self.debug.event(&unsafe { page.debug() });
-                // One that nobody asked for is left from requests that were replaced.
-                event.map(Exit::Debug)
+                self.stepped(event)
             }
             KVM_EXIT_SHUTDOWN => {
                 self.activity = Activity::Shutdown;
@@ -222,14 +237,42 @@ impl KvmVcpu {
         Ok(paging.translate(address, |physical, data| slots.read(physical, data)))
     }
 
-    /// Lets the first instruction of a run pass its own breakpoint (SDM volume 3, 18.3.1.1).
-    fn pass_breakpoint(&mut self) -> Result<(), Error> {
+    /// KVM executes one instruction at a time.
+    fn steps(&self) -> bool {
+        self.debug.single_step() || self.passing_breakpoint
+    }
+
+    /// Answers a debug event: that of passing a breakpoint is nobody's but ours.
+    fn stepped(&mut self, event: DebugEvent) -> Option<Exit> {
+        let was_passing = self.passing_breakpoint;
+        if let Err(error) = self.end_passing() {
+            return Some(Exit::InternalError(error.to_string()));
+        }
+        match event {
+            DebugEvent::SingleStep if !self.debug.single_step() => {
+                debug_assert!(was_passing, "a step that nobody asked for");
+                None
+            }
+            event => Some(Exit::Debug(event)),
+        }
+    }
+
+    /// Lets a run that begins at a breakpoint execute that instruction: it is stepped with breakpoints off. (RFLAGS.RF
+    /// is made for this, but KVM's instruction emulator does not look at it.)
+    fn begin_passing(&mut self) -> Result<(), Error> {
         if !self.debug.has_breakpoint(None) || !self.debug.has_breakpoint(Some(self.program_counter()?)) {
             return Ok(());
         }
-        let mut regs = self.fd.get_regs().map_err(host_error("KVM_GET_REGS"))?;
-        regs.rflags |= rflags::RF;
-        self.fd.set_regs(&regs).map_err(host_error("KVM_SET_REGS"))
+        self.fd.set_guest_debug(&self.debug.passing_breakpoints()).map_err(host_error("KVM_SET_GUEST_DEBUG"))?;
+        self.passing_breakpoint = true;
+        Ok(())
+    }
+
+    fn end_passing(&mut self) -> Result<(), Error> {
+        if !std::mem::take(&mut self.passing_breakpoint) {
+            return Ok(());
+        }
+        self.fd.set_guest_debug(self.debug.programmed()).map_err(host_error("KVM_SET_GUEST_DEBUG"))
     }
 }
 
@@ -268,18 +311,23 @@ fn serve_memory(io: &dyn IoBus, address: u64, write: bool, data: &mut [u8]) {
 impl Vcpu for KvmVcpu {
     fn run(&mut self, io: &dyn IoBus) -> Exit {
         unblock_kick_signal();
-        if let Err(error) = self.pass_breakpoint() {
+        if let Err(error) = self.begin_passing() {
             return Exit::InternalError(error.to_string());
         }
         let handle = self.handle.clone();
-        let _inside = handle.enter();
-        loop {
+        let inside = handle.enter();
+        let exit = loop {
             if let Some(exit) = self.prepare_entry(io) {
-                return exit;
+                break exit;
             }
             if let Some(exit) = self.enter(io) {
-                return exit;
+                break exit;
             }
+        };
+        drop(inside);
+        match self.end_passing() {
+            Ok(()) => exit,
+            Err(error) => Exit::InternalError(error.to_string()),
         }
     }
 
@@ -301,14 +349,18 @@ impl Vcpu for KvmVcpu {
             activity if !self.in_kernel_controller => activity,
             _ => Activity::Running,
         };
+        let interrupts_on = state.rflags & rflags::IF != 0;
+        let events = &state.events;
+        let nothing_under_way = events.exception.is_none() && events.interrupt.is_none() && !events.nmi_injected;
+        let ready = interrupts_on && nothing_under_way && events.shadow == InterruptShadow::None;
         // SAFETY: on the vCPU's thread, outside KVM_RUN.
-        unsafe { self.handle.page().state_loaded(state.cr8, state.rflags & rflags::IF != 0) };
+        unsafe { self.handle.page().state_loaded(state.cr8, interrupts_on, ready) };
         Ok(())
     }
 
     fn set_debug(&mut self, request: &DebugControl) -> Result<(), Error> {
-        let (debug, raw) = Debug::program(request)?;
-        self.fd.set_guest_debug(&raw).map_err(host_error("KVM_SET_GUEST_DEBUG"))?;
+        let debug = Debug::program(request)?;
+        self.fd.set_guest_debug(debug.programmed()).map_err(host_error("KVM_SET_GUEST_DEBUG"))?;
         self.debug = debug;
         Ok(())
     }

@@ -1,10 +1,12 @@
 //! Single steps, breakpoints and watchpoints.
 
+use accel::state::CpuState;
 use accel::{DebugControl, DebugEvent, Exit, WatchAccess, Watchpoint};
 
 use crate::machine::Machine;
 use crate::program::Width;
 use crate::subject::{Outcome, Subject};
+use crate::x86;
 
 fn control(request: impl FnOnce(&mut DebugControl)) -> DebugControl {
     let mut control = DebugControl::default();
@@ -38,7 +40,6 @@ pub(crate) fn single_steps(subject: &Subject) -> Outcome {
     let after_device = program.here();
     program.done();
     machine.load(&program);
-    let breakpoint = |address| control(|control| control.breakpoints.push(address));
     let step = control(|control| control.single_step = true);
     // Steps to a place, since the number of instructions before it differs between architectures.
     machine.vcpus[0].set_debug(&step).unwrap();
@@ -59,7 +60,6 @@ pub(crate) fn single_steps(subject: &Subject) -> Outcome {
     assert_eq!(machine.bus.take_log().len(), 1);
     machine.vcpus[0].set_debug(&DebugControl::default()).unwrap();
     machine.run_to_end();
-    drop(breakpoint);
     Ok(())
 }
 
@@ -107,9 +107,37 @@ fn watch(machine: &mut Machine, access: WatchAccess) {
     machine.vcpus[0].set_debug(&request).unwrap();
 }
 
+fn enter_user_mode(machine: &mut Machine) {
+    let mut state = machine.vcpus[0].state().unwrap();
+    if let CpuState::X86_64(state) = &mut state {
+        x86::enter_user_mode(state);
+    }
+    machine.vcpus[0].set_state(&state).unwrap();
+}
+
 /// A watchpoint stops after an instruction that writes to it, and not for its neighbours nor for reads.
 pub(crate) fn write_watchpoints(subject: &Subject) -> Outcome {
+    (subject.kernel_mode_watchpoints)()?;
+    stop_at_write(Machine::new(subject, 1))
+}
+
+/// A watchpoint on reads stops after one.
+pub(crate) fn read_watchpoints(subject: &Subject) -> Outcome {
+    (subject.kernel_mode_watchpoints)()?;
+    stop_at_read(Machine::new(subject, 1))
+}
+
+/// x86-64: watchpoints stop user-mode programs.
+pub(crate) fn watchpoints_in_user_mode(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);
+    enter_user_mode(&mut machine);
+    stop_at_write(machine)?;
+    let mut machine = Machine::new(subject, 1);
+    enter_user_mode(&mut machine);
+    stop_at_read(machine)
+}
+
+fn stop_at_write(mut machine: Machine) -> Outcome {
     let watched = machine.layout.data + 8;
     let mut program = machine.program();
     program.set(9).store(Width::Eight, watched - 8).store(Width::Eight, watched + 8).load(Width::Eight, watched);
@@ -125,9 +153,7 @@ pub(crate) fn write_watchpoints(subject: &Subject) -> Outcome {
     Ok(())
 }
 
-/// A watchpoint on reads stops after one.
-pub(crate) fn read_watchpoints(subject: &Subject) -> Outcome {
-    let mut machine = Machine::new(subject, 1);
+fn stop_at_read(mut machine: Machine) -> Outcome {
     let watched = machine.layout.data + 8;
     let mut program = machine.program();
     program.address(watched).load_there(Width::Four);

@@ -78,7 +78,7 @@ pub(crate) fn a_written_state_is_read_back(subject: &Subject) -> Outcome {
 
 fn scramble_x86(state: &mut x86_64::CpuState) {
     for (value, register) in (1..).zip(&mut state.gpr) {
-        *register = 0x1111_2222_3333_4444 * value;
+        *register = 0x1111_2222_3333_4444_u64.wrapping_mul(value);
     }
     state.rip = 0xffff_8000_1234_5678;
     state.rflags |= rflags::IF | 0xd5;
@@ -116,7 +116,7 @@ fn scramble_x86(state: &mut x86_64::CpuState) {
 
 fn scramble_riscv(state: &mut riscv64::CpuState) {
     for (value, register) in (1..).zip(&mut state.x[1..]) {
-        *register = 0x1111_2222_3333_4444 * value;
+        *register = 0x1111_2222_3333_4444_u64.wrapping_mul(value);
     }
     for (value, register) in (1..).zip(&mut state.f) {
         *register = 0x4000_0000_0000_0000 + value;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use accel::{Accelerator, Architecture, Error};
+use accel::kvm::Kvm;
+use accel::{Accelerator, Architecture, Error, probe};
 
 /// A backend for a guest architecture.
 #[derive(Clone, Copy)]
@@ -14,6 +15,8 @@ pub(crate) struct Subject {
     /// How often a loop of a guest program goes round: often enough for the backend's faster ways of execution, and
     /// no longer than about a second.
     pub(crate) iterations: u32,
+    /// Finds out whether the host lets the backend watch memory accesses of kernel mode; the error says why not.
+    pub(crate) kernel_mode_watchpoints: fn() -> Outcome,
 }
 
 /// What a case ends with, if it does not panic; `Err` says why it could not test anything here.
@@ -37,6 +40,13 @@ pub(crate) fn run(name: &str, subject: Subject, case: fn(&Subject) -> Outcome) {
 /// KVM on an x86-64 host.
 pub(crate) const KVM_X86_64: Subject = Subject {
     architecture: Architecture::X86_64,
-    open: || Ok(Arc::new(accel::kvm::Kvm::open(Architecture::X86_64)?)),
+    open: || Ok(Arc::new(Kvm::open(Architecture::X86_64)?)),
     iterations: 500,
+    kernel_mode_watchpoints: || {
+        let speed = Kvm::open(Architecture::X86_64).and_then(|kvm| probe::measure(&kvm)).unwrap();
+        if speed.is_fast() {
+            return Ok(());
+        }
+        Err(format!("this KVM emulates kernel mode ({speed}), and its emulator ignores data breakpoints"))
+    },
 };

@@ -27,6 +27,8 @@ const STACKS: u64 = 0xf000;
 
 const CODE_SELECTOR: u16 = 8;
 const DATA_SELECTOR: u16 = 16;
+const USER_DATA_SELECTOR: u16 = 24;
+const USER_CODE_SELECTOR: u16 = 32;
 
 /// Vector of non-maskable interrupts.
 const NMI: u64 = 2;
@@ -46,6 +48,8 @@ pub(crate) fn write_tables(ram: &Region) {
     }
     write(GDT + u64::from(CODE_SELECTOR), 0x00af_9b00_0000_ffff);
     write(GDT + u64::from(DATA_SELECTOR), 0x00cf_9300_0000_ffff);
+    write(GDT + u64::from(USER_CODE_SELECTOR), 0x00af_fb00_0000_ffff);
+    write(GDT + u64::from(USER_DATA_SELECTOR), 0x00cf_f300_0000_ffff);
     for vector in [NMI, u64::from(VECTOR)] {
         // An interrupt gate: offset 15..0, selector, present 64-bit gate, offset 31..16; then offset 63..32.
         let handler = LAYOUT.handler;
@@ -55,37 +59,29 @@ pub(crate) fn write_tables(ram: &Region) {
     }
 }
 
-fn flat(selector: u16, kind: u8, long: bool) -> Segment {
-    Segment {
-        selector,
-        limit: 0xffff_ffff,
-        kind,
-        code_or_data: true,
-        present: true,
-        long,
-        default_big: !long,
-        granularity: true,
-        ..Segment::default()
-    }
-}
-
 /// Puts a processor into long mode at `code`.
 pub(crate) fn prepare(state: &mut CpuState, code: u64, index: u32) {
     state.cr0 = cr0::PE | cr0::ET | cr0::WP | cr0::PG;
     state.cr3 = PAGE_TABLES;
     state.cr4 = cr4::PAE | cr4::OSFXSR;
     state.efer = efer::LME | efer::LMA;
-    state.cs = flat(CODE_SELECTOR, 11, true);
-    let data = flat(DATA_SELECTOR, 3, false);
+    state.cs = Segment::flat_code_64(CODE_SELECTOR);
+    let data = Segment::flat_data(DATA_SELECTOR);
     (state.ds, state.es, state.ss, state.fs, state.gs) = (data, data, data, data, data);
-    // 64-bit TSS, busy.
-    state.tr = Segment { kind: 11, present: true, limit: 0x67, ..Segment::default() };
-    state.gdt = DescriptorTable { base: GDT, limit: 23 };
+    state.tr = Segment::empty_task_state_64();
+    state.gdt = DescriptorTable { base: GDT, limit: 39 };
     state.idt = DescriptorTable { base: IDT, limit: 0xfff };
     state.gpr[gpr::RSP] = STACKS - 0x100 * u64::from(index);
     state.rip = code;
     state.rflags = 2;
     state.activity = Activity::Running;
+}
+
+/// Puts a processor that is in long mode into user mode.
+pub(crate) fn enter_user_mode(state: &mut CpuState) {
+    state.cs = Segment { privilege: 3, ..Segment::flat_code_64(USER_CODE_SELECTOR | 3) };
+    let data = Segment { privilege: 3, ..Segment::flat_data(USER_DATA_SELECTOR | 3) };
+    (state.ds, state.es, state.ss) = (data, data, data);
 }
 
 // RAX is the accumulator, RBX the address register, RCX the counter; the handler uses R14 and R15.
