@@ -11,6 +11,7 @@
 //! [`VcpuHandle`] or through the [`Accelerator`], which are shared. Neither blocks on a vCPU thread.
 
 pub mod clock;
+pub mod jit;
 pub mod kvm;
 pub mod memory;
 pub mod probe;

@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use vm_memory::bitmap::AtomicBitmap;
+use arc_swap::ArcSwapOption;
+use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::Error;
@@ -14,10 +15,68 @@ use crate::Error;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// One mapped region of guest memory at its guest-physical address.
-pub type Region = GuestRegionMmap<AtomicBitmap>;
+pub type Region = GuestRegionMmap<DirtyBitmap>;
 
 /// All RAM and ROM of a machine, as devices see it for DMA.
-pub type GuestMemory = GuestMemoryMmap<AtomicBitmap>;
+pub type GuestMemory = GuestMemoryMmap<DirtyBitmap>;
+
+/// Called with the offset and the length of each write that a device made to a region.
+pub type WriteObserver = Box<dyn Fn(usize, usize) + Send + Sync>;
+
+/// The pages of a region that devices wrote to, and whom to tell about such writes.
+///
+/// A backend that keeps something derived from memory's contents, such as translated code, observes writes: it does not see
+/// those of devices otherwise.
+#[derive(Default)]
+pub struct DirtyBitmap {
+    pages: AtomicBitmap,
+    observer: ArcSwapOption<WriteObserver>,
+}
+
+impl DirtyBitmap {
+    /// The bitmap itself.
+    pub fn pages(&self) -> &AtomicBitmap {
+        &self.pages
+    }
+
+    /// Replaces the observer of writes.
+    pub fn observe(&self, observer: Option<WriteObserver>) {
+        self.observer.store(observer.map(Arc::new));
+    }
+}
+
+impl std::fmt::Debug for DirtyBitmap {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pages.fmt(formatter)
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for DirtyBitmap {
+    type S = RefSlice<'a, DirtyBitmap>;
+}
+
+impl Bitmap for DirtyBitmap {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.pages.mark_dirty(offset, len);
+        if let Some(observer) = &*self.observer.load() {
+            observer(offset, len);
+        }
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        self.pages.dirty_at(offset)
+    }
+
+    fn slice_at(&self, offset: usize) -> RefSlice<'_, DirtyBitmap> {
+        RefSlice::new(self, offset)
+    }
+}
+
+impl NewBitmap for DirtyBitmap {
+    fn with_len(len: usize) -> DirtyBitmap {
+        DirtyBitmap { pages: AtomicBitmap::with_len(len), observer: ArcSwapOption::empty() }
+    }
+}
 
 /// A region as a backend maps it for its vCPUs.
 #[derive(Clone)]

@@ -124,6 +124,25 @@ impl CodePages {
     }
 }
 
+impl CodePages {
+    /// [`CodePages::invalidate`] for a range of any length.
+    pub fn invalidate_range(&self, physical: u64, bytes: u64) {
+        let Some(last) = bytes.checked_sub(1).map(|last| physical.saturating_add(last)) else { return };
+        // A few pages are looked up one by one; of a large range, only those that hold code.
+        let (first_page, last_page) = (physical / PAGE_SIZE, last / PAGE_SIZE);
+        let pages: Vec<u64> = if last_page - first_page < 16 {
+            (first_page..=last_page).collect()
+        } else {
+            self.pages.read().keys().copied().filter(|page| (first_page..=last_page).contains(page)).collect()
+        };
+        for page in pages {
+            let start = physical.max(page * PAGE_SIZE);
+            let end = last.min(page * PAGE_SIZE + (PAGE_SIZE - 1));
+            self.invalidate(start, end - start + 1);
+        }
+    }
+}
+
 /// The lines of a page that a range within it touches.
 fn lines(physical: u64, bytes: u64) -> u64 {
     let first = physical % PAGE_SIZE / LINE;

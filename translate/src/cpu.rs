@@ -37,6 +37,11 @@ pub struct Context {
     pub instructions: u64,
     /// Result of a slow path called by compiled code.
     pub result: u64,
+    /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
+    pub leave: u64,
+    /// Where compiled code puts the result of every floating-point operation, so that none is dropped or moved across a
+    /// side effect: its exception flags count even if its result does not.
+    pub float_scratch: u64,
     /// The attention word, see [`Signals::attention`].
     pub attention: *const AtomicU32,
     /// The soft TLB: [`TLB_ENTRIES`] entries for each of [`MOST_MODES`] regimes.
@@ -46,11 +51,16 @@ pub struct Context {
     pub reservation_address: u64,
     /// The value then loaded.
     pub reservation_value: u64,
+    /// The exception of [`Status::Raised`].
+    pub exception: Exception,
+    /// The jump cache: see [`crate::engine`].
+    pub(crate) jump_cache: *const crate::engine::JumpCacheEntry,
     /// The guest's registers.
     pub registers: [u64; MOST_REGISTERS],
 }
 
-// SAFETY: the two pointers point into `Signals` and `Tlb`, which the `Cpu` keeps alive and which are `Sync`.
+// SAFETY: the pointers point into `Signals` and `Tlb`, which the `Cpu` keeps alive and which are `Sync`, and into the jump
+// cache, which belongs to the same thread as the `Cpu` itself.
 unsafe impl Send for Context {}
 
 /// [`Context::reservation_address`] when there is no reservation; not a multiple of an access width.
@@ -60,7 +70,7 @@ pub const NO_RESERVATION: u64 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Status {
-    /// It raised [`Cpu::exception`].
+    /// It raised [`Context::exception`].
     Raised = 1,
     /// It writes to code that was translated: the dispatcher must execute this one instruction by itself.
     CodeWrite = 2,
@@ -200,8 +210,6 @@ pub struct Cpu<G> {
     pub guest: G,
     /// Number of the processor in its machine.
     pub index: u64,
-    /// The exception of [`Status::Raised`].
-    pub exception: Exception,
     /// The processor waits for an interrupt; set by helpers.
     pub halted: bool,
     /// Memory to watch.
@@ -214,8 +222,10 @@ pub struct Cpu<G> {
     pub signals: Arc<Signals>,
     /// Which memory holds translated code.
     pub(crate) code_pages: Arc<CodePages>,
-    /// Counts flushes of address translation, so that what was derived from it can be checked.
+    /// Counts flushes of all of address translation, so that what was derived from it can be checked.
     pub(crate) flushes: u64,
+    /// Guest-virtual addresses in pages whose translation was flushed and of which the dispatcher does not know yet.
+    pub(crate) flushed_pages: Vec<u64>,
     /// Watchpoints are passed over: the instruction that hit one is being completed.
     pub(crate) watch_suspended: bool,
     /// The world outside; valid inside a run only.
@@ -239,15 +249,18 @@ impl<G: Guest> Cpu<G> {
                 pc: 0,
                 instructions: 0,
                 result: 0,
+                leave: 0,
+                float_scratch: 0,
                 attention: &raw const signals.attention,
                 tlb: tlb.entries.as_ptr(),
                 reservation_address: NO_RESERVATION,
                 reservation_value: 0,
+                exception: Exception { number: 0, information: 0 },
+                jump_cache: std::ptr::null(),
                 registers: [0; MOST_REGISTERS],
             },
             guest,
             index,
-            exception: Exception { number: 0, information: 0 },
             halted: false,
             watched: Vec::new(),
             watch_hit: 0,
@@ -255,6 +268,7 @@ impl<G: Guest> Cpu<G> {
             signals,
             code_pages,
             flushes: 0,
+            flushed_pages: Vec::new(),
             watch_suspended: false,
             platform: None,
         })
@@ -290,7 +304,7 @@ impl<G: Guest> Cpu<G> {
 
     /// Records an exception for the operation in progress; for helpers and slow paths. The helper returns next.
     pub fn stop_with(&mut self, exception: Exception) -> Stopped {
-        self.exception = exception;
+        self.context.exception = exception;
         self.context.status = Status::Raised as u32;
         Stopped
     }
@@ -304,7 +318,7 @@ impl<G: Guest> Cpu<G> {
 
     /// Forgets the cached translations of one guest-virtual page.
     pub fn flush_tlb_page(&mut self, address: u64) {
-        self.flushes += 1;
+        self.flushed_pages.push(address);
         self.tlb.flush_page(address);
     }
 
@@ -405,7 +419,7 @@ impl<G: Guest> Cpu<G> {
             None => platform.read(physical, bytes),
             Some(value) => platform.write(physical, bytes, value).map(|()| 0),
         };
-        let result = if physical % bytes == 0 {
+        let result = if physical.is_multiple_of(bytes) {
             one(physical, bytes, value)
         } else {
             (0..bytes).try_fold(0, |whole, byte| {
@@ -501,7 +515,7 @@ impl<G: Guest> Cpu<G> {
     pub fn read_physical(&self, physical: u64) -> Result<u64, BusError> {
         match self.platform().page(physical) {
             // SAFETY: the page is valid during the run; the offset is within it since the address is aligned.
-            Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add((physical % PAGE_SIZE & !7) as usize), 8) }),
+            Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize), 8) }),
             None => self.platform().read(physical, 8),
         }
     }
@@ -511,7 +525,8 @@ impl<G: Guest> Cpu<G> {
         let page = self.platform().page(physical).filter(|page| page.writable).ok_or(BusError)?;
         self.platform().mark_dirty(physical);
         // SAFETY: the page is valid and writable during the run; the offset is aligned and within it.
-        let word = unsafe { AtomicU64::from_ptr(page.host.as_ptr().add((physical % PAGE_SIZE & !7) as usize).cast()) };
+        let word =
+            unsafe { AtomicU64::from_ptr(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize).cast()) };
         Ok(word.compare_exchange(expected, new, Ordering::SeqCst, Ordering::SeqCst).is_ok())
     }
 }
@@ -525,13 +540,13 @@ unsafe fn load_host(host: *const u8, bytes: u64) -> u64 {
     unsafe {
         match bytes {
             1 => u64::from(AtomicU8::from_ptr(host.cast_mut()).load(Ordering::Relaxed)),
-            2 if host as usize % 2 == 0 => {
+            2 if (host as usize).is_multiple_of(2) => {
                 u64::from(u16::from_le(AtomicU16::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed)))
             }
-            4 if host as usize % 4 == 0 => {
+            4 if (host as usize).is_multiple_of(4) => {
                 u64::from(u32::from_le(AtomicU32::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed)))
             }
-            8 if host as usize % 8 == 0 => {
+            8 if (host as usize).is_multiple_of(8) => {
                 u64::from_le(AtomicU64::from_ptr(host.cast_mut().cast()).load(Ordering::Relaxed))
             }
             2 => u64::from(u16::from_le(host.cast::<u16>().read_unaligned())),
@@ -550,13 +565,15 @@ unsafe fn store_host(host: *mut u8, bytes: u64, value: u64) {
     unsafe {
         match bytes {
             1 => AtomicU8::from_ptr(host).store(value as u8, Ordering::Relaxed),
-            2 if host as usize % 2 == 0 => {
+            2 if (host as usize).is_multiple_of(2) => {
                 AtomicU16::from_ptr(host.cast()).store((value as u16).to_le(), Ordering::Relaxed);
             }
-            4 if host as usize % 4 == 0 => {
+            4 if (host as usize).is_multiple_of(4) => {
                 AtomicU32::from_ptr(host.cast()).store((value as u32).to_le(), Ordering::Relaxed);
             }
-            8 if host as usize % 8 == 0 => AtomicU64::from_ptr(host.cast()).store(value.to_le(), Ordering::Relaxed),
+            8 if (host as usize).is_multiple_of(8) => {
+                AtomicU64::from_ptr(host.cast()).store(value.to_le(), Ordering::Relaxed)
+            }
             2 => host.cast::<u16>().write_unaligned((value as u16).to_le()),
             4 => host.cast::<u32>().write_unaligned((value as u32).to_le()),
             _ => host.cast::<u64>().write_unaligned(value.to_le()),

@@ -4,6 +4,7 @@ use crate::cpu::Cpu;
 use crate::ir::{Block, MemoryMode};
 
 /// An exception as its architecture numbers it, and the value reported with it.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
     /// riscv64: the exception code of `mcause`.

@@ -15,8 +15,12 @@
 //! interpreter and in compiled code, bit for bit. No guest program, valid or not, makes this crate panic.
 
 pub mod code;
+pub mod compile;
 pub mod cpu;
+pub mod engine;
 pub mod float;
 pub mod guest;
+pub mod interpret;
 pub mod ir;
 pub mod platform;
+pub mod riscv64;

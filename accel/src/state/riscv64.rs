@@ -76,8 +76,10 @@ pub struct CpuState {
     pub mcycle: u64,
     /// Instructions retired (`minstret`).
     pub minstret: u64,
-    /// Physical address of a load reservation, if one is held.
+    /// Guest-virtual address of a load reservation, if one is held.
     pub reservation: Option<u64>,
+    /// The value that was loaded with the reservation.
+    pub reservation_value: u64,
     /// The hart waits in WFI.
     pub waiting: bool,
 }

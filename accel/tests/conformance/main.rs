@@ -84,3 +84,5 @@ suite!(
         states::a_new_processor_starts_at_the_reset_vector,
     ]
 );
+
+suite!(jit_riscv64, crate::subject::JIT_RISCV64, []);

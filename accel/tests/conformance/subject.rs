@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use accel::clock::VirtualClock;
+use accel::jit::Jit;
 use accel::kvm::Kvm;
 use accel::{Accelerator, Architecture, Error, probe};
+use translate::engine::Tiers;
 
 /// A backend for a guest architecture.
 #[derive(Clone, Copy)]
@@ -49,4 +52,18 @@ pub(crate) const KVM_X86_64: Subject = Subject {
         }
         Err(format!("this KVM emulates kernel mode ({speed}), and its emulator ignores data breakpoints"))
     },
+};
+
+fn jit(architecture: Architecture, tiers: Tiers) -> Result<Arc<dyn Accelerator>, Error> {
+    let clock = VirtualClock::new();
+    clock.resume();
+    Ok(Arc::new(Jit::with_tiers(architecture, clock, tiers)?))
+}
+
+/// The JIT with riscv64 guests, as users have it.
+pub(crate) const JIT_RISCV64: Subject = Subject {
+    architecture: Architecture::Riscv64,
+    open: || jit(Architecture::Riscv64, Tiers::Background(64)),
+    iterations: 20_000,
+    kernel_mode_watchpoints: || Ok(()),
 };

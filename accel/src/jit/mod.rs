@@ -1,0 +1,255 @@
+//! The JIT backend: guest processors run by `translate`, on any host.
+
+mod platform;
+mod riscv64;
+mod vcpu;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use translate::engine::{Tiers, Translator};
+use translate::riscv64::Riscv64;
+use vm_memory::{Address, GuestMemoryRegion};
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::clock::VirtualClock;
+use crate::memory::{MemorySlot, PAGE_SIZE};
+use crate::{Accelerator, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
+use vcpu::{JitVcpu, Wake};
+
+/// How often a block is interpreted before it is compiled.
+const HOT: u32 = 256;
+
+/// The JIT backend for one machine.
+pub struct Jit {
+    capabilities: Capabilities,
+    shared: Arc<Shared>,
+    translator: Arc<Translator<Riscv64>>,
+}
+
+/// What the vCPUs of one machine share.
+struct Shared {
+    memory: ArcSwap<MemoryMap>,
+    // Lock order: alone. Guards changes of `memory`.
+    changing: Mutex<()>,
+    io_events: ArcSwap<Vec<(IoEvent, EventFd)>>,
+    wakes: Mutex<Vec<Arc<Wake>>>,
+    clock: Arc<VirtualClock>,
+}
+
+/// The memory of a machine, sorted by address; replaced as a whole when it changes.
+#[derive(Default)]
+struct MemoryMap {
+    slots: Vec<Mapped>,
+}
+
+#[derive(Clone)]
+struct Mapped {
+    start: u64,
+    length: u64,
+    slot: MemorySlot,
+    log: Arc<DirtyLog>,
+}
+
+/// Which pages of a slot vCPUs wrote to.
+struct DirtyLog {
+    enabled: AtomicBool,
+    pages: Box<[AtomicU64]>,
+}
+
+impl MemoryMap {
+    fn find(&self, address: u64) -> Option<&Mapped> {
+        let next = self.slots.partition_point(|slot| slot.start <= address);
+        self.slots[..next].last().filter(|slot| address - slot.start < slot.length)
+    }
+}
+
+impl Jit {
+    /// The JIT for guests of an architecture whose virtual time is that of `clock`.
+    pub fn open(architecture: Architecture, clock: Arc<VirtualClock>) -> Result<Jit, Error> {
+        Jit::with_tiers(architecture, clock, Tiers::Background(HOT))
+    }
+
+    /// As [`Jit::open`], with a say in what is compiled and when.
+    pub fn with_tiers(architecture: Architecture, clock: Arc<VirtualClock>, tiers: Tiers) -> Result<Jit, Error> {
+        if architecture != Architecture::Riscv64 {
+            return Err(Error::Unavailable {
+                name: "jit",
+                reason: format!("it runs riscv64 guests only so far, and this one is {}", architecture.name()),
+            });
+        }
+        Ok(Jit {
+            capabilities: Capabilities {
+                architecture,
+                in_kernel_interrupt_controller: false,
+                single_step: true,
+                breakpoints: usize::MAX,
+                watchpoints: usize::MAX,
+                dirty_log: true,
+                most_vcpus: 512,
+            },
+            shared: Arc::new(Shared {
+                memory: ArcSwap::default(),
+                changing: Mutex::new(()),
+                io_events: ArcSwap::default(),
+                wakes: Mutex::default(),
+                clock,
+            }),
+            translator: Translator::new(tiers),
+        })
+    }
+
+    /// Replaces the memory map, and returns when no vCPU uses the old one any more.
+    fn change_memory(&self, change: impl FnOnce(&mut Vec<Mapped>) -> Result<(), Error>) -> Result<(), Error> {
+        let _changing = self.shared.changing.lock();
+        let mut slots = self.shared.memory.load().slots.clone();
+        change(&mut slots)?;
+        let old = self.shared.memory.swap(Arc::new(MemoryMap { slots }));
+        for wake in self.shared.wakes.lock().iter() {
+            wake.request(translate::cpu::ATTENTION_MEMORY);
+        }
+        while Arc::strong_count(&old) > 1 {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        Ok(())
+    }
+
+    fn log(&self, address: u64) -> Result<Arc<DirtyLog>, Error> {
+        let map = self.shared.memory.load();
+        let slot = map.slots.iter().find(|slot| slot.start == address);
+        slot.map(|slot| slot.log.clone()).ok_or(Error::Memory { address, length: 0, problem: "is not mapped" })
+    }
+
+    fn unsupported<T>(what: &'static str) -> Result<T, Error> {
+        Err(Error::Unsupported { name: "jit", what })
+    }
+}
+
+impl Accelerator for Jit {
+    fn name(&self) -> &'static str {
+        "jit"
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn map_memory(&self, slot: MemorySlot) -> Result<(), Error> {
+        let start = slot.region.start_addr().raw_value();
+        let length = slot.region.len();
+        let problem = |problem| Error::Memory { address: start, length, problem };
+        if length == 0 || !start.is_multiple_of(PAGE_SIZE) || !length.is_multiple_of(PAGE_SIZE) {
+            return Err(problem("is not whole pages"));
+        }
+        let words = (length / PAGE_SIZE).div_ceil(64) as usize;
+        let log = DirtyLog {
+            enabled: AtomicBool::new(false),
+            pages: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
+        };
+        let code_pages = self.translator.code_pages.clone();
+        self.change_memory(|slots| {
+            let next = slots.partition_point(|other| other.start <= start);
+            let overlaps_before = next > 0 && start - slots[next - 1].start < slots[next - 1].length;
+            let overlaps_after = slots.get(next).is_some_and(|other| other.start - start < length);
+            if overlaps_before || overlaps_after {
+                return Err(problem("overlaps memory that is mapped already"));
+            }
+            slot.region.get_mmap().bitmap().observe(Some(Box::new(move |offset, length| {
+                code_pages.invalidate_range(start + offset as u64, length as u64);
+            })));
+            slots.insert(next, Mapped { start, length, slot, log: Arc::new(log) });
+            Ok(())
+        })
+    }
+
+    fn unmap_memory(&self, address: u64) -> Result<(), Error> {
+        let mut unmapped = 0;
+        self.change_memory(|slots| {
+            let position = slots.iter().position(|slot| slot.start == address).ok_or(Error::Memory {
+                address,
+                length: 0,
+                problem: "is not mapped",
+            })?;
+            let slot = slots.remove(position);
+            slot.slot.region.get_mmap().bitmap().observe(None);
+            unmapped = slot.length;
+            Ok(())
+        })?;
+        self.translator.code_pages.invalidate_range(address, unmapped);
+        Ok(())
+    }
+
+    fn set_dirty_logging(&self, address: u64, enabled: bool) -> Result<(), Error> {
+        self.log(address)?.enabled.store(enabled, Ordering::SeqCst);
+        self.translator.code_pages.revoke_writes(None);
+        Ok(())
+    }
+
+    fn dirty_log(&self, address: u64) -> Result<Vec<u64>, Error> {
+        let log = self.log(address)?;
+        let pages = log.pages.iter().map(|word| word.swap(0, Ordering::SeqCst)).collect();
+        // The caller reads the pages after this, so writes that came between the two are not lost to it.
+        self.translator.code_pages.revoke_writes(None);
+        Ok(pages)
+    }
+
+    fn create_interrupt_controller(&self) -> Result<(), Error> {
+        Jit::unsupported("an interrupt controller of its own")
+    }
+
+    fn set_interrupt_line(&self, _line: u32, _level: bool) -> Result<(), Error> {
+        Jit::unsupported("an interrupt controller of its own")
+    }
+
+    fn signal_msi(&self, _msi: Msi) -> Result<(), Error> {
+        Jit::unsupported("an interrupt controller of its own")
+    }
+
+    fn register_io_event(&self, event: IoEvent, fd: &EventFd) -> Result<(), Error> {
+        let fd = fd.try_clone().map_err(|source| Error::Host { call: "dup of an event descriptor", source })?;
+        let _changing = self.shared.changing.lock();
+        let mut events = copy_events(&self.shared.io_events.load())?;
+        events.push((event, fd));
+        self.shared.io_events.store(Arc::new(events));
+        Ok(())
+    }
+
+    fn unregister_io_event(&self, event: IoEvent, _fd: &EventFd) -> Result<(), Error> {
+        let _changing = self.shared.changing.lock();
+        let mut events = copy_events(&self.shared.io_events.load())?;
+        events.retain(|(known, _)| *known != event);
+        self.shared.io_events.store(Arc::new(events));
+        Ok(())
+    }
+
+    fn register_interrupt_event(&self, _line: u32, _fd: &EventFd) -> Result<(), Error> {
+        Jit::unsupported("interrupt events")
+    }
+
+    fn unregister_interrupt_event(&self, _line: u32, _fd: &EventFd) -> Result<(), Error> {
+        Jit::unsupported("interrupt events")
+    }
+
+    fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {
+        let vcpu = JitVcpu::new(index, self.shared.clone(), self.translator.clone());
+        self.shared.wakes.lock().push(vcpu.wake());
+        Ok(Box::new(vcpu))
+    }
+}
+
+impl Drop for Jit {
+    fn drop(&mut self) {
+        for slot in &self.shared.memory.load().slots {
+            slot.slot.region.get_mmap().bitmap().observe(None);
+        }
+    }
+}
+
+fn copy_events(events: &[(IoEvent, EventFd)]) -> Result<Vec<(IoEvent, EventFd)>, Error> {
+    let copy = |(event, fd): &(IoEvent, EventFd)| Ok((*event, fd.try_clone()?));
+    let copies: std::io::Result<Vec<_>> = events.iter().map(copy).collect();
+    copies.map_err(|source| Error::Host { call: "dup of an event descriptor", source })
+}

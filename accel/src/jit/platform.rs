@@ -1,0 +1,74 @@
+//! The world as one run of a vCPU sees it: the memory map of that moment, and the machine's bus.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use translate::platform::{BusError, HostPage, Platform};
+
+use super::{MemoryMap, Shared};
+use crate::clock::Timer;
+use crate::memory::PAGE_SIZE;
+use crate::{AddressSpace, IoBus};
+
+/// What a vCPU runs against. Holding it keeps its memory mapped.
+pub(super) struct RunPlatform<'a> {
+    pub(super) map: Arc<MemoryMap>,
+    pub(super) shared: &'a Shared,
+    pub(super) io: &'a dyn IoBus,
+    pub(super) timer: &'a Timer,
+}
+
+impl Platform for RunPlatform<'_> {
+    fn page(&self, address: u64) -> Option<HostPage> {
+        let mapped = self.map.find(address)?;
+        let offset = (address - mapped.start) / PAGE_SIZE * PAGE_SIZE;
+        // SAFETY: the offset lies within the mapping, which is `length` bytes long.
+        let host = unsafe { mapped.slot.region.get_mmap().as_ptr().add(offset as usize) };
+        Some(HostPage { host: NonNull::new(host)?, writable: !mapped.slot.read_only })
+    }
+
+    fn mark_dirty(&self, address: u64) {
+        if let Some(mapped) = self.map.find(address)
+            && mapped.log.enabled.load(Ordering::SeqCst)
+        {
+            let page = (address - mapped.start) / PAGE_SIZE;
+            mapped.log.pages[(page / 64) as usize].fetch_or(1 << (page % 64), Ordering::SeqCst);
+        }
+    }
+
+    fn read(&self, address: u64, width: u64) -> Result<u64, BusError> {
+        let mut bytes = [0; 8];
+        let data = bytes.get_mut(..width as usize).ok_or(BusError)?;
+        self.io.read(AddressSpace::Memory, address, data).map_err(|_| BusError)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    fn write(&self, address: u64, width: u64, value: u64) -> Result<(), BusError> {
+        for (event, fd) in self.shared.io_events.load().iter() {
+            let matches = event.space == AddressSpace::Memory
+                && event.address == address
+                && (event.width == 0
+                    || u64::from(event.width) == width && event.value.is_none_or(|only| only == value));
+            if matches {
+                // A full counter has been signalled already.
+                let _ = fd.write(1);
+                return Ok(());
+            }
+        }
+        let bytes = value.to_le_bytes();
+        let data = bytes.get(..width as usize).ok_or(BusError)?;
+        self.io.write(AddressSpace::Memory, address, data).map_err(|_| BusError)
+    }
+
+    fn now(&self) -> u64 {
+        self.shared.clock.now()
+    }
+
+    fn set_deadline(&self, _index: u64, deadline: Option<u64>) {
+        match deadline {
+            Some(deadline) => self.timer.arm(deadline),
+            None => self.timer.disarm(),
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! A hart's run-time state to and from [`CpuState`].
+
+use translate::cpu::{Cpu, NO_RESERVATION};
+use translate::riscv64::{Riscv64, csr};
+
+use crate::Error;
+use crate::state::riscv64::CpuState;
+
+/// Position of the floating-point registers among a hart's registers.
+const F0: usize = 32;
+
+/// Copies a hart's state out.
+pub(super) fn state(cpu: &Cpu<Riscv64>) -> CpuState {
+    let guest = &cpu.guest;
+    let registers = |first: usize| std::array::from_fn(|number| cpu.context.registers[first + number]);
+    let mut x: [u64; 32] = registers(0);
+    x[0] = 0;
+    CpuState {
+        hart_id: cpu.index,
+        pc: cpu.context.pc,
+        x,
+        f: registers(F0),
+        fcsr: u32::from(guest.frm) << 5 | cpu.context.float_flags,
+        privilege: guest.privilege,
+        mstatus: guest.mstatus,
+        misa: csr::MISA,
+        medeleg: guest.medeleg,
+        mideleg: guest.mideleg,
+        mie: guest.mie,
+        mip: guest.mip,
+        interrupt_inputs: cpu.signals.inputs.load(std::sync::atomic::Ordering::SeqCst),
+        mtvec: guest.mtvec,
+        mscratch: guest.mscratch,
+        mepc: guest.mepc,
+        mcause: guest.mcause,
+        mtval: guest.mtval,
+        mcounteren: guest.mcounteren,
+        mcountinhibit: guest.mcountinhibit,
+        menvcfg: guest.menvcfg,
+        pmpcfg: guest.pmpcfg,
+        pmpaddr: guest.pmpaddr,
+        stvec: guest.stvec,
+        sscratch: guest.sscratch,
+        sepc: guest.sepc,
+        scause: guest.scause,
+        stval: guest.stval,
+        scounteren: guest.scounteren,
+        senvcfg: guest.senvcfg,
+        satp: guest.satp,
+        stimecmp: guest.stimecmp,
+        mcycle: csr::mcycle(cpu),
+        minstret: csr::minstret(cpu),
+        reservation: (cpu.context.reservation_address != NO_RESERVATION).then_some(cpu.context.reservation_address),
+        reservation_value: cpu.context.reservation_value,
+        waiting: cpu.halted,
+    }
+}
+
+/// Replaces a hart's state.
+pub(super) fn set_state(cpu: &mut Cpu<Riscv64>, state: &CpuState) -> Result<(), Error> {
+    if ![0, 1, 3].contains(&state.privilege) {
+        return Err(Error::State(format!("privilege {} is none; it is 0 (U), 1 (S) or 3 (M)", state.privilege)));
+    }
+    if state.hart_id != cpu.index {
+        return Err(Error::State(format!("it is that of hart {}, and this is hart {}", state.hart_id, cpu.index)));
+    }
+    cpu.context.pc = state.pc;
+    for (number, value) in state.x.iter().enumerate().skip(1) {
+        cpu.context.registers[number] = *value;
+    }
+    cpu.context.registers[F0..F0 + 32].copy_from_slice(&state.f);
+    cpu.context.float_flags = state.fcsr & 0x1f;
+    cpu.context.reservation_address = state.reservation.unwrap_or(NO_RESERVATION);
+    cpu.context.reservation_value = state.reservation_value;
+    cpu.halted = state.waiting;
+    cpu.signals.inputs.store(state.interrupt_inputs, std::sync::atomic::Ordering::SeqCst);
+    csr::set_frm(cpu, (state.fcsr >> 5 & 7) as u8);
+    let guest = &mut cpu.guest;
+    guest.privilege = state.privilege;
+    guest.mstatus = state.mstatus;
+    guest.medeleg = state.medeleg;
+    guest.mideleg = state.mideleg;
+    guest.mie = state.mie;
+    guest.mip = state.mip;
+    guest.mtvec = state.mtvec;
+    guest.mscratch = state.mscratch;
+    guest.mepc = state.mepc;
+    guest.mcause = state.mcause;
+    guest.mtval = state.mtval;
+    guest.mcounteren = state.mcounteren;
+    guest.menvcfg = state.menvcfg;
+    guest.pmpcfg = state.pmpcfg;
+    guest.pmpaddr = state.pmpaddr;
+    guest.stvec = state.stvec;
+    guest.sscratch = state.sscratch;
+    guest.sepc = state.sepc;
+    guest.scause = state.scause;
+    guest.stval = state.stval;
+    guest.scounteren = state.scounteren;
+    guest.senvcfg = state.senvcfg;
+    guest.satp = state.satp;
+    guest.stimecmp = state.stimecmp;
+    csr::set_counters(cpu, state.mcountinhibit, state.mcycle, state.minstret);
+    cpu.flush_tlb();
+    Ok(())
+}

@@ -1,0 +1,838 @@
+//! Lowers a region to Cranelift's representation.
+//!
+//! Guest registers that the region uses are loaded at its entry and live in SSA values from then on. Those that were written
+//! are stored back where the region is left: at its exits, and in the cold blocks of operations that raise exceptions.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use cranelift_codegen::ir::condcodes::{FloatCC, IntCC};
+use cranelift_codegen::ir::{
+    self as clif, AtomicRmwOp, BlockArg, Function, InstBuilder, MemFlagsData, SigRef, UserFuncName, types,
+};
+use cranelift_codegen::isa::CallConv;
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+
+use super::runtime::{Runtime, plain_signature, region_signature};
+use super::slow_path::Access;
+use crate::cpu::{Context, MOST_REGISTERS, Status, TLB_ENTRIES, TlbEntry};
+use crate::engine::{Generation, JUMP_CACHE_ENTRY, Key, Region};
+use crate::float::Flags;
+use crate::guest::{Exception, Guest};
+use crate::ir::{
+    AtomicOp, BinaryOp, Block, Comparison, FloatBinaryOp, FloatComparison, MemoryMode, Op, Register, Terminator, Type,
+    UnaryOp, Value, Width,
+};
+use crate::platform::PAGE_SIZE;
+
+/// A set of guest registers.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Registers([u64; MOST_REGISTERS / 64]);
+
+impl Registers {
+    fn insert(&mut self, register: Register) {
+        self.0[usize::from(register.0) / 64] |= 1 << (register.0 % 64);
+    }
+
+    fn union(&mut self, other: &Registers) {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+    }
+
+    fn iter(self) -> impl Iterator<Item = Register> {
+        (0..=u8::MAX).filter(move |number| self.0[usize::from(*number) / 64] >> (number % 64) & 1 != 0).map(Register)
+    }
+}
+
+/// Lowers `region` into `function`. Jumps out of the region go through cells of `generation`.
+pub(super) fn lower<G: Guest>(
+    runtime: &Runtime<G>,
+    region: &Region,
+    generation: &Generation,
+    function: &mut Function,
+    builder_context: &mut FunctionBuilderContext,
+) {
+    *function = Function::with_name_signature(UserFuncName::default(), region_signature());
+    let mut builder = FunctionBuilder::new(function, builder_context);
+    let entry = builder.create_block();
+    builder.append_block_params_for_function_params(entry);
+    builder.switch_to_block(entry);
+    builder.seal_block(entry);
+    let context = builder.block_params(entry)[0];
+    let tlb = builder.ins().load(types::I64, trusted(), context, offset_of!(Context, tlb) as i32);
+    let attention = builder.ins().load(types::I64, trusted(), context, offset_of!(Context, attention) as i32);
+
+    let mut used = Registers::default();
+    for op in region.blocks.iter().flat_map(|block| &block.block.ops) {
+        if let Op::Get { register } | Op::Put { register, .. } = op {
+            used.insert(*register);
+        }
+    }
+    let mut variables = vec![None; MOST_REGISTERS];
+    for register in used.iter() {
+        let variable = builder.declare_var(types::I64);
+        let value = builder.ins().load(types::I64, trusted(), context, register_offset(register));
+        builder.def_var(variable, value);
+        variables[usize::from(register.0)] = Some(variable);
+    }
+    let retired = builder.declare_var(types::I64);
+    let zero = builder.ins().iconst(types::I64, 0);
+    builder.def_var(retired, zero);
+
+    let blocks: Vec<clif::Block> = region.blocks.iter().map(|_| builder.create_block()).collect();
+    builder.ins().jump(blocks[0], &[]);
+
+    let signatures = Signatures {
+        region: builder.import_signature(region_signature()),
+        slow_path: [3, 4].map(|arguments| builder.import_signature(plain_signature(CallConv::PreserveAll, arguments))),
+        helper: {
+            let mut signature = plain_signature(runtime.isa.default_call_conv(), 4);
+            signature.returns.push(clif::AbiParam::new(types::I64));
+            builder.import_signature(signature)
+        },
+    };
+    let dirty_at_start = dirty_at_start(region);
+    let mut lowering = Lowering {
+        runtime,
+        region,
+        generation,
+        builder,
+        blocks,
+        signatures,
+        context,
+        tlb,
+        attention,
+        variables,
+        retired,
+        dirty: Registers::default(),
+        values: Vec::new(),
+        block: &region.blocks[0].block,
+    };
+    for (position, dirty) in dirty_at_start.into_iter().enumerate() {
+        lowering.lower_block(position, dirty);
+    }
+    let mut builder = lowering.builder;
+    builder.seal_all_blocks();
+    builder.finalize(runtime.isa.frontend_config());
+}
+
+/// For each block of a region, the registers that may have been written since the region was entered.
+fn dirty_at_start(region: &Region) -> Vec<Registers> {
+    let mut dirty = vec![Registers::default(); region.blocks.len()];
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for (position, translation) in region.blocks.iter().enumerate() {
+            let mut at_end = dirty[position];
+            for op in &translation.block.ops {
+                if let Op::Put { register, .. } = op {
+                    at_end.insert(*register);
+                }
+            }
+            for target in crate::engine::successors(&translation.block.terminator) {
+                if let Some(next) = region.position(target) {
+                    let before = dirty[next];
+                    dirty[next].union(&at_end);
+                    changed |= dirty[next] != before;
+                }
+            }
+        }
+    }
+    dirty
+}
+
+/// Flags of an access to the processor's own state: it is aligned and never faults.
+fn trusted() -> MemFlagsData {
+    MemFlagsData::trusted()
+}
+
+/// Flags of an access to guest memory: it never faults, and may be unaligned.
+fn guest_memory() -> MemFlagsData {
+    MemFlagsData::new().with_notrap()
+}
+
+fn register_offset(register: Register) -> i32 {
+    (offset_of!(Context, registers) + 8 * usize::from(register.0)) as i32
+}
+
+fn clif_type(ty: Type) -> clif::Type {
+    match ty {
+        Type::I8 => types::I8,
+        Type::I16 => types::I16,
+        Type::I32 => types::I32,
+        Type::I64 => types::I64,
+        Type::F32 => types::F32,
+        Type::F64 => types::F64,
+    }
+}
+
+struct Signatures {
+    region: SigRef,
+    /// Of slow paths with three and with four arguments.
+    slow_path: [SigRef; 2],
+    helper: SigRef,
+}
+
+struct Lowering<'a, G: Guest> {
+    runtime: &'a Runtime<G>,
+    region: &'a Region,
+    generation: &'a Generation,
+    builder: FunctionBuilder<'a>,
+    /// One for each block of the region.
+    blocks: Vec<clif::Block>,
+    signatures: Signatures,
+    context: clif::Value,
+    tlb: clif::Value,
+    attention: clif::Value,
+    variables: Vec<Option<Variable>>,
+    /// Instructions of the blocks completed since the region was entered.
+    retired: Variable,
+    /// Registers that may have been written since then.
+    dirty: Registers,
+    /// Results of the operations of the block in progress.
+    values: Vec<Option<clif::Value>>,
+    block: &'a Block,
+}
+
+impl<G: Guest> Lowering<'_, G> {
+    fn lower_block(&mut self, position: usize, dirty: Registers) {
+        let region = self.region;
+        self.block = &region.blocks[position].block;
+        self.dirty = dirty;
+        self.values = vec![None; self.block.ops.len()];
+        self.builder.switch_to_block(self.blocks[position]);
+        let loops = region.blocks[position..]
+            .iter()
+            .any(|block| crate::engine::successors(&block.block.terminator).any(|target| target == self.block.start));
+        if position == 0 || loops {
+            self.check_attention();
+        }
+        for (place, op) in self.block.ops.iter().enumerate() {
+            self.values[place] = self.lower_op(place, op);
+        }
+        self.lower_terminator(position);
+    }
+
+    fn value(&self, value: Value) -> clif::Value {
+        self.values[usize::from(value.0)].expect("a well-formed block defines values before their uses")
+    }
+
+    fn constant(&mut self, value: u64) -> clif::Value {
+        self.builder.ins().iconst(types::I64, value as i64)
+    }
+
+    fn store_context(&mut self, value: clif::Value, offset: usize) {
+        self.builder.ins().store(trusted(), value, self.context, offset as i32);
+    }
+
+    /// Leaves before the block if another thread wants the processor.
+    fn check_attention(&mut self) {
+        let word = self.builder.ins().load(types::I32, trusted(), self.attention, 0);
+        let (leave, stay) = (self.cold_block(), self.builder.create_block());
+        self.builder.ins().brif(word, leave, &[], stay, &[]);
+        self.builder.switch_to_block(leave);
+        self.write_back(0);
+        let pc = self.constant(self.block.start);
+        self.store_context(pc, offset_of!(Context, pc));
+        self.builder.ins().return_(&[]);
+        self.builder.switch_to_block(stay);
+    }
+
+    fn cold_block(&mut self) -> clif::Block {
+        let block = self.builder.create_block();
+        self.builder.set_cold_block(block);
+        block
+    }
+
+    /// Stores written registers and counts the instructions retired: those of earlier blocks and `more`.
+    fn write_back(&mut self, more: usize) {
+        for register in self.dirty.iter() {
+            if let Some(variable) = self.variables[usize::from(register.0)] {
+                let value = self.builder.use_var(variable);
+                self.store_context(value, register_offset(register) as usize);
+            }
+        }
+        let retired = self.builder.use_var(self.retired);
+        let offset = offset_of!(Context, instructions);
+        let before = self.builder.ins().load(types::I64, trusted(), self.context, offset as i32);
+        let sum = self.builder.ins().iadd(before, retired);
+        let sum = self.builder.ins().iadd_imm_s(sum, more as i64);
+        self.store_context(sum, offset);
+    }
+
+    /// Returns to the dispatcher because the operation at `place` did not complete; the status is set.
+    fn exit_stopped(&mut self, place: usize) {
+        self.write_back(self.block.instruction_index(place));
+        let pc = self.constant(self.block.instruction_address(place));
+        self.store_context(pc, offset_of!(Context, pc));
+        self.builder.ins().return_(&[]);
+    }
+
+    /// Sets the status for an exception.
+    fn set_exception(&mut self, number: u32, information: clif::Value) {
+        let offset = offset_of!(Context, exception);
+        let number = self.builder.ins().iconst(types::I32, i64::from(number));
+        self.store_context(number, offset + offset_of!(Exception, number));
+        self.store_context(information, offset + offset_of!(Exception, information));
+        let status = self.builder.ins().iconst(types::I32, Status::Raised as i64);
+        self.store_context(status, offset_of!(Context, status));
+    }
+
+    /// After a call: leaves if the status is set.
+    fn check_status(&mut self, place: usize) {
+        let status = self.builder.ins().load(types::I32, trusted(), self.context, offset_of!(Context, status) as i32);
+        let (stopped, goes_on) = (self.cold_block(), self.builder.create_block());
+        self.builder.ins().brif(status, stopped, &[], goes_on, &[]);
+        self.builder.switch_to_block(stopped);
+        self.exit_stopped(place);
+        self.builder.switch_to_block(goes_on);
+    }
+
+    fn lower_op(&mut self, place: usize, op: &Op) -> Option<clif::Value> {
+        Some(match *op {
+            Op::Const { ty, bits } => match ty {
+                Type::F32 => self.builder.ins().f32const(clif::immediates::Ieee32::with_bits(bits as u32)),
+                Type::F64 => self.builder.ins().f64const(clif::immediates::Ieee64::with_bits(bits)),
+                _ => {
+                    // Immediates of narrow types are given sign-extended.
+                    let extended = crate::interpret::sign_extend(ty, bits) as i64;
+                    let immediate = if ty == Type::I64 { extended } else { extended & ty.mask() as i64 };
+                    self.builder.ins().iconst(clif_type(ty), immediate)
+                }
+            },
+            Op::Get { register } => match self.variables[usize::from(register.0)] {
+                Some(variable) => self.builder.use_var(variable),
+                None => self.builder.ins().load(types::I64, trusted(), self.context, register_offset(register)),
+            },
+            Op::Put { register, value } => {
+                let value = self.value(value);
+                if let Some(variable) = self.variables[usize::from(register.0)] {
+                    self.builder.def_var(variable, value);
+                    self.dirty.insert(register);
+                }
+                return None;
+            }
+            Op::Binary { op, ty, a, b } => self.binary(op, ty, self.value(a), self.value(b)),
+            Op::Unary { op, a, .. } => {
+                let a = self.value(a);
+                let ins = self.builder.ins();
+                match op {
+                    UnaryOp::Not => ins.bnot(a),
+                    UnaryOp::Negate => ins.ineg(a),
+                    UnaryOp::CountLeadingZeros => ins.clz(a),
+                    UnaryOp::CountTrailingZeros => ins.ctz(a),
+                    UnaryOp::PopulationCount => ins.popcnt(a),
+                    UnaryOp::ByteSwap => ins.bswap(a),
+                }
+            }
+            Op::Compare { op, a, b, .. } => {
+                let (a, b) = (self.value(a), self.value(b));
+                let condition = match op {
+                    Comparison::Equal => IntCC::Equal,
+                    Comparison::NotEqual => IntCC::NotEqual,
+                    Comparison::LessSigned => IntCC::SignedLessThan,
+                    Comparison::LessUnsigned => IntCC::UnsignedLessThan,
+                    Comparison::LessEqualSigned => IntCC::SignedLessThanOrEqual,
+                    Comparison::LessEqualUnsigned => IntCC::UnsignedLessThanOrEqual,
+                };
+                self.builder.ins().icmp(condition, a, b)
+            }
+            Op::Select { condition, a, b, .. } => {
+                let (condition, a, b) = (self.value(condition), self.value(a), self.value(b));
+                self.builder.ins().select(condition, a, b)
+            }
+            Op::Extend { signed, to, a, .. } => {
+                let a = self.value(a);
+                if signed {
+                    self.builder.ins().sextend(clif_type(to), a)
+                } else {
+                    self.builder.ins().uextend(clif_type(to), a)
+                }
+            }
+            Op::Truncate { to, a, .. } => {
+                let a = self.value(a);
+                self.builder.ins().ireduce(clif_type(to), a)
+            }
+            Op::Bitcast { to, a, .. } => {
+                let a = self.value(a);
+                self.builder.ins().bitcast(clif_type(to), MemFlagsData::new(), a)
+            }
+            Op::Load { width, signed, mode, address, offset } => {
+                let address = self.address(address, offset);
+                let access = Access { signed, ..Access::new(width, mode) };
+                self.load(place, address, access)
+            }
+            Op::Store { width, mode, address, offset, value } => {
+                let address = self.address(address, offset);
+                self.store(place, address, Access::new(width, mode), self.value(value));
+                return None;
+            }
+            Op::AtomicReadModifyWrite { op, width, mode, address, value } => {
+                let access = Access { atomic: op, ..Access::new(width, mode) };
+                self.read_modify_write(place, self.value(address), access, self.value(value))
+            }
+            Op::AtomicCompareExchange { width, mode, address, expected, new } => {
+                let (address, expected, new) = (self.value(address), self.value(expected), self.value(new));
+                self.store_context(expected, offset_of!(Context, result));
+                let thunk = self.runtime.thunks.exchange_if;
+                self.slow_path(place, thunk, address, Access::new(width, mode), Some(new));
+                self.result()
+            }
+            Op::LoadReserved { width, mode, address } => {
+                let thunk = self.runtime.thunks.reserve;
+                self.slow_path(place, thunk, self.value(address), Access::new(width, mode), None);
+                self.result()
+            }
+            Op::StoreConditional { width, mode, address, value } => {
+                let thunk = self.runtime.thunks.store_if_reserved;
+                self.slow_path(place, thunk, self.value(address), Access::new(width, mode), Some(self.value(value)));
+                self.result()
+            }
+            Op::Fence => {
+                self.builder.ins().fence();
+                return None;
+            }
+            Op::FloatBinary { op, a, b, .. } => {
+                let (a, b) = (self.value(a), self.value(b));
+                let ins = self.builder.ins();
+                let result = match op {
+                    FloatBinaryOp::Add => ins.fadd(a, b),
+                    FloatBinaryOp::Sub => ins.fsub(a, b),
+                    FloatBinaryOp::Mul => ins.fmul(a, b),
+                    FloatBinaryOp::Div => ins.fdiv(a, b),
+                };
+                self.keep_flags(result)
+            }
+            Op::FloatSquareRoot { a, .. } => {
+                let a = self.value(a);
+                let result = self.builder.ins().sqrt(a);
+                self.keep_flags(result)
+            }
+            Op::FloatMultiplyAdd { ty, a, b, c } => self.multiply_add(ty, self.value(a), self.value(b), self.value(c)),
+            Op::FloatCompare { op, a, b, .. } => self.float_compare(op, self.value(a), self.value(b)),
+            Op::FloatConvert { to, a, .. } => {
+                let a = self.value(a);
+                let result = match to {
+                    Type::F64 => self.builder.ins().fpromote(types::F64, a),
+                    _ => self.builder.ins().fdemote(types::F32, a),
+                };
+                self.keep_flags(result)
+            }
+            Op::IntegerToFloat { to, a, .. } => {
+                let a = self.value(a);
+                let result = self.builder.ins().fcvt_from_sint(clif_type(to), a);
+                self.keep_flags(result)
+            }
+            Op::Helper { helper, arguments } => self.helper(place, helper, arguments),
+            Op::RaiseIf { condition, exception, information } => {
+                let (condition, information) = (self.value(condition), self.value(information));
+                let (raise, goes_on) = (self.cold_block(), self.builder.create_block());
+                self.builder.ins().brif(condition, raise, &[], goes_on, &[]);
+                self.builder.switch_to_block(raise);
+                self.set_exception(exception, information);
+                self.exit_stopped(place);
+                self.builder.switch_to_block(goes_on);
+                return None;
+            }
+        })
+    }
+
+    fn binary(&mut self, op: BinaryOp, ty: Type, a: clif::Value, b: clif::Value) -> clif::Value {
+        let ins = self.builder.ins();
+        match op {
+            BinaryOp::Add => ins.iadd(a, b),
+            BinaryOp::Sub => ins.isub(a, b),
+            BinaryOp::Mul => ins.imul(a, b),
+            BinaryOp::MulHighSigned => ins.smulhi(a, b),
+            BinaryOp::MulHighUnsigned => ins.umulhi(a, b),
+            BinaryOp::DivSigned | BinaryOp::RemSigned => self.divide_signed(op, ty, a, b),
+            BinaryOp::DivUnsigned | BinaryOp::RemUnsigned => {
+                let (zero, divisor) = self.divisor_not_zero(ty, b);
+                if op == BinaryOp::DivUnsigned {
+                    let quotient = self.builder.ins().udiv(a, divisor);
+                    let nothing = self.builder.ins().iconst(clif_type(ty), 0);
+                    self.builder.ins().select(zero, nothing, quotient)
+                } else {
+                    let remainder = self.builder.ins().urem(a, divisor);
+                    self.builder.ins().select(zero, a, remainder)
+                }
+            }
+            BinaryOp::And => ins.band(a, b),
+            BinaryOp::Or => ins.bor(a, b),
+            BinaryOp::Xor => ins.bxor(a, b),
+            BinaryOp::ShiftLeft => ins.ishl(a, b),
+            BinaryOp::ShiftRightUnsigned => ins.ushr(a, b),
+            BinaryOp::ShiftRightSigned => ins.sshr(a, b),
+            BinaryOp::RotateLeft => ins.rotl(a, b),
+            BinaryOp::RotateRight => ins.rotr(a, b),
+            BinaryOp::MinSigned => self.choose(IntCC::SignedLessThan, a, b),
+            BinaryOp::MinUnsigned => self.choose(IntCC::UnsignedLessThan, a, b),
+            BinaryOp::MaxSigned => self.choose(IntCC::SignedGreaterThan, a, b),
+            BinaryOp::MaxUnsigned => self.choose(IntCC::UnsignedGreaterThan, a, b),
+        }
+    }
+
+    fn choose(&mut self, condition: IntCC, a: clif::Value, b: clif::Value) -> clif::Value {
+        let first = self.builder.ins().icmp(condition, a, b);
+        self.builder.ins().select(first, a, b)
+    }
+
+    /// Whether the divisor is zero, and the divisor or else 1: the host's division traps on zero.
+    fn divisor_not_zero(&mut self, ty: Type, b: clif::Value) -> (clif::Value, clif::Value) {
+        let zero = self.builder.ins().icmp_imm_s(IntCC::Equal, b, 0);
+        let one = self.builder.ins().iconst(clif_type(ty), 1);
+        (zero, self.builder.ins().select(zero, one, b))
+    }
+
+    fn divide_signed(&mut self, op: BinaryOp, ty: Type, a: clif::Value, b: clif::Value) -> clif::Value {
+        let (zero, divisor) = self.divisor_not_zero(ty, b);
+        // MIN / -1 overflows, and traps on the host: it is divided by 1 instead, which gives the defined results.
+        let least = crate::interpret::sign_extend(ty, 1 << (ty.bits() - 1)) as i64;
+        let is_least = self.builder.ins().icmp_imm_s(IntCC::Equal, a, least);
+        let is_minus_one = self.builder.ins().icmp_imm_s(IntCC::Equal, b, -1);
+        let overflows = self.builder.ins().band(is_least, is_minus_one);
+        let one = self.builder.ins().iconst(clif_type(ty), 1);
+        let divisor = self.builder.ins().select(overflows, one, divisor);
+        if op == BinaryOp::DivSigned {
+            let quotient = self.builder.ins().sdiv(a, divisor);
+            let nothing = self.builder.ins().iconst(clif_type(ty), 0);
+            self.builder.ins().select(zero, nothing, quotient)
+        } else {
+            let remainder = self.builder.ins().srem(a, divisor);
+            self.builder.ins().select(zero, a, remainder)
+        }
+    }
+
+    /// Makes the operation's exception flags count even if its result does not.
+    fn keep_flags(&mut self, result: clif::Value) -> clif::Value {
+        self.store_context(result, offset_of!(Context, float_scratch));
+        result
+    }
+
+    fn multiply_add(&mut self, ty: Type, a: clif::Value, b: clif::Value, c: clif::Value) -> clif::Value {
+        if self.runtime.has_multiply_add {
+            let result = self.builder.ins().fma(a, b, c);
+            return self.keep_flags(result);
+        }
+        let function = match ty {
+            Type::F32 => super::slow_path::multiply_add::<G, 32> as *const u8,
+            _ => super::slow_path::multiply_add::<G, 64> as *const u8,
+        };
+        let integer = if ty == Type::F32 { types::I32 } else { types::I64 };
+        let arguments = [a, b, c].map(|operand| {
+            let bits = self.builder.ins().bitcast(integer, MemFlagsData::new(), operand);
+            if ty == Type::F32 { self.builder.ins().uextend(types::I64, bits) } else { bits }
+        });
+        let bits = self.call_helper(function, arguments);
+        let bits = if ty == Type::F32 { self.builder.ins().ireduce(types::I32, bits) } else { bits };
+        self.builder.ins().bitcast(clif_type(ty), MemFlagsData::new(), bits)
+    }
+
+    fn float_compare(&mut self, op: FloatComparison, a: clif::Value, b: clif::Value) -> clif::Value {
+        let condition = match op {
+            FloatComparison::Equal => FloatCC::Equal,
+            FloatComparison::Less => FloatCC::LessThan,
+            FloatComparison::LessEqual => FloatCC::LessThanOrEqual,
+            FloatComparison::Unordered => FloatCC::Unordered,
+        };
+        let result = self.builder.ins().fcmp(condition, a, b);
+        self.keep_flags(result);
+        if matches!(op, FloatComparison::Less | FloatComparison::LessEqual) {
+            // The host's comparison is the quiet one.
+            let unordered = self.builder.ins().fcmp(FloatCC::Unordered, a, b);
+            let (invalid, goes_on) = (self.cold_block(), self.builder.create_block());
+            self.builder.ins().brif(unordered, invalid, &[], goes_on, &[]);
+            self.builder.switch_to_block(invalid);
+            let offset = offset_of!(Context, float_flags);
+            let flags = self.builder.ins().load(types::I32, trusted(), self.context, offset as i32);
+            let invalid = self.builder.ins().iconst(types::I32, i64::from(Flags::INVALID.0));
+            let flags = self.builder.ins().bor(flags, invalid);
+            self.store_context(flags, offset);
+            self.builder.ins().jump(goes_on, &[]);
+            self.builder.switch_to_block(goes_on);
+        }
+        result
+    }
+
+    fn call_helper(&mut self, function: *const u8, [a, b, c]: [clif::Value; 3]) -> clif::Value {
+        let target = self.constant(function as u64);
+        let call = self.builder.ins().call_indirect(self.signatures.helper, target, &[self.context, a, b, c]);
+        self.builder.inst_results(call)[0]
+    }
+
+    fn helper(&mut self, place: usize, helper: crate::ir::HelperId, arguments: [Value; 3]) -> clif::Value {
+        let helper = &G::HELPERS[usize::from(helper.0)];
+        let zero = self.constant(0);
+        let mut values = [zero; 3];
+        for (value, argument) in values.iter_mut().zip(arguments).take(helper.arguments) {
+            *value = self.value(argument);
+        }
+        let effects = helper.effects;
+        if effects.reads_registers || effects.writes_registers {
+            for register in self.dirty.iter() {
+                if let Some(variable) = self.variables[usize::from(register.0)] {
+                    let value = self.builder.use_var(variable);
+                    self.store_context(value, register_offset(register) as usize);
+                }
+            }
+        }
+        let result = self.call_helper(helper.function as *const u8, values);
+        if effects.writes_registers {
+            for number in 0..self.variables.len() {
+                if let Some(variable) = self.variables[number] {
+                    let offset = register_offset(Register(number as u8));
+                    let value = self.builder.ins().load(types::I64, trusted(), self.context, offset);
+                    self.builder.def_var(variable, value);
+                }
+            }
+        }
+        if effects.can_raise {
+            self.check_status(place);
+        }
+        result
+    }
+
+    fn address(&mut self, address: Value, offset: i32) -> clif::Value {
+        let address = self.value(address);
+        if offset == 0 { address } else { self.builder.ins().iadd_imm_s(address, i64::from(offset)) }
+    }
+
+    /// Looks an address up in the soft TLB. Gives the host address in a block that is reached on a hit, and leaves the
+    /// block that is reached on a miss for the caller to fill.
+    fn look_up(
+        &mut self,
+        address: clif::Value,
+        width: Width,
+        mode: MemoryMode,
+        write: bool,
+    ) -> (clif::Value, clif::Block) {
+        let page = self.builder.ins().ushr_imm_u(address, i64::from(PAGE_SIZE.trailing_zeros()));
+        let index = self.builder.ins().band_imm_u(page, TLB_ENTRIES as i64 - 1);
+        let entry_size = size_of::<TlbEntry>();
+        let offset = self.builder.ins().ishl_imm_u(index, i64::from(entry_size.trailing_zeros()));
+        let entry = self.builder.ins().iadd(self.tlb, offset);
+        let base = usize::from(mode.0) * TLB_ENTRIES * entry_size;
+        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+        let tag = self.builder.ins().load(types::I64, trusted(), entry, (base + tag) as i32);
+        // An access that crosses into the next page never matches: that page has another entry.
+        let last = if width == Width::Byte {
+            address
+        } else {
+            self.builder.ins().iadd_imm_s(address, width.bytes() as i64 - 1)
+        };
+        let last_page = self.builder.ins().band_imm_s(last, -(PAGE_SIZE as i64));
+        let hit = self.builder.ins().icmp(IntCC::Equal, last_page, tag);
+        let (found, missed) = (self.builder.create_block(), self.cold_block());
+        self.builder.ins().brif(hit, found, &[], missed, &[]);
+        self.builder.switch_to_block(found);
+        let addend = (base + offset_of!(TlbEntry, addend)) as i32;
+        let addend = self.builder.ins().load(types::I64, trusted(), entry, addend);
+        (self.builder.ins().iadd(address, addend), missed)
+    }
+
+    /// Calls a slow path and leaves if it did not complete.
+    fn slow_path(
+        &mut self,
+        place: usize,
+        thunk: *const u8,
+        address: clif::Value,
+        access: Access,
+        value: Option<clif::Value>,
+    ) {
+        let target = self.constant(thunk as u64);
+        let access = self.builder.ins().iconst(types::I64, access.encode());
+        let mut arguments = vec![self.context, address, access];
+        arguments.extend(value);
+        let signature = self.signatures.slow_path[usize::from(value.is_some())];
+        self.builder.ins().call_indirect(signature, target, &arguments);
+        self.check_status(place);
+    }
+
+    /// What a slow path computed.
+    fn result(&mut self) -> clif::Value {
+        self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, result) as i32)
+    }
+
+    fn load(&mut self, place: usize, address: clif::Value, access: Access) -> clif::Value {
+        let (host, missed) = self.look_up(address, access.width, access.mode, false);
+        let ins = self.builder.ins();
+        let flags = guest_memory();
+        let loaded = match (access.width, access.signed) {
+            (Width::Byte, false) => ins.uload8(types::I64, flags, host, 0),
+            (Width::Byte, true) => ins.sload8(types::I64, flags, host, 0),
+            (Width::Half, false) => ins.uload16(types::I64, flags, host, 0),
+            (Width::Half, true) => ins.sload16(types::I64, flags, host, 0),
+            (Width::Word, false) => ins.uload32(flags, host, 0),
+            (Width::Word, true) => ins.sload32(flags, host, 0),
+            (Width::Double, _) => ins.load(types::I64, flags, host, 0),
+        };
+        let done = self.builder.create_block();
+        let result = self.builder.append_block_param(done, types::I64);
+        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, self.runtime.thunks.load, address, access, None);
+        let loaded = self.result();
+        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
+        self.builder.switch_to_block(done);
+        result
+    }
+
+    fn store(&mut self, place: usize, address: clif::Value, access: Access, value: clif::Value) {
+        let (host, missed) = self.look_up(address, access.width, access.mode, true);
+        let ins = self.builder.ins();
+        let flags = guest_memory();
+        match access.width {
+            Width::Byte => ins.istore8(flags, value, host, 0),
+            Width::Half => ins.istore16(flags, value, host, 0),
+            Width::Word => ins.istore32(flags, value, host, 0),
+            Width::Double => ins.store(flags, value, host, 0),
+        };
+        let done = self.builder.create_block();
+        self.builder.ins().jump(done, &[]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, self.runtime.thunks.store, address, access, Some(value));
+        self.builder.ins().jump(done, &[]);
+        self.builder.switch_to_block(done);
+    }
+
+    fn read_modify_write(
+        &mut self,
+        place: usize,
+        address: clif::Value,
+        access: Access,
+        value: clif::Value,
+    ) -> clif::Value {
+        let (host, missed) = self.look_up(address, access.width, access.mode, true);
+        let op = match access.atomic {
+            AtomicOp::Exchange => AtomicRmwOp::Xchg,
+            AtomicOp::Add => AtomicRmwOp::Add,
+            AtomicOp::And => AtomicRmwOp::And,
+            AtomicOp::Or => AtomicRmwOp::Or,
+            AtomicOp::Xor => AtomicRmwOp::Xor,
+            AtomicOp::MinSigned => AtomicRmwOp::Smin,
+            AtomicOp::MinUnsigned => AtomicRmwOp::Umin,
+            AtomicOp::MaxSigned => AtomicRmwOp::Smax,
+            AtomicOp::MaxUnsigned => AtomicRmwOp::Umax,
+        };
+        let flags = MemFlagsData::trusted();
+        let old = if access.width == Width::Double {
+            self.builder.ins().atomic_rmw(types::I64, flags, op, host, value)
+        } else {
+            let operand = self.builder.ins().ireduce(types::I32, value);
+            let old = self.builder.ins().atomic_rmw(types::I32, flags, op, host, operand);
+            self.builder.ins().sextend(types::I64, old)
+        };
+        let done = self.builder.create_block();
+        let result = self.builder.append_block_param(done, types::I64);
+        self.builder.ins().jump(done, &[BlockArg::Value(old)]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, self.runtime.thunks.read_modify_write, address, access, Some(value));
+        let old = self.result();
+        self.builder.ins().jump(done, &[BlockArg::Value(old)]);
+        self.builder.switch_to_block(done);
+        result
+    }
+
+    fn lower_terminator(&mut self, position: usize) {
+        let count = self.block.instructions.len();
+        let key = self.region.blocks[position].key;
+        match self.block.terminator {
+            Terminator::Jump { target } => self.go_to(key, count, target),
+            Terminator::Branch { condition, taken, not_taken } => {
+                let condition = self.value(condition);
+                let (yes, no) = (self.builder.create_block(), self.builder.create_block());
+                self.builder.ins().brif(condition, yes, &[], no, &[]);
+                self.builder.switch_to_block(yes);
+                self.go_to(key, count, taken);
+                self.builder.switch_to_block(no);
+                self.go_to(key, count, not_taken);
+            }
+            Terminator::JumpIndirect { target, .. } => {
+                let target = self.value(target);
+                self.write_back(count);
+                self.go_through_jump_cache(key.flags, target);
+            }
+            Terminator::Leave { target } => {
+                let target = self.constant(target);
+                self.leave(count, target);
+            }
+            Terminator::LeaveIndirect { target } => {
+                let target = self.value(target);
+                self.leave(count, target);
+            }
+            Terminator::Raise { exception, information } => {
+                let information = self.constant(information);
+                self.set_exception(exception, information);
+                self.exit_stopped(self.block.ops.len());
+            }
+        }
+    }
+
+    fn leave(&mut self, count: usize, target: clif::Value) {
+        self.write_back(count);
+        self.store_context(target, offset_of!(Context, pc));
+        let yes = self.constant(1);
+        self.store_context(yes, offset_of!(Context, leave));
+        self.builder.ins().return_(&[]);
+    }
+
+    /// Goes on at a known address: inside the region, through the cell of code in the same page, or through the jump cache.
+    fn go_to(&mut self, key: Key, count: usize, target: u64) {
+        if let Some(next) = self.region.position(target) {
+            let retired = self.builder.use_var(self.retired);
+            let retired = self.builder.ins().iadd_imm_s(retired, count as i64);
+            self.builder.def_var(self.retired, retired);
+            self.builder.ins().jump(self.blocks[next], &[]);
+            return;
+        }
+        self.write_back(count);
+        let pc = self.constant(target);
+        match key.in_same_page(target) {
+            Some(key) => {
+                self.store_context(pc, offset_of!(Context, pc));
+                let cell = Arc::as_ptr(&self.generation.cell(key));
+                let cell = self.constant(cell as u64);
+                self.enter_cell(cell);
+            }
+            None => self.go_through_jump_cache(key.flags, pc),
+        }
+    }
+
+    /// Tail-calls the code of a cell; the pc is stored already.
+    fn enter_cell(&mut self, cell: clif::Value) {
+        let code = self.builder.ins().load(types::I64, trusted(), cell, 0);
+        self.builder.ins().return_call_indirect(self.signatures.region, code, &[self.context]);
+    }
+
+    /// Goes on at a computed address. Mirrors [`crate::engine::jump_cache_index`].
+    fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value) {
+        use crate::engine::{JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry};
+        self.store_context(pc, offset_of!(Context, pc));
+        let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
+        let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
+        let page = self.builder.ins().ishl_imm_u(page, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
+        let place = self.builder.ins().ushr_imm_u(pc, 1);
+        let place = self.builder.ins().band_imm_u(place, JUMP_CACHE_PLACES as i64 - 1);
+        let index = self.builder.ins().iadd(page, place);
+        let offset = self.builder.ins().ishl_imm_u(index, i64::from(JUMP_CACHE_ENTRY.trailing_zeros()));
+        let base = offset_of!(Context, jump_cache) as i32;
+        let base = self.builder.ins().load(types::I64, trusted(), self.context, base);
+        let entry = self.builder.ins().iadd(base, offset);
+        let load = |lowering: &mut Self, offset: usize| {
+            lowering.builder.ins().load(types::I64, trusted(), entry, offset as i32)
+        };
+        let known_pc = load(self, offset_of!(JumpCacheEntry, pc));
+        let known_flags = load(self, offset_of!(JumpCacheEntry, flags));
+        let same_pc = self.builder.ins().icmp(IntCC::Equal, known_pc, pc);
+        let same_flags = self.builder.ins().icmp_imm_s(IntCC::Equal, known_flags, i64::from(flags));
+        let hit = self.builder.ins().band(same_pc, same_flags);
+        let (found, missed) = (self.builder.create_block(), self.cold_block());
+        self.builder.ins().brif(hit, found, &[], missed, &[]);
+        self.builder.switch_to_block(missed);
+        self.builder.ins().return_(&[]);
+        self.builder.switch_to_block(found);
+        let cell = load(self, offset_of!(JumpCacheEntry, cell));
+        self.enter_cell(cell);
+    }
+}

@@ -1,0 +1,104 @@
+//! Cranelift: compiles regions of IR blocks to host code, and enters it.
+//!
+//! Nothing outside this module names Cranelift. Compiled code is a function of one argument, the [`Context`], under the tail
+//! calling convention: it goes on to other regions by tail calls through their cells, and returns when the dispatcher is
+//! needed. Slow paths are called under a convention that preserves all registers, so that they cost the fast path nothing.
+//!
+//! Cranelift runs without optimisation passes (`opt_level` none): they would fold floating-point constants under the wrong
+//! rounding mode and lose their exception flags, and cost more than they gain in regions of this size.
+
+mod lower;
+mod memory;
+mod runtime;
+mod slow_path;
+
+use std::sync::Arc;
+
+use cranelift_codegen::Context as CompilerContext;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::Function;
+use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::settings::{self, Configurable};
+use cranelift_frontend::FunctionBuilderContext;
+
+use crate::engine::{Generation, Region};
+use crate::guest::Guest;
+pub use memory::CodeMemory;
+pub use runtime::{EntryPoint, Runtime};
+
+/// Why something was not compiled.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The host's processor is not one that code can be generated for.
+    #[error("no code can be generated for this host: {0}")]
+    Host(String),
+    /// Cranelift refused the function.
+    #[error("the code generator refused a function: {0}")]
+    Refused(String),
+    /// The memory of this generation is used up.
+    #[error("the memory for compiled code is used up")]
+    Full,
+    /// The host gave no memory for code.
+    #[error("the host gives no memory for compiled code: {0}")]
+    Memory(#[from] std::io::Error),
+}
+
+/// The code generator for this host.
+fn host_isa() -> Result<OwnedTargetIsa, CompileError> {
+    let host = |error: &dyn std::fmt::Display| CompileError::Host(error.to_string());
+    let mut flags = settings::builder();
+    for (name, value) in [
+        ("opt_level", "none"),
+        ("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" }),
+        // Tail calls need frame pointers on x86-64.
+        ("preserve_frame_pointers", "true"),
+        ("unwind_info", "false"),
+        ("enable_probestack", "false"),
+    ] {
+        flags.set(name, value).map_err(|error| host(&error))?;
+    }
+    let isa = cranelift_native::builder().map_err(|error| host(&error))?;
+    isa.finish(settings::Flags::new(flags)).map_err(|error| host(&error))
+}
+
+/// Compiles regions, one after the other.
+pub struct Compiler<G: Guest> {
+    runtime: Arc<Runtime<G>>,
+    context: CompilerContext,
+    builder_context: FunctionBuilderContext,
+}
+
+impl<G: Guest> Compiler<G> {
+    /// A compiler whose code uses `runtime`.
+    pub fn new(runtime: Arc<Runtime<G>>) -> Compiler<G> {
+        Compiler { runtime, context: CompilerContext::new(), builder_context: FunctionBuilderContext::new() }
+    }
+
+    /// Compiles a region into the memory of its generation, whose cells its jumps go through.
+    pub(crate) fn compile(&mut self, region: &Region, generation: &Generation) -> Result<EntryPoint, CompileError> {
+        self.context.clear();
+        lower::lower::<G>(&self.runtime, region, generation, &mut self.context.func, &mut self.builder_context);
+        let code = finish(&*self.runtime.isa, &mut self.context)?;
+        generation.code.add(&code).map(EntryPoint).ok_or(CompileError::Full)
+    }
+}
+
+/// Compiles the function of `context` to position-independent bytes.
+fn finish(isa: &dyn cranelift_codegen::isa::TargetIsa, context: &mut CompilerContext) -> Result<Vec<u8>, CompileError> {
+    let refused = |function: &Function, error: &dyn std::fmt::Display| {
+        CompileError::Refused(format!("{}: {error}", function.display_spec()))
+    };
+    let result = context
+        .compile(isa, &mut ControlPlane::default())
+        .map(|compiled| (compiled.code_buffer().to_vec(), compiled.buffer.relocs().len()));
+    match result {
+        Ok((code, 0)) => Ok(code),
+        Ok((_, relocations)) => {
+            Err(refused(&context.func, &format!("{relocations} relocations, where none is expected")))
+        }
+        Err(error) => {
+            let error = format!("{:?}", error.inner);
+            Err(refused(&context.func, &error))
+        }
+    }
+}

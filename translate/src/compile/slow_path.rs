@@ -1,0 +1,100 @@
+//! What compiled code calls when a memory access is not on the fast path. Results go to [`crate::cpu::Context::result`];
+//! [`crate::cpu::Context::status`] says whether there is one.
+
+use crate::cpu::Cpu;
+use crate::guest::Guest;
+use crate::interpret::{atomic, compare_exchange, load_reserved, sign_extend, store_conditional};
+use crate::ir::{AtomicOp, MemoryMode, Type, Width};
+
+/// The operands of an access that are known when it is compiled, in one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    pub(super) width: Width,
+    pub(super) signed: bool,
+    pub(super) mode: MemoryMode,
+    pub(super) atomic: AtomicOp,
+}
+
+const WIDTHS: [Width; 4] = [Width::Byte, Width::Half, Width::Word, Width::Double];
+const ATOMICS: [AtomicOp; 9] = [
+    AtomicOp::Exchange,
+    AtomicOp::Add,
+    AtomicOp::And,
+    AtomicOp::Or,
+    AtomicOp::Xor,
+    AtomicOp::MinSigned,
+    AtomicOp::MinUnsigned,
+    AtomicOp::MaxSigned,
+    AtomicOp::MaxUnsigned,
+];
+
+impl Access {
+    pub(super) fn new(width: Width, mode: MemoryMode) -> Access {
+        Access { width, signed: false, mode, atomic: AtomicOp::Exchange }
+    }
+
+    pub(super) fn encode(self) -> i64 {
+        let width = WIDTHS.iter().position(|width| *width == self.width).unwrap_or(0) as i64;
+        let atomic = ATOMICS.iter().position(|op| *op == self.atomic).unwrap_or(0) as i64;
+        width | i64::from(self.signed) << 2 | atomic << 8 | i64::from(self.mode.0) << 16
+    }
+
+    fn decode(word: u64) -> Access {
+        Access {
+            width: WIDTHS[word as usize % WIDTHS.len()],
+            signed: word & 4 != 0,
+            mode: MemoryMode((word >> 16) as u8),
+            atomic: ATOMICS[(word >> 8 & 0xff) as usize % ATOMICS.len()],
+        }
+    }
+}
+
+pub(super) extern "C" fn load<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
+    let Access { width, signed, mode, .. } = Access::decode(access);
+    if let Ok(value) = cpu.load_slow(address, width.bytes(), mode) {
+        cpu.context.result = if signed { sign_extend(width.integer(), value) } else { value };
+    }
+}
+
+pub(super) extern "C" fn store<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
+    let Access { width, mode, .. } = Access::decode(access);
+    // A failure is in the status.
+    let _ = cpu.store_slow(address, width.bytes(), mode, value);
+}
+
+pub(super) extern "C" fn read_modify_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
+    let Access { width, mode, atomic: op, .. } = Access::decode(access);
+    if let Ok(old) = atomic(cpu, op, width, mode, address, value) {
+        cpu.context.result = old;
+    }
+}
+
+/// `expected` is passed in [`crate::cpu::Context::result`].
+pub(super) extern "C" fn exchange_if<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, new: u64) {
+    let Access { width, mode, .. } = Access::decode(access);
+    if let Ok(old) = compare_exchange(cpu, width, mode, address, cpu.context.result, new) {
+        cpu.context.result = old;
+    }
+}
+
+pub(super) extern "C" fn reserve<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
+    let Access { width, mode, .. } = Access::decode(access);
+    if let Ok(value) = load_reserved(cpu, width, mode, address) {
+        cpu.context.result = value;
+    }
+}
+
+pub(super) extern "C" fn store_if_reserved<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
+    let Access { width, mode, .. } = Access::decode(access);
+    if let Ok(failed) = store_conditional(cpu, width, mode, address, value) {
+        cpu.context.result = failed;
+    }
+}
+
+/// `a * b + c` of numbers of `BITS` bits, for hosts without an instruction for it.
+pub(super) extern "C" fn multiply_add<G: Guest, const BITS: u32>(cpu: &mut Cpu<G>, a: u64, b: u64, c: u64) -> u64 {
+    let ty = if BITS == 32 { Type::F32 } else { Type::F64 };
+    let (result, flags) = crate::float::multiply_add(ty, a, b, c, cpu.context.float_rounding);
+    cpu.context.float_flags |= flags.0;
+    result
+}

@@ -1,0 +1,443 @@
+//! The dispatcher: runs one processor, block by block, choosing for each between interpreter and compiled code.
+//!
+//! A block is lifted when it is first reached and interpreted from its cached IR. Each execution counts; a hot block becomes the
+//! head of a region ([`region`]) that a background thread compiles. What processors share is the [`Translator`]; what
+//! each has for itself is its [`Engine`].
+
+mod region;
+mod translations;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::compile::EntryPoint;
+use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
+use crate::guest::{Access, Exception, Guest, NeedsMoreCode};
+use crate::interpret::{self, Ended, Values, interpret};
+use crate::ir::Block;
+use crate::platform::{PAGE_SIZE, Platform};
+
+pub use region::Region;
+pub(crate) use region::successors;
+use translations::Span;
+pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
+
+/// Entries of the jump cache: so many pages, times so many places in each.
+pub(crate) const JUMP_CACHE_PAGES: u64 = 64;
+pub(crate) const JUMP_CACHE_PLACES: u64 = 64;
+/// Bytes of an entry of the jump cache, for compiled code.
+pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
+/// [`JumpCacheEntry::flags`] of an empty entry; translation flags have 32 bits.
+const NO_FLAGS: u64 = u64::MAX;
+/// Most instructions in a block.
+const MOST_INSTRUCTIONS: usize = 64;
+/// How far beyond the page's end the code of an instruction may reach, bytes.
+const LONGEST_INSTRUCTION: u64 = 16;
+
+/// Where an address leads under certain flags. Compiled code reads it at indirect jumps and jumps between pages.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct JumpCacheEntry {
+    pub(crate) pc: u64,
+    pub(crate) flags: u64,
+    /// The cell of the translation.
+    pub(crate) cell: *const Cell,
+    /// Kept alive by the generation that the engine holds.
+    translation: *const Translation,
+}
+
+impl JumpCacheEntry {
+    const EMPTY: JumpCacheEntry =
+        JumpCacheEntry { pc: 0, flags: NO_FLAGS, cell: std::ptr::null(), translation: std::ptr::null() };
+}
+
+/// The place of an address in the jump cache. [`crate::compile`] emits the same computation.
+pub(crate) fn jump_cache_index(pc: u64) -> usize {
+    ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + pc / 2 % JUMP_CACHE_PLACES) as usize
+}
+
+/// Why a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// [`ATTENTION_KICK`] was requested.
+    Kicked,
+    /// [`ATTENTION_MEMORY`] was requested; the next run shall have the new memory.
+    MemoryChanged,
+    /// The processor waits for an interrupt.
+    Halted,
+    /// It is about to execute the instruction at this breakpoint.
+    Breakpoint(u64),
+    /// The last instruction accessed watched memory from this address on.
+    Watchpoint(u64),
+}
+
+/// One processor and what it needs to run.
+pub struct Engine<G: Guest> {
+    /// The processor.
+    pub cpu: Box<Cpu<G>>,
+    dispatcher: Dispatcher<G>,
+}
+
+struct Dispatcher<G: Guest> {
+    translator: Arc<Translator<G>>,
+    generation: Arc<Generation>,
+    jump_cache: Box<[JumpCacheEntry]>,
+    values: Box<Values>,
+    /// Translation flags, as of the last look.
+    flags: u32,
+    /// [`Cpu::flushes`] that the jump cache knows of.
+    seen_flushes: u64,
+    breakpoints: BTreeSet<u64>,
+}
+
+// SAFETY: the raw pointers of the jump cache point to translations that `generation` keeps alive, which are `Sync`.
+unsafe impl<G: Guest> Send for Dispatcher<G> {}
+
+impl<G: Guest> Engine<G> {
+    /// Processor `index` of the machine that `translator` serves.
+    pub fn new(index: u64, guest: G, translator: Arc<Translator<G>>) -> Engine<G> {
+        let mut cpu = Cpu::new(index, guest, translator.code_pages.clone());
+        let entries = (JUMP_CACHE_PAGES * JUMP_CACHE_PLACES) as usize;
+        let jump_cache: Box<[_]> = (0..entries).map(|_| JumpCacheEntry::EMPTY).collect();
+        cpu.context.jump_cache = jump_cache.as_ptr();
+        let values = vec![0; 1 << 16].into_boxed_slice().try_into().expect("the length is that of the array");
+        let dispatcher = Dispatcher {
+            generation: translator.generation(),
+            translator,
+            jump_cache,
+            values,
+            flags: 0,
+            seen_flushes: 0,
+            breakpoints: BTreeSet::new(),
+        };
+        Engine { cpu, dispatcher }
+    }
+
+    /// Runs until something needs the caller. A breakpoint at the first instruction is passed over.
+    pub fn run(&mut self, platform: &dyn Platform) -> Stop {
+        let Engine { cpu, dispatcher } = self;
+        cpu.with_platform(platform, |cpu| dispatcher.run(cpu))
+    }
+
+    /// Executes one instruction, or takes its exception or a pending interrupt instead.
+    pub fn step(&mut self, platform: &dyn Platform) -> Option<Stop> {
+        let Engine { cpu, dispatcher } = self;
+        cpu.with_platform(platform, |cpu| {
+            if let Some(stop) = take_attention(cpu) {
+                return Some(stop);
+            }
+            dispatcher.note_flushes(cpu);
+            if cpu.halted && !G::wakes(cpu) {
+                return Some(Stop::Halted);
+            }
+            cpu.halted = false;
+            if G::take_interrupt(cpu) {
+                return None;
+            }
+            dispatcher.flags = G::flags(cpu);
+            dispatcher.step_uncached(cpu)
+        })
+    }
+
+    /// Translates a guest-virtual address as a data access of the processor's would; `None` where it would fault.
+    pub fn translate(&mut self, platform: &dyn Platform, address: u64, mode: crate::ir::MemoryMode) -> Option<u64> {
+        self.cpu.with_platform(platform, |cpu| {
+            G::translate(cpu, address, 1, Access::Read, mode).ok().map(|translation| translation.physical)
+        })
+    }
+
+    /// Replaces breakpoints and watched memory.
+    pub fn set_debug(&mut self, breakpoints: BTreeSet<u64>, watched: Vec<WatchedRange>) {
+        let dispatcher = &mut self.dispatcher;
+        for added in breakpoints.difference(&dispatcher.breakpoints) {
+            dispatcher.translator.add_breakpoint(*added);
+        }
+        for removed in dispatcher.breakpoints.difference(&breakpoints) {
+            dispatcher.translator.remove_breakpoint(*removed);
+        }
+        dispatcher.breakpoints = breakpoints;
+        self.cpu.watched = watched;
+        self.cpu.flush_tlb();
+    }
+}
+
+/// Acts on what other threads want of the processor; says whether its run must end.
+fn take_attention<G: Guest>(cpu: &mut Cpu<G>) -> Option<Stop> {
+    let attention = cpu.signals.attention.swap(0, Ordering::SeqCst);
+    if attention & ATTENTION_MEMORY != 0 {
+        cpu.flush_tlb();
+    }
+    if attention & ATTENTION_KICK != 0 {
+        return Some(Stop::Kicked);
+    }
+    (attention & ATTENTION_MEMORY != 0).then_some(Stop::MemoryChanged)
+}
+
+impl<G: Guest> Drop for Dispatcher<G> {
+    fn drop(&mut self) {
+        for address in &self.breakpoints {
+            self.translator.remove_breakpoint(*address);
+        }
+    }
+}
+
+impl<G: Guest> Dispatcher<G> {
+    fn run(&mut self, cpu: &mut Cpu<G>) -> Stop {
+        let mut passed_over = Some(cpu.context.pc);
+        let mut look_again = true;
+        loop {
+            if cpu.signals.attention.load(Ordering::Relaxed) != 0 {
+                look_again = true;
+                if let Some(stop) = take_attention(cpu) {
+                    return stop;
+                }
+            }
+            if look_again {
+                look_again = false;
+                if cpu.halted && !G::wakes(cpu) {
+                    return Stop::Halted;
+                }
+                cpu.halted = false;
+                G::take_interrupt(cpu);
+                self.flags = G::flags(cpu);
+                self.note_flushes(cpu);
+            }
+            let ended = match self.find(cpu) {
+                Ok(translation) => {
+                    // SAFETY: `self.generation`, which is replaced in `find` only, keeps it alive.
+                    let translation = unsafe { &*translation };
+                    if translation.breakpoint {
+                        let pc = cpu.context.pc;
+                        if passed_over != Some(pc) && self.breakpoints.contains(&pc) {
+                            return Stop::Breakpoint(pc);
+                        }
+                    }
+                    passed_over = None;
+                    self.execute(cpu, translation)
+                }
+                Err(Stopped) => Ended::Stopped,
+            };
+            match ended {
+                Ended::Next => {}
+                Ended::Leave => look_again = true,
+                Ended::Stopped => {
+                    look_again = true;
+                    if let Some(stop) = self.handle_stopped(cpu) {
+                        return stop;
+                    }
+                }
+            }
+        }
+    }
+
+    fn execute(&mut self, cpu: &mut Cpu<G>, translation: &Translation) -> Ended {
+        if let Some(entry) = translation.cell.compiled() {
+            return self.translator.call(cpu, EntryPoint(entry));
+        }
+        let ended = interpret(cpu, &translation.block, &mut self.values);
+        if translation.count_execution(self.translator.tiers()) {
+            let region = region::form(&self.generation, translation);
+            // The head itself may have been invalidated meanwhile.
+            if !region.blocks.is_empty() {
+                self.translator.request(self.generation.clone(), region);
+            }
+        }
+        ended
+    }
+
+    /// Acts on what an operation could not complete; the processor's pc is that of its instruction.
+    fn handle_stopped(&mut self, cpu: &mut Cpu<G>) -> Option<Stop> {
+        match interpret::status(cpu) {
+            Some(Status::Raised) => {
+                let exception = cpu.context.exception;
+                G::raise(cpu, exception);
+                None
+            }
+            Some(Status::CodeWrite) => {
+                self.flags = G::flags(cpu);
+                self.step_uncached(cpu)
+            }
+            Some(Status::Watchpoint) => {
+                let address = cpu.watch_hit;
+                cpu.watch_suspended = true;
+                self.flags = G::flags(cpu);
+                self.step_uncached(cpu);
+                cpu.watch_suspended = false;
+                Some(Stop::Watchpoint(address))
+            }
+            None => None,
+        }
+    }
+
+    /// Executes one instruction without the cache of translations.
+    fn step_uncached(&mut self, cpu: &mut Cpu<G>) -> Option<Stop> {
+        let ended = match self.lift(cpu, 1) {
+            Ok((block, _)) => interpret(cpu, &block, &mut self.values),
+            Err(Stopped) => Ended::Stopped,
+        };
+        if ended == Ended::Stopped { self.handle_stopped(cpu) } else { None }
+    }
+
+    /// Forgets the places of the jump cache whose address translation may have changed.
+    fn note_flushes(&mut self, cpu: &mut Cpu<G>) {
+        if cpu.flushes != self.seen_flushes {
+            self.seen_flushes = cpu.flushes;
+            cpu.flushed_pages.clear();
+            self.clear_jump_cache();
+        }
+        for address in cpu.flushed_pages.drain(..) {
+            // A translation may begin on the page before.
+            for page in [address, address.wrapping_sub(PAGE_SIZE)] {
+                let first = jump_cache_index(page & !(PAGE_SIZE - 1));
+                for entry in &mut self.jump_cache[first..first + JUMP_CACHE_PLACES as usize] {
+                    entry.flags = NO_FLAGS;
+                }
+            }
+        }
+    }
+
+    fn clear_jump_cache(&mut self) {
+        for entry in &mut self.jump_cache {
+            entry.flags = NO_FLAGS;
+        }
+    }
+
+    /// The translation at the processor's pc.
+    #[inline]
+    fn find(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
+        let pc = cpu.context.pc;
+        let entry = &self.jump_cache[jump_cache_index(pc)];
+        if entry.pc == pc && entry.flags == u64::from(self.flags) {
+            // SAFETY: entries that are not empty point to translations that `self.generation` keeps alive.
+            if unsafe { &*entry.translation }.is_valid() {
+                return Ok(entry.translation);
+            }
+        }
+        self.find_slowly(cpu)
+    }
+
+    fn find_slowly(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
+        if let Some(generation) = self.translator.newer_generation(&self.generation) {
+            // Before the old one goes, and the translations with it.
+            self.clear_jump_cache();
+            self.generation = generation;
+        }
+        let pc = cpu.context.pc;
+        let physical = self.fetch_address(cpu, pc)?;
+        let to_page_end = PAGE_SIZE - pc % PAGE_SIZE;
+        let next_page = if to_page_end < LONGEST_INSTRUCTION {
+            // The next page counts only if the first instruction reaches it; until then a fault there is no fault.
+            let status = cpu.context.status;
+            let next = self.fetch_address(cpu, pc.wrapping_add(to_page_end)).ok();
+            cpu.context.status = status;
+            next
+        } else {
+            None
+        };
+        let key = Key { start: pc, physical, next_page, flags: self.flags };
+        let translation = match self.generation.find(&key) {
+            Some(translation) => translation,
+            None => self.translate(cpu, key)?,
+        };
+        let pointer = Arc::as_ptr(&translation);
+        self.jump_cache[jump_cache_index(pc)] = JumpCacheEntry {
+            pc,
+            flags: u64::from(self.flags),
+            cell: Arc::as_ptr(&translation.cell),
+            translation: pointer,
+        };
+        Ok(pointer)
+    }
+
+    /// Lifts and records the block at the processor's pc.
+    fn translate(&mut self, cpu: &mut Cpu<G>, key: Key) -> Result<Arc<Translation>, Stopped> {
+        loop {
+            let first_writes = cpu.code_pages.protect(key.physical);
+            let second_writes = key.next_page.map(|next| cpu.code_pages.protect(next));
+            let (block, breakpoint) = self.lift(cpu, MOST_INSTRUCTIONS)?;
+            let length = u64::from(block.length);
+            let in_first = length.min(PAGE_SIZE - key.physical % PAGE_SIZE);
+            let mut spans = vec![Span { physical: key.physical, bytes: in_first }];
+            if length > in_first
+                && let Some(next) = key.next_page
+            {
+                spans.push(Span { physical: next, bytes: length - in_first });
+            }
+            let interpreted = G::HELPERS.len();
+            let interpreted = block.ops.iter().any(|op| match op {
+                crate::ir::Op::Helper { helper, .. } => {
+                    usize::from(helper.0) >= interpreted || G::HELPERS[usize::from(helper.0)].effects.interpreted
+                }
+                _ => false,
+            });
+            let translation = self.generation.add(key, block, spans, breakpoint, interpreted);
+            let writes = [Some(first_writes), second_writes];
+            let recorded = translation.spans.iter().zip(writes).all(|(span, writes)| {
+                let weak = Arc::downgrade(&translation);
+                cpu.code_pages.record(span.physical, span.bytes, writes.unwrap_or(0), weak)
+            });
+            if recorded {
+                return Ok(translation);
+            }
+            translation.invalidate_now();
+        }
+    }
+
+    /// Lifts the block at the processor's pc, up to the next breakpoint; says whether one is at its beginning.
+    fn lift(&mut self, cpu: &mut Cpu<G>, most_instructions: usize) -> Result<(Block, bool), Stopped> {
+        let pc = cpu.context.pc;
+        let to_page_end = PAGE_SIZE - pc % PAGE_SIZE;
+        let physical = self.fetch_address(cpu, pc)?;
+        let mut code = vec![0; to_page_end as usize];
+        self.read_code(cpu, pc, physical, &mut code)?;
+        let mut most = most_instructions;
+        let mut block = match G::lift(pc, &code, self.flags, most) {
+            Ok(block) => block,
+            Err(NeedsMoreCode) => {
+                let next = pc.wrapping_add(to_page_end);
+                let physical = self.fetch_address(cpu, next)?;
+                let mut more = [0; LONGEST_INSTRUCTION as usize];
+                self.read_code(cpu, next, physical, &mut more)?;
+                code.extend_from_slice(&more);
+                most = 1;
+                G::lift(pc, &code, self.flags, most).map_err(|NeedsMoreCode| {
+                    // No guest has instructions that long.
+                    cpu.stop_with(G::bus_error(pc, Access::Execute))
+                })?
+            }
+        };
+        let end = pc.wrapping_add(u64::from(block.length));
+        if let Some(next) = self.translator.breakpoint_between(pc, end) {
+            let before =
+                block.instructions.iter().take_while(|at| pc.wrapping_add(u64::from(at.offset)) < next).count();
+            if before < block.instructions.len()
+                && let Ok(shorter) = G::lift(pc, &code, self.flags, before.max(1))
+            {
+                block = shorter;
+            }
+        }
+        Ok((block, self.translator.is_breakpoint(pc)))
+    }
+
+    fn fetch_address(&mut self, cpu: &mut Cpu<G>, address: u64) -> Result<u64, Stopped> {
+        let mode = G::fetch_mode(cpu);
+        match G::translate(cpu, address, 2, Access::Execute, mode) {
+            Ok(translation) => Ok(translation.physical),
+            Err(exception) => Err(cpu.stop_with(exception)),
+        }
+    }
+
+    fn read_code(&self, cpu: &mut Cpu<G>, address: u64, physical: u64, code: &mut [u8]) -> Result<(), Stopped> {
+        let Some(page) = cpu.platform().page(physical) else {
+            let exception: Exception = G::bus_error(address, Access::Execute);
+            return Err(cpu.stop_with(exception));
+        };
+        let offset = (physical % PAGE_SIZE) as usize;
+        let length = code.len().min(PAGE_SIZE as usize - offset);
+        // SAFETY: the page is valid during the run, and the range lies within it. Processors that write there at the same
+        // time are noticed by `CodePages::record`; what was read then is thrown away.
+        unsafe { std::ptr::copy_nonoverlapping(page.host.as_ptr().add(offset), code.as_mut_ptr(), length) };
+        Ok(())
+    }
+}

@@ -1,0 +1,57 @@
+//! Regions: a hot block and the blocks around it that are compiled together.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::translations::{Generation, Key, Translation};
+use crate::ir::Terminator;
+
+/// Most blocks in a region.
+const MOST_BLOCKS: usize = 24;
+/// Most operations in a region: the time for register allocation grows faster than linearly.
+const MOST_OPS: usize = 1200;
+
+/// Blocks of one page that jump to one another, to be compiled as one function. Entered at the first.
+pub struct Region {
+    /// The blocks; the head comes first.
+    pub blocks: Vec<Arc<Translation>>,
+}
+
+impl Region {
+    /// Position of the block at a guest-virtual address.
+    pub fn position(&self, address: u64) -> Option<usize> {
+        self.blocks.iter().position(|block| block.key.start == address)
+    }
+}
+
+/// The addresses at which a terminator may go on, as far as they are known.
+pub(crate) fn successors(terminator: &Terminator) -> impl Iterator<Item = u64> + use<> {
+    let (first, second) = match *terminator {
+        Terminator::Jump { target } => (Some(target), None),
+        Terminator::Branch { taken, not_taken, .. } => (Some(not_taken), Some(taken)),
+        _ => (None, None),
+    };
+    first.into_iter().chain(second)
+}
+
+/// Gathers what was executed and can be reached from `head` by direct jumps within its page.
+pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
+    let mut blocks: Vec<Arc<Translation>> = Vec::new();
+    let mut seen: HashMap<Key, ()> = HashMap::new();
+    let mut waiting: VecDeque<Key> = VecDeque::from([head.key]);
+    let mut ops = 0;
+    while let Some(key) = waiting.pop_front() {
+        if blocks.len() == MOST_BLOCKS || seen.insert(key, ()).is_some() {
+            continue;
+        }
+        let Some(block) = generation.find(&key) else { continue };
+        let usable = !block.interpreted && !block.breakpoint && block.spans.len() == 1;
+        if !usable || (!blocks.is_empty() && ops + block.block.ops.len() > MOST_OPS) {
+            continue;
+        }
+        ops += block.block.ops.len();
+        waiting.extend(successors(&block.block.terminator).filter_map(|target| key.in_same_page(target)));
+        blocks.push(block);
+    }
+    Region { blocks }
+}

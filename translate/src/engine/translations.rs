@@ -1,0 +1,418 @@
+//! Translated code of one machine: the cache of blocks, the cells through which compiled code is entered, and the
+//! compile thread's queue.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::region::Region;
+use crate::code::{CodePages, Invalidate};
+use crate::compile::{CodeMemory, Compiler, EntryPoint, Runtime};
+use crate::cpu::Cpu;
+use crate::guest::Guest;
+use crate::interpret::Ended;
+use crate::ir::{Block, Op};
+use crate::platform::PAGE_SIZE;
+
+/// Bytes of compiled code in one generation.
+const CODE_SIZE: usize = 64 << 20;
+/// Bytes of IR in one generation.
+const MOST_IR: usize = 128 << 20;
+
+/// What a translation was made from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Guest-virtual address.
+    pub start: u64,
+    /// Guest-physical address.
+    pub physical: u64,
+    /// Guest-physical address of the next page, if the first instruction might reach it and it is there.
+    pub next_page: Option<u64>,
+    /// Translation flags.
+    pub flags: u32,
+}
+
+/// When code is compiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tiers {
+    /// Never.
+    InterpreterOnly,
+    /// In the background, after so many executions of a block.
+    Background(u32),
+    /// At once, on the processor's thread, after so many executions: for tests.
+    Immediate(u32),
+}
+
+/// Where a translation's compiled code begins. Linking and unlinking are one store each.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Cell {
+    /// Compiled code, or `none`.
+    entry: AtomicPtr<u8>,
+    /// Code that returns to the dispatcher.
+    none: *const u8,
+}
+
+// SAFETY: `none` points to code that is never freed while a cell lives, and is never written through.
+unsafe impl Send for Cell {}
+// SAFETY: as above.
+unsafe impl Sync for Cell {}
+
+impl Cell {
+    /// The compiled code, if there is any.
+    #[inline]
+    pub fn compiled(&self) -> Option<*const u8> {
+        let entry = self.entry.load(Ordering::Acquire).cast_const();
+        (entry != self.none).then_some(entry)
+    }
+
+    fn link(&self, entry: *const u8) {
+        self.entry.store(entry.cast_mut(), Ordering::SeqCst);
+    }
+
+    fn unlink(&self) {
+        self.entry.store(self.none.cast_mut(), Ordering::SeqCst);
+    }
+}
+
+/// A range of guest-physical memory within one page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// First byte.
+    pub physical: u64,
+    /// Length.
+    pub bytes: u64,
+}
+
+/// One lifted block.
+pub struct Translation {
+    /// What it was made from.
+    pub key: Key,
+    /// The IR.
+    pub block: Block,
+    /// Where its compiled code is entered.
+    pub cell: Arc<Cell>,
+    /// The code it was made from.
+    pub spans: Vec<Span>,
+    /// A breakpoint is at its beginning; it is never compiled.
+    pub breakpoint: bool,
+    /// It may not be compiled.
+    pub interpreted: bool,
+    valid: AtomicBool,
+    executions: AtomicU32,
+    /// Heads of compiled regions that contain this block.
+    regions: Mutex<Vec<Weak<Translation>>>,
+}
+
+impl Translation {
+    /// False once the code it was made from has changed.
+    #[inline]
+    pub fn is_valid(&self) -> bool {
+        self.valid.load(Ordering::Acquire)
+    }
+
+    /// How often it was interpreted.
+    pub fn executions(&self) -> u32 {
+        self.executions.load(Ordering::Relaxed)
+    }
+
+    /// Counts one; true if the block shall be compiled now.
+    pub(super) fn count_execution(&self, tiers: Tiers) -> bool {
+        // Two processors may lose a count to one another, which is harmless.
+        let count = self.executions().wrapping_add(1);
+        self.executions.store(count, Ordering::Relaxed);
+        match tiers {
+            Tiers::InterpreterOnly => false,
+            Tiers::Background(threshold) | Tiers::Immediate(threshold) => {
+                count.is_multiple_of(threshold) && !self.interpreted && !self.breakpoint && self.spans.len() == 1
+            }
+        }
+    }
+
+    pub(super) fn invalidate_now(&self) {
+        self.valid.store(false, Ordering::SeqCst);
+        self.cell.unlink();
+        for head in self.regions.lock().drain(..).filter_map(|head| head.upgrade()) {
+            head.cell.unlink();
+        }
+    }
+}
+
+impl Invalidate for Translation {
+    fn overlaps(&self, physical: u64, bytes: u64) -> bool {
+        self.spans.iter().any(|span| {
+            physical.wrapping_sub(span.physical) < span.bytes || span.physical.wrapping_sub(physical) < bytes
+        })
+    }
+
+    fn invalidate(&self) {
+        self.invalidate_now();
+    }
+}
+
+/// All translations made until memory for them runs out; then the next generation begins, and this one is freed when
+/// the last processor has left it.
+pub struct Generation {
+    number: u64,
+    translations: RwLock<HashMap<Key, Arc<Translation>>>,
+    /// Those whose code changed, which jump caches may still point to.
+    replaced: Mutex<Vec<Arc<Translation>>>,
+    cells: Mutex<HashMap<Key, Arc<Cell>>>,
+    none: *const u8,
+    ir_bytes: AtomicU64,
+    pub(crate) code: CodeMemory,
+    /// Kept so that `none` stays valid.
+    _runtime: Arc<dyn Send + Sync>,
+}
+
+// SAFETY: `none` points to code that `_runtime` keeps alive.
+unsafe impl Send for Generation {}
+// SAFETY: as above.
+unsafe impl Sync for Generation {}
+
+impl Generation {
+    pub(super) fn find(&self, key: &Key) -> Option<Arc<Translation>> {
+        self.translations.read().get(key).filter(|translation| translation.is_valid()).cloned()
+    }
+
+    /// The cell for a key, whether or not its translation exists yet.
+    pub(crate) fn cell(&self, key: Key) -> Arc<Cell> {
+        let new = || Arc::new(Cell { entry: AtomicPtr::new(self.none.cast_mut()), none: self.none });
+        self.cells.lock().entry(key).or_insert_with(new).clone()
+    }
+
+    pub(super) fn add(
+        &self,
+        key: Key,
+        block: Block,
+        spans: Vec<Span>,
+        breakpoint: bool,
+        interpreted: bool,
+    ) -> Arc<Translation> {
+        let bytes = size_of::<Translation>() + block.ops.capacity() * size_of::<Op>() + 256;
+        self.ir_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        let translation = Arc::new(Translation {
+            key,
+            block,
+            cell: self.cell(key),
+            spans,
+            breakpoint,
+            interpreted,
+            valid: AtomicBool::new(true),
+            executions: AtomicU32::new(0),
+            regions: Mutex::new(Vec::new()),
+        });
+        if let Some(old) = self.translations.write().insert(key, translation.clone()) {
+            self.replaced.lock().push(old);
+        }
+        translation
+    }
+
+    fn is_full(&self) -> bool {
+        self.ir_bytes.load(Ordering::Relaxed) > MOST_IR as u64 || self.code.is_full()
+    }
+}
+
+/// What the processors of one machine share: translated code, the compiler and the breakpoints.
+pub struct Translator<G: Guest> {
+    /// Which memory holds translated code.
+    pub code_pages: Arc<CodePages>,
+    tiers: Tiers,
+    runtime: Option<Arc<Runtime<G>>>,
+    generation: RwLock<Arc<Generation>>,
+    generation_number: AtomicU64,
+    queue: Mutex<Option<Sender<Request>>>,
+    immediate: Mutex<Option<Compiler<G>>>,
+    breakpoints: RwLock<BTreeMap<u64, usize>>,
+}
+
+struct Request {
+    generation: Arc<Generation>,
+    region: Region,
+}
+
+impl<G: Guest> Translator<G> {
+    /// A translator without translations. Where the host has no code generator, everything is interpreted.
+    pub fn new(tiers: Tiers) -> Arc<Translator<G>> {
+        let runtime = match tiers {
+            Tiers::InterpreterOnly => None,
+            _ => match Runtime::new() {
+                Ok(runtime) => Some(Arc::new(runtime)),
+                Err(error) => {
+                    tracing::warn!("guest code will only be interpreted: {error}");
+                    None
+                }
+            },
+        };
+        let tiers = if runtime.is_some() { tiers } else { Tiers::InterpreterOnly };
+        let queue = runtime.as_ref().filter(|_| matches!(tiers, Tiers::Background(_))).map(|runtime| {
+            let (sender, receiver) = channel();
+            let compiler = Compiler::new(runtime.clone());
+            std::thread::Builder::new()
+                .name("jit compiler".into())
+                .spawn(move || serve(compiler, &receiver))
+                .expect("the host refuses a thread for the compiler");
+            sender
+        });
+        let immediate = runtime
+            .as_ref()
+            .filter(|_| matches!(tiers, Tiers::Immediate(_)))
+            .map(|runtime| Compiler::new(runtime.clone()));
+        let generation = new_generation(0, runtime.as_ref());
+        Arc::new(Translator {
+            code_pages: CodePages::new(),
+            tiers,
+            runtime,
+            generation: RwLock::new(generation),
+            generation_number: AtomicU64::new(0),
+            queue: Mutex::new(queue),
+            immediate: Mutex::new(immediate),
+            breakpoints: RwLock::new(BTreeMap::new()),
+        })
+    }
+
+    pub(super) fn tiers(&self) -> Tiers {
+        self.tiers
+    }
+
+    pub(super) fn generation(&self) -> Arc<Generation> {
+        self.generation.read().clone()
+    }
+
+    /// The present generation if `known` is not it any more, or is full.
+    pub(super) fn newer_generation(&self, known: &Generation) -> Option<Arc<Generation>> {
+        if self.generation_number.load(Ordering::Acquire) == known.number && !known.is_full() {
+            return None;
+        }
+        let mut generation = self.generation.write();
+        if generation.is_full() {
+            *generation = new_generation(generation.number + 1, self.runtime.as_ref());
+            self.generation_number.store(generation.number, Ordering::Release);
+        }
+        Some(generation.clone())
+    }
+
+    /// Enters compiled code.
+    pub(super) fn call(&self, cpu: &mut Cpu<G>, entry: EntryPoint) -> Ended {
+        match &self.runtime {
+            Some(runtime) => runtime.call(cpu, entry),
+            None => Ended::Next,
+        }
+    }
+
+    /// Asks for a region to be compiled.
+    pub(super) fn request(&self, generation: Arc<Generation>, region: Region) {
+        if let Some(queue) = &*self.queue.lock() {
+            // The compile thread ends only after this sender is gone.
+            let _ = queue.send(Request { generation, region });
+        } else if let Some(compiler) = &mut *self.immediate.lock() {
+            compile(compiler, &Request { generation, region });
+        }
+    }
+
+    pub(super) fn add_breakpoint(&self, address: u64) {
+        *self.breakpoints.write().entry(address).or_insert(0) += 1;
+        self.invalidate_around(address);
+    }
+
+    pub(super) fn remove_breakpoint(&self, address: u64) {
+        let mut breakpoints = self.breakpoints.write();
+        if let Some(count) = breakpoints.get_mut(&address) {
+            *count -= 1;
+            if *count == 0 {
+                breakpoints.remove(&address);
+                drop(breakpoints);
+                self.invalidate_around(address);
+            }
+        }
+    }
+
+    /// Ends all translations of code at a guest-virtual address, under whatever address translation.
+    fn invalidate_around(&self, address: u64) {
+        let generation = self.generation();
+        for translation in generation.translations.read().values() {
+            if address.wrapping_sub(translation.key.start) < u64::from(translation.block.length) {
+                translation.invalidate_now();
+            }
+        }
+    }
+
+    pub(super) fn is_breakpoint(&self, address: u64) -> bool {
+        self.breakpoints.read().contains_key(&address)
+    }
+
+    /// The first breakpoint behind `start` and before `end`.
+    pub(super) fn breakpoint_between(&self, start: u64, end: u64) -> Option<u64> {
+        let breakpoints = self.breakpoints.read();
+        if breakpoints.is_empty() || end <= start {
+            return None;
+        }
+        breakpoints.range(start + 1..end.max(start + 1)).next().map(|(address, _)| *address)
+    }
+}
+
+fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> Arc<Generation> {
+    let (none, code, kept): (_, _, Arc<dyn Send + Sync>) = match runtime {
+        Some(runtime) => (runtime.return_to_dispatcher().0, CodeMemory::new(CODE_SIZE), runtime.clone()),
+        None => (std::ptr::null(), CodeMemory::new(0), Arc::new(())),
+    };
+    let code = code.unwrap_or_else(|error| {
+        tracing::warn!("no memory for compiled code, so guest code will only be interpreted: {error}");
+        CodeMemory::none()
+    });
+    Arc::new(Generation {
+        number,
+        translations: RwLock::default(),
+        replaced: Mutex::default(),
+        cells: Mutex::default(),
+        none,
+        ir_bytes: AtomicU64::new(0),
+        code,
+        _runtime: kept,
+    })
+}
+
+fn serve<G: Guest>(mut compiler: Compiler<G>, requests: &Receiver<Request>) {
+    while let Ok(request) = requests.recv() {
+        compile(&mut compiler, &request);
+    }
+}
+
+fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request) {
+    let head = &request.region.blocks[0];
+    if !head.is_valid() || head.cell.compiled().is_some() {
+        return;
+    }
+    let entry = match compiler.compile(&request.region, &request.generation) {
+        Ok(entry) => entry,
+        Err(error) => {
+            tracing::debug!("the region at {:#x} stays interpreted: {error}", head.key.start);
+            return;
+        }
+    };
+    for block in &request.region.blocks {
+        block.regions.lock().push(Arc::downgrade(head));
+    }
+    head.cell.link(entry.0);
+    // One that was invalidated before it knew of this region has not unlinked it.
+    if !request.region.blocks.iter().all(|block| block.is_valid()) {
+        head.cell.unlink();
+    }
+}
+
+impl Key {
+    /// The key of another address in the same page under the same flags; `None` for one in another page.
+    pub(crate) fn in_same_page(&self, start: u64) -> Option<Key> {
+        let same_page = start / PAGE_SIZE == self.start / PAGE_SIZE;
+        let reaches_next = PAGE_SIZE - start % PAGE_SIZE < super::LONGEST_INSTRUCTION;
+        (same_page && !reaches_next).then(|| Key {
+            start,
+            physical: self.physical - self.physical % PAGE_SIZE + start % PAGE_SIZE,
+            next_page: None,
+            flags: self.flags,
+        })
+    }
+}

@@ -1,0 +1,350 @@
+//! The interpreter: executes IR blocks one operation after the other. It is the reference for what operations mean.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+use crate::cpu::{Cpu, NO_RESERVATION, Status, Stopped};
+use crate::float;
+use crate::guest::{Exception, Guest};
+use crate::ir::*;
+
+/// Room for the values of one block. Indexed by [`Value`], so that no index is out of bounds.
+pub type Values = [u64; 1 << 16];
+
+/// How the execution of a block ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// [`crate::cpu::Context::pc`] says where to go on.
+    Next,
+    /// The same, after the dispatcher has looked at everything again.
+    Leave,
+    /// [`crate::cpu::Context::status`] says why; pc is that of the instruction that did not complete.
+    Stopped,
+}
+
+/// Executes a block. It must have been made for this guest, and be well-formed.
+pub fn interpret<G: Guest>(cpu: &mut Cpu<G>, block: &Block, values: &mut Values) -> Ended {
+    for (position, op) in block.ops.iter().enumerate() {
+        match execute(cpu, op, values) {
+            Ok(value) => values[position & 0xffff] = value,
+            Err(Stopped) => {
+                cpu.context.pc = block.instruction_address(position);
+                cpu.context.instructions += block.instruction_index(position) as u64;
+                return Ended::Stopped;
+            }
+        }
+    }
+    let value = |value: Value| values[usize::from(value.0)];
+    let (pc, ended) = match block.terminator {
+        Terminator::Jump { target } => (target, Ended::Next),
+        Terminator::Branch { condition, taken, not_taken } => {
+            (if value(condition) != 0 { taken } else { not_taken }, Ended::Next)
+        }
+        Terminator::JumpIndirect { target, .. } => (value(target), Ended::Next),
+        Terminator::Leave { target } => (target, Ended::Leave),
+        Terminator::LeaveIndirect { target } => (value(target), Ended::Leave),
+        Terminator::Raise { exception, information } => {
+            cpu.stop_with(Exception { number: exception, information });
+            cpu.context.pc = block.instruction_address(block.ops.len());
+            cpu.context.instructions += block.instructions.len() as u64 - 1;
+            return Ended::Stopped;
+        }
+    };
+    cpu.context.pc = pc;
+    cpu.context.instructions += block.instructions.len() as u64;
+    ended
+}
+
+#[inline(always)]
+fn execute<G: Guest>(cpu: &mut Cpu<G>, op: &Op, values: &Values) -> Result<u64, Stopped> {
+    let value = |value: Value| values[usize::from(value.0)];
+    Ok(match *op {
+        Op::Const { bits, .. } => bits,
+        Op::Get { register } => cpu.context.registers[usize::from(register.0)],
+        Op::Put { register, value: v } => {
+            cpu.context.registers[usize::from(register.0)] = value(v);
+            0
+        }
+        Op::Binary { op, ty, a, b } => binary(op, ty, value(a), value(b)),
+        Op::Unary { op, ty, a } => unary(op, ty, value(a)),
+        Op::Compare { op, ty, a, b } => u64::from(compare(op, ty, value(a), value(b))),
+        Op::Select { condition, a, b, .. } => {
+            if value(condition) != 0 {
+                value(a)
+            } else {
+                value(b)
+            }
+        }
+        Op::Extend { signed, from, to, a } => {
+            if signed {
+                sign_extend(from, value(a)) & to.mask()
+            } else {
+                value(a)
+            }
+        }
+        Op::Truncate { to, a, .. } => value(a) & to.mask(),
+        Op::Bitcast { a, .. } => value(a),
+        Op::Load { width, signed, mode, address, offset } => {
+            let loaded = cpu.load(value(address).wrapping_add(offset as u64), width, mode)?;
+            if signed { sign_extend(width.integer(), loaded) } else { loaded }
+        }
+        Op::Store { width, mode, address, offset, value: v } => {
+            cpu.store(value(address).wrapping_add(offset as u64), width, mode, value(v))?;
+            0
+        }
+        Op::AtomicReadModifyWrite { op, width, mode, address, value: v } => {
+            atomic(cpu, op, width, mode, value(address), value(v))?
+        }
+        Op::AtomicCompareExchange { width, mode, address, expected, new } => {
+            compare_exchange(cpu, width, mode, value(address), value(expected), value(new))?
+        }
+        Op::LoadReserved { width, mode, address } => load_reserved(cpu, width, mode, value(address))?,
+        Op::StoreConditional { width, mode, address, value: v } => {
+            store_conditional(cpu, width, mode, value(address), value(v))?
+        }
+        Op::Fence => {
+            fence(Ordering::SeqCst);
+            0
+        }
+        Op::FloatBinary { op, ty, a, b } => {
+            let (result, flags) = float::binary(op, ty, value(a), value(b), cpu.context.float_rounding);
+            cpu.context.float_flags |= flags.0;
+            result
+        }
+        Op::FloatSquareRoot { ty, a } => {
+            let (result, flags) = float::square_root(ty, value(a), cpu.context.float_rounding);
+            cpu.context.float_flags |= flags.0;
+            result
+        }
+        Op::FloatMultiplyAdd { ty, a, b, c } => {
+            let (result, flags) = float::multiply_add(ty, value(a), value(b), value(c), cpu.context.float_rounding);
+            cpu.context.float_flags |= flags.0;
+            result
+        }
+        Op::FloatCompare { op, ty, a, b } => {
+            let (result, flags) = float::compare(op, ty, value(a), value(b));
+            cpu.context.float_flags |= flags.0;
+            u64::from(result)
+        }
+        Op::FloatConvert { from, to, a } => {
+            let (result, flags) = float::convert(from, to, value(a), cpu.context.float_rounding);
+            cpu.context.float_flags |= flags.0;
+            result
+        }
+        Op::IntegerToFloat { from, to, a } => {
+            let (result, flags) = float::integer_to_float(from, to, value(a), cpu.context.float_rounding);
+            cpu.context.float_flags |= flags.0;
+            result
+        }
+        Op::Helper { helper, arguments: [a, b, c] } => {
+            let helper = &G::HELPERS[usize::from(helper.0)];
+            let result = (helper.function)(cpu, value(a), value(b), value(c));
+            if helper.effects.can_raise && cpu.context.status != 0 {
+                return Err(Stopped);
+            }
+            result
+        }
+        Op::RaiseIf { condition, exception, information } => {
+            if value(condition) != 0 {
+                return Err(cpu.stop_with(Exception { number: exception, information: value(information) }));
+            }
+            0
+        }
+    })
+}
+
+/// Sign-extends the low bits of a value to 64.
+pub(crate) fn sign_extend(from: Type, value: u64) -> u64 {
+    let unused = 64 - from.bits();
+    ((value << unused) as i64 >> unused) as u64
+}
+
+fn binary(op: BinaryOp, ty: Type, a: u64, b: u64) -> u64 {
+    let bits = ty.bits();
+    let mask = ty.mask();
+    let signed = |value| sign_extend(ty, value) as i64;
+    let count = (b & u64::from(bits - 1)) as u32;
+    let rotate_left = |count: u32| if count == 0 { a } else { a << count | a >> (bits - count) };
+    let result = match op {
+        BinaryOp::Add => a.wrapping_add(b),
+        BinaryOp::Sub => a.wrapping_sub(b),
+        BinaryOp::Mul => a.wrapping_mul(b),
+        BinaryOp::MulHighSigned => ((i128::from(a as i64) * i128::from(b as i64)) >> 64) as u64,
+        BinaryOp::MulHighUnsigned => ((u128::from(a) * u128::from(b)) >> 64) as u64,
+        BinaryOp::DivSigned => signed(a).checked_div(signed(b)).unwrap_or(if b == 0 { 0 } else { signed(a) }) as u64,
+        BinaryOp::DivUnsigned => a.checked_div(b).unwrap_or(0),
+        BinaryOp::RemSigned => signed(a).checked_rem(signed(b)).unwrap_or(if b == 0 { signed(a) } else { 0 }) as u64,
+        BinaryOp::RemUnsigned => a.checked_rem(b).unwrap_or(a),
+        BinaryOp::And => a & b,
+        BinaryOp::Or => a | b,
+        BinaryOp::Xor => a ^ b,
+        BinaryOp::ShiftLeft => a << count,
+        BinaryOp::ShiftRightUnsigned => a >> count,
+        BinaryOp::ShiftRightSigned => (signed(a) >> count) as u64,
+        BinaryOp::RotateLeft => rotate_left(count),
+        BinaryOp::RotateRight => rotate_left((bits - count) % bits),
+        BinaryOp::MinSigned => signed(a).min(signed(b)) as u64,
+        BinaryOp::MinUnsigned => a.min(b),
+        BinaryOp::MaxSigned => signed(a).max(signed(b)) as u64,
+        BinaryOp::MaxUnsigned => a.max(b),
+    };
+    result & mask
+}
+
+fn unary(op: UnaryOp, ty: Type, a: u64) -> u64 {
+    let bits = ty.bits();
+    let result = match op {
+        UnaryOp::Not => !a,
+        UnaryOp::Negate => a.wrapping_neg(),
+        UnaryOp::CountLeadingZeros => u64::from(a.leading_zeros() - (64 - bits)),
+        UnaryOp::CountTrailingZeros => u64::from(a.trailing_zeros().min(bits)),
+        UnaryOp::PopulationCount => u64::from(a.count_ones()),
+        UnaryOp::ByteSwap => a.swap_bytes() >> (64 - bits),
+    };
+    result & ty.mask()
+}
+
+fn compare(op: Comparison, ty: Type, a: u64, b: u64) -> bool {
+    let signed = |value| sign_extend(ty, value) as i64;
+    match op {
+        Comparison::Equal => a == b,
+        Comparison::NotEqual => a != b,
+        Comparison::LessSigned => signed(a) < signed(b),
+        Comparison::LessUnsigned => a < b,
+        Comparison::LessEqualSigned => signed(a) <= signed(b),
+        Comparison::LessEqualUnsigned => a <= b,
+    }
+}
+
+/// An aligned word of guest memory, for atomic operations.
+enum Atomic<'a> {
+    Word(&'a AtomicU32),
+    Double(&'a AtomicU64),
+}
+
+impl<'a> Atomic<'a> {
+    fn at<G: Guest>(cpu: &mut Cpu<G>, address: u64, width: Width, mode: MemoryMode) -> Result<Atomic<'a>, Stopped> {
+        let host = cpu.atomic_address(address, width, mode)?;
+        // SAFETY: the host page is valid while the processor runs, which is longer than the operation in progress; the
+        // lifter has checked that the address is aligned, and pages are.
+        Ok(unsafe {
+            match width {
+                Width::Double => Atomic::Double(AtomicU64::from_ptr(host.as_ptr().cast())),
+                _ => Atomic::Word(AtomicU32::from_ptr(host.as_ptr().cast())),
+            }
+        })
+    }
+
+    /// Returns the old value, sign-extended, whether or not it was the expected one.
+    fn compare_exchange(&self, expected: u64, new: u64) -> u64 {
+        match self {
+            Atomic::Word(word) => {
+                let result = word.compare_exchange(
+                    (expected as u32).to_le(),
+                    (new as u32).to_le(),
+                    Ordering::SeqCst,
+                    Ordering::SeqCst,
+                );
+                sign_extend(Type::I32, u64::from(u32::from_le(result.unwrap_or_else(|old| old))))
+            }
+            Atomic::Double(word) => {
+                let result = word.compare_exchange(expected.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst);
+                u64::from_le(result.unwrap_or_else(|old| old))
+            }
+        }
+    }
+
+    fn load(&self) -> u64 {
+        match self {
+            Atomic::Word(word) => sign_extend(Type::I32, u64::from(u32::from_le(word.load(Ordering::SeqCst)))),
+            Atomic::Double(word) => u64::from_le(word.load(Ordering::SeqCst)),
+        }
+    }
+}
+
+pub(crate) fn atomic<G: Guest>(
+    cpu: &mut Cpu<G>,
+    op: AtomicOp,
+    width: Width,
+    mode: MemoryMode,
+    address: u64,
+    operand: u64,
+) -> Result<u64, Stopped> {
+    let memory = Atomic::at(cpu, address, width, mode)?;
+    let ty = width.integer();
+    let operand = sign_extend(ty, operand);
+    let mut old = memory.load();
+    loop {
+        let new = match op {
+            AtomicOp::Exchange => operand,
+            AtomicOp::Add => old.wrapping_add(operand),
+            AtomicOp::And => old & operand,
+            AtomicOp::Or => old | operand,
+            AtomicOp::Xor => old ^ operand,
+            AtomicOp::MinSigned => (old as i64).min(operand as i64) as u64,
+            AtomicOp::MaxSigned => (old as i64).max(operand as i64) as u64,
+            // Sign extension of both sides keeps the unsigned order.
+            AtomicOp::MinUnsigned => old.min(operand),
+            AtomicOp::MaxUnsigned => old.max(operand),
+        };
+        let found = memory.compare_exchange(old, new);
+        if found == old {
+            return Ok(old);
+        }
+        old = found;
+    }
+}
+
+pub(crate) fn compare_exchange<G: Guest>(
+    cpu: &mut Cpu<G>,
+    width: Width,
+    mode: MemoryMode,
+    address: u64,
+    expected: u64,
+    new: u64,
+) -> Result<u64, Stopped> {
+    Ok(Atomic::at(cpu, address, width, mode)?.compare_exchange(expected, new))
+}
+
+pub(crate) fn load_reserved<G: Guest>(
+    cpu: &mut Cpu<G>,
+    width: Width,
+    mode: MemoryMode,
+    address: u64,
+) -> Result<u64, Stopped> {
+    let value = sign_extend(width.integer(), cpu.load(address, width, mode)?);
+    cpu.context.reservation_address = address;
+    cpu.context.reservation_value = value;
+    Ok(value)
+}
+
+pub(crate) fn store_conditional<G: Guest>(
+    cpu: &mut Cpu<G>,
+    width: Width,
+    mode: MemoryMode,
+    address: u64,
+    value: u64,
+) -> Result<u64, Stopped> {
+    // The address is looked up first: a store-conditional that faults must do so whether or not it would succeed.
+    let memory = Atomic::at(cpu, address, width, mode)?;
+    let held = std::mem::replace(&mut cpu.context.reservation_address, NO_RESERVATION);
+    let expected = cpu.context.reservation_value;
+    Ok(u64::from(held != address || memory.compare_exchange(expected, value) != expected))
+}
+
+impl Width {
+    /// The integer type of this width.
+    pub fn integer(self) -> Type {
+        match self {
+            Width::Byte => Type::I8,
+            Width::Half => Type::I16,
+            Width::Word => Type::I32,
+            Width::Double => Type::I64,
+        }
+    }
+}
+
+/// What a raised exception means to the dispatcher.
+pub(crate) fn status<G: Guest>(cpu: &mut Cpu<G>) -> Option<Status> {
+    let status = std::mem::take(&mut cpu.context.status);
+    [Status::Raised, Status::CodeWrite, Status::Watchpoint].into_iter().find(|known| *known as u32 == status)
+}

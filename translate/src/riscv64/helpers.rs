@@ -1,0 +1,83 @@
+//! Functions that lifted code calls.
+
+use super::{Riscv64, csr, exception, mmu, trap};
+use crate::cpu::Cpu;
+use crate::guest::{Effects, Exception, Guest, Helper};
+use crate::ir::HelperId;
+
+/// Makes the table of helpers and a constant for the number of each.
+macro_rules! helpers {
+    ($($id:ident: $name:literal, $arguments:literal, $effects:expr, $function:path;)*) => {
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        enum Position { $($id),* }
+
+        /// Numbers of the helpers.
+        pub mod id {
+            use super::{HelperId, Position};
+            $(
+                #[doc = concat!("`", $name, "`.")]
+                pub const $id: HelperId = HelperId(Position::$id as u16);
+            )*
+        }
+
+        pub(super) const HELPERS: &[Helper<Riscv64>] = &[
+            $(Helper { name: $name, arguments: $arguments, effects: $effects, function: $function },)*
+        ];
+    };
+}
+
+helpers! {
+    CSR: "csr", 2, Effects::ALL, access_csr;
+    MRET: "mret", 0, Effects::ALL, machine_return;
+    SRET: "sret", 0, Effects::ALL, supervisor_return;
+    WFI: "wfi", 0, Effects::ALL, wait_for_interrupt;
+    SFENCE_VMA: "sfence_vma", 0, Effects::ALL, fence_all;
+    SFENCE_VMA_ADDRESS: "sfence_vma_address", 1, Effects::ALL, fence_address;
+}
+
+/// The Zicsr instruction whose bits are `instruction`; `source` is the value of rs1. Gives the register's old value.
+extern "C" fn access_csr(cpu: &mut Cpu<Riscv64>, instruction: u64, source: u64, _: u64) -> u64 {
+    let number = (instruction >> 20 & 0xfff) as u32;
+    let funct3 = instruction >> 12 & 7;
+    let rs1 = instruction >> 15 & 0x1f;
+    let source = if funct3 & 4 != 0 { rs1 } else { source };
+    let writes = funct3 & 3 == 1 || rs1 != 0;
+    let Ok(old) = csr::read(cpu, number, writes) else {
+        let illegal = Exception { number: exception::ILLEGAL_INSTRUCTION, information: instruction };
+        cpu.stop_with(illegal);
+        return 0;
+    };
+    if writes {
+        let modified = csr::value_to_modify(cpu, number, old);
+        let new = match funct3 & 3 {
+            1 => source,
+            2 => modified | source,
+            _ => modified & !source,
+        };
+        csr::write(cpu, number, new);
+    }
+    old
+}
+
+extern "C" fn machine_return(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
+    trap::machine_return(cpu)
+}
+
+extern "C" fn supervisor_return(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
+    trap::supervisor_return(cpu)
+}
+
+extern "C" fn wait_for_interrupt(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
+    cpu.halted = !Riscv64::wakes(cpu);
+    0
+}
+
+extern "C" fn fence_all(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
+    mmu::flush(cpu);
+    0
+}
+
+extern "C" fn fence_address(cpu: &mut Cpu<Riscv64>, address: u64, _: u64, _: u64) -> u64 {
+    mmu::flush_address(cpu, address);
+    0
+}

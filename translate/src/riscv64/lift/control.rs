@@ -1,0 +1,84 @@
+//! Jumps, branches and fences (volume I, 2.5, 2.7 and chapter 6).
+
+use super::{Illegal, Lifted, Lifter};
+use crate::ir::{BinaryOp, Comparison, IndirectJump, Op, Terminator, Type};
+use crate::riscv64::decode::Instruction;
+
+/// True for the registers that calls put return addresses in, by convention.
+fn is_link(register: u8) -> bool {
+    matches!(register, 1 | 5)
+}
+
+impl Lifter {
+    pub(super) fn branch(&mut self, instruction: Instruction) -> Lifted {
+        let (a, b) = (self.x(instruction.rs1()), self.x(instruction.rs2()));
+        let (op, a, b) = match instruction.funct3() {
+            0 => (Comparison::Equal, a, b),
+            1 => (Comparison::NotEqual, a, b),
+            4 => (Comparison::LessSigned, a, b),
+            5 => (Comparison::LessEqualSigned, b, a),
+            6 => (Comparison::LessUnsigned, a, b),
+            7 => (Comparison::LessEqualUnsigned, b, a),
+            _ => return Err(Illegal),
+        };
+        let condition = self.builder.compare(op, Type::I64, a, b);
+        let taken = self.builder.address().wrapping_add_signed(i64::from(instruction.immediate_b()));
+        Ok(Some(Terminator::Branch { condition, taken, not_taken: self.builder.next_address() }))
+    }
+
+    /// JAL.
+    pub(super) fn jump(&mut self, instruction: Instruction) -> Lifted {
+        let target = self.builder.address().wrapping_add_signed(i64::from(instruction.immediate_j()));
+        self.set_x_number(instruction.rd(), self.builder.next_address());
+        Ok(Some(Terminator::Jump { target }))
+    }
+
+    /// JALR.
+    pub(super) fn jump_register(&mut self, instruction: Instruction) -> Lifted {
+        if instruction.funct3() != 0 {
+            return Err(Illegal);
+        }
+        let (rd, rs1, offset) = (instruction.rd(), instruction.rs1(), instruction.immediate_i());
+        if let Some(base) = self.number(rs1) {
+            let target = base.wrapping_add_signed(i64::from(offset)) & !1;
+            self.set_x_number(rd, self.builder.next_address());
+            return Ok(Some(Terminator::Jump { target }));
+        }
+        let mut target = self.x(rs1);
+        if offset != 0 {
+            let offset = self.immediate(offset);
+            target = self.builder.add(target, offset);
+        }
+        let mask = self.builder.constant(!1);
+        let target = self.builder.binary(BinaryOp::And, Type::I64, target, mask);
+        self.set_x_number(rd, self.builder.next_address());
+        let kind = if is_link(rd) {
+            IndirectJump::Call
+        } else if is_link(rs1) {
+            IndirectJump::Return
+        } else {
+            IndirectJump::Plain
+        };
+        Ok(Some(Terminator::JumpIndirect { target, kind }))
+    }
+
+    /// FENCE and FENCE.I.
+    pub(super) fn fence(&mut self, instruction: Instruction) -> Lifted {
+        match instruction.funct3() {
+            0 => {
+                // With nothing before or nothing after it, a fence is a hint, such as PAUSE.
+                let orders_something = instruction.0 >> 24 & 0xf != 0 && instruction.0 >> 20 & 0xf != 0;
+                if orders_something {
+                    self.builder.push(Op::Fence);
+                }
+                Ok(None)
+            }
+            1 => {
+                // Translated code that was written to is out of use already; what is left is not to run on in it.
+                self.builder.push(Op::Fence);
+                Ok(Some(Terminator::Leave { target: self.builder.next_address() }))
+            }
+            _ => Err(Illegal),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! Address translation: Sv39 and Sv48 (volume II, chapter 10), with Svadu.
+
+use super::{MACHINE, Riscv64, SUPERVISOR, USER, csr, exception, pmp};
+use crate::cpu::Cpu;
+use crate::guest::{Access, Exception, Translation};
+use crate::ir::MemoryMode;
+use crate::platform::PAGE_SIZE;
+
+/// Data accesses as user mode does them.
+pub(super) const MODE_USER: MemoryMode = MemoryMode(0);
+/// Data accesses as supervisor mode does them, user pages excluded.
+pub(super) const MODE_SUPERVISOR: MemoryMode = MemoryMode(1);
+/// Data accesses as supervisor mode does them with `SUM` set.
+pub(super) const MODE_SUPERVISOR_USER_PAGES: MemoryMode = MemoryMode(2);
+/// Data accesses as machine mode does them.
+pub(super) const MODE_MACHINE: MemoryMode = MemoryMode(3);
+
+/// Physical addresses have 56 bits.
+const PHYSICAL_BITS: u32 = 56;
+/// How often a walk begins again because another hart changed an entry under it.
+const MOST_RETRIES: usize = 64;
+
+const VALID: u64 = 1;
+const READABLE: u64 = 2;
+const WRITABLE: u64 = 4;
+const EXECUTABLE: u64 = 8;
+const USER_PAGE: u64 = 0x10;
+const ACCESSED: u64 = 0x40;
+const DIRTY: u64 = 0x80;
+/// Bits of page-table entries that belong to extensions we do not have; they must be zero.
+const RESERVED: u64 = 0xffc0_0000_0000_0000;
+
+/// Which superpages the soft TLB may hold pieces of since it was last emptied. Its entries are 4 KiB each, so that flushing
+/// one address of a superpage must flush more than that entry. An approximation: never forgets, may remember too much.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LargePages {
+    /// A bit for each residue of the number of a 2 MiB page.
+    megapages: [u64; 16],
+    /// The same for 1 GiB pages; all bits for larger ones.
+    gigapages: u64,
+}
+
+impl LargePages {
+    fn insert(&mut self, address: u64, level: u32) {
+        match level {
+            0 => (),
+            1 => {
+                let number = (address >> 21) as usize;
+                self.megapages[number / 64 % 16] |= 1 << (number % 64);
+            }
+            2 => self.gigapages |= 1 << (address >> 30 & 63),
+            _ => self.gigapages = u64::MAX,
+        }
+    }
+
+    fn may_contain(&self, address: u64) -> bool {
+        let number = (address >> 21) as usize;
+        self.megapages[number / 64 % 16] >> (number % 64) & 1 != 0 || self.gigapages >> (address >> 30 & 63) & 1 != 0
+    }
+}
+
+/// Forgets all cached translations.
+pub(super) fn flush(cpu: &mut Cpu<Riscv64>) {
+    cpu.guest.large_pages = LargePages::default();
+    cpu.flush_tlb();
+}
+
+/// Forgets the cached translation of an address.
+pub(super) fn flush_address(cpu: &mut Cpu<Riscv64>, address: u64) {
+    if cpu.guest.large_pages.may_contain(address) {
+        flush(cpu);
+    } else {
+        cpu.flush_tlb_page(address);
+    }
+}
+
+pub(super) fn access_fault(address: u64, access: Access) -> Exception {
+    let number = match access {
+        Access::Execute => exception::INSTRUCTION_ACCESS_FAULT,
+        Access::Read => exception::LOAD_ACCESS_FAULT,
+        Access::Write => exception::STORE_ACCESS_FAULT,
+    };
+    Exception { number, information: address }
+}
+
+fn page_fault(address: u64, access: Access) -> Exception {
+    let number = match access {
+        Access::Execute => exception::INSTRUCTION_PAGE_FAULT,
+        Access::Read => exception::LOAD_PAGE_FAULT,
+        Access::Write => exception::STORE_PAGE_FAULT,
+    };
+    Exception { number, information: address }
+}
+
+pub(super) fn translate(
+    cpu: &mut Cpu<Riscv64>,
+    address: u64,
+    width: u64,
+    access: Access,
+    mode: MemoryMode,
+) -> Result<Translation, Exception> {
+    let privilege = match mode {
+        MODE_USER => USER,
+        MODE_SUPERVISOR | MODE_SUPERVISOR_USER_PAGES => SUPERVISOR,
+        _ => MACHINE,
+    };
+    let (physical, readable, writable) = match cpu.guest.satp >> 60 {
+        8 if privilege != MACHINE => walk(cpu, address, access, mode, 3)?,
+        9 if privilege != MACHINE => walk(cpu, address, access, mode, 4)?,
+        _ if address >> PHYSICAL_BITS != 0 => return Err(access_fault(address, access)),
+        _ => (address, true, true),
+    };
+    let permission = cpu.guest.pmp_check(physical, width, privilege);
+    let needed = match access {
+        Access::Execute => pmp::EXECUTE,
+        Access::Read => pmp::READ,
+        Access::Write => pmp::WRITE,
+    };
+    if permission.allowed & needed == 0 {
+        return Err(access_fault(address, access));
+    }
+    Ok(Translation {
+        physical,
+        readable: readable && permission.allowed & pmp::READ != 0,
+        writable: writable && permission.allowed & pmp::WRITE != 0,
+        whole_page: permission.whole_page,
+    })
+}
+
+/// Walks the page tables (10.3.2): gives the physical address, and whether later reads and writes of the page are permitted as
+/// well, accessed and dirty bits considered.
+fn walk(
+    cpu: &mut Cpu<Riscv64>,
+    address: u64,
+    access: Access,
+    mode: MemoryMode,
+    levels: u32,
+) -> Result<(u64, bool, bool), Exception> {
+    let virtual_bits = 12 + 9 * levels;
+    let unused = 64 - virtual_bits;
+    if ((address << unused) as i64 >> unused) as u64 != address {
+        return Err(page_fault(address, access));
+    }
+    'walk: for _ in 0..MOST_RETRIES {
+        let mut table = (cpu.guest.satp & ((1 << 44) - 1)) * PAGE_SIZE;
+        for level in (0..levels).rev() {
+            let shift = 12 + 9 * level;
+            let entry_address = table + (address >> shift & 0x1ff) * 8;
+            let permission = cpu.guest.pmp_check(entry_address, 8, SUPERVISOR).allowed;
+            if permission & pmp::READ == 0 {
+                return Err(access_fault(address, access));
+            }
+            let entry = cpu.read_physical(entry_address).map_err(|_| access_fault(address, access))?;
+            let writable_only = entry & (READABLE | WRITABLE) == WRITABLE;
+            if entry & VALID == 0 || writable_only || entry & RESERVED != 0 {
+                return Err(page_fault(address, access));
+            }
+            let page = (entry >> 10 & ((1 << 44) - 1)) * PAGE_SIZE;
+            if entry & (READABLE | EXECUTABLE) == 0 {
+                if entry & (USER_PAGE | ACCESSED | DIRTY) != 0 {
+                    return Err(page_fault(address, access));
+                }
+                table = page;
+                continue;
+            }
+            let offset_mask = (1 << shift) - 1;
+            if page & offset_mask != 0 {
+                return Err(page_fault(address, access));
+            }
+            let readable =
+                entry & READABLE != 0 || cpu.guest.mstatus & csr::MSTATUS_MXR != 0 && entry & EXECUTABLE != 0;
+            let permitted = match access {
+                Access::Execute => entry & EXECUTABLE != 0,
+                Access::Read => readable,
+                Access::Write => entry & WRITABLE != 0,
+            };
+            let mode_fits = match mode {
+                MODE_USER => entry & USER_PAGE != 0,
+                MODE_SUPERVISOR_USER_PAGES => entry & USER_PAGE == 0 || access != Access::Execute,
+                _ => entry & USER_PAGE == 0,
+            };
+            if !permitted || !mode_fits {
+                return Err(page_fault(address, access));
+            }
+            let marked = entry | ACCESSED | if access == Access::Write { DIRTY } else { 0 };
+            if marked != entry {
+                if cpu.guest.menvcfg & csr::MENVCFG_ADUE == 0 {
+                    return Err(page_fault(address, access));
+                }
+                if permission & pmp::WRITE == 0 {
+                    return Err(access_fault(address, access));
+                }
+                match cpu.compare_exchange_physical(entry_address, entry, marked) {
+                    Ok(true) => (),
+                    Ok(false) => continue 'walk,
+                    Err(_) => return Err(access_fault(address, access)),
+                }
+            }
+            cpu.guest.large_pages.insert(address, level);
+            let physical = page | address & offset_mask;
+            return Ok((physical, readable, marked & (WRITABLE | DIRTY) == WRITABLE | DIRTY));
+        }
+        // The last level held a pointer to a further one.
+        return Err(page_fault(address, access));
+    }
+    Err(page_fault(address, access))
+}

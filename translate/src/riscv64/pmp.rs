@@ -1,0 +1,150 @@
+//! Physical memory protection (volume II, 3.7): 16 entries, granularity 4 bytes.
+
+use super::{MACHINE, Riscv64};
+use crate::platform::PAGE_SIZE;
+
+/// Permission to read, as in a configuration byte.
+pub(super) const READ: u8 = 1;
+/// Permission to write.
+pub(super) const WRITE: u8 = 2;
+/// Permission to execute.
+pub(super) const EXECUTE: u8 = 4;
+/// The entry may not be changed until reset, and binds machine mode, too.
+const LOCKED: u8 = 0x80;
+
+/// What may be done with the bytes of an access.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Permission {
+    /// [`READ`], [`WRITE`], [`EXECUTE`].
+    pub allowed: u8,
+    /// The same holds for the whole page of the access.
+    pub whole_page: bool,
+}
+
+impl Riscv64 {
+    /// Configuration byte of an entry.
+    pub(super) fn pmp_configuration(&self, entry: usize) -> u8 {
+        self.pmpcfg.get(entry / 8).map_or(0, |word| (word >> (entry % 8 * 8)) as u8)
+    }
+
+    /// The bytes that an entry matches: the first one and the one behind the last. `None` if it is off.
+    fn pmp_range(&self, entry: usize) -> Option<(u64, u64)> {
+        let address = *self.pmpaddr.get(entry)?;
+        match self.pmp_configuration(entry) >> 3 & 3 {
+            // TOR
+            1 => {
+                let low = entry.checked_sub(1).and_then(|below| self.pmpaddr.get(below)).map_or(0, |below| below << 2);
+                Some((low, address << 2))
+            }
+            // NA4
+            2 => Some((address << 2, (address << 2) + 4)),
+            // NAPOT. Address registers have 54 bits, so nothing here overflows.
+            3 => {
+                let ones = address.trailing_ones().min(54);
+                let low = (address & !((1 << ones) - 1)) << 2;
+                Some((low, low + (8 << ones)))
+            }
+            _ => None,
+        }
+    }
+
+    /// What a mode may do with `width` bytes of physical memory that lie within one page.
+    pub(super) fn pmp_check(&self, physical: u64, width: u64, privilege: u8) -> Permission {
+        let page = physical & !(PAGE_SIZE - 1);
+        let mut whole_page = true;
+        for entry in 0..self.pmpaddr.len() {
+            let Some((low, high)) = self.pmp_range(entry) else { continue };
+            if high <= page || low >= page.saturating_add(PAGE_SIZE) || low >= high {
+                continue;
+            }
+            if high <= physical || low >= physical.saturating_add(width) {
+                whole_page = false;
+                continue;
+            }
+            whole_page &= low <= page && high >= page.saturating_add(PAGE_SIZE);
+            let configuration = self.pmp_configuration(entry);
+            let allowed = if low > physical || high < physical.saturating_add(width) {
+                // An access that an entry matches in part fails, in every mode.
+                0
+            } else if privilege == MACHINE && configuration & LOCKED == 0 {
+                READ | WRITE | EXECUTE
+            } else {
+                configuration & (READ | WRITE | EXECUTE)
+            };
+            return Permission { allowed, whole_page };
+        }
+        Permission { allowed: if privilege == MACHINE { READ | WRITE | EXECUTE } else { 0 }, whole_page }
+    }
+
+    /// Writes eight configuration bytes: `pmpcfg0` (`word` 0) or `pmpcfg2` (1).
+    pub(super) fn set_pmpcfg(&mut self, word: usize, value: u64) {
+        let mut new = 0;
+        for entry in 0..8 {
+            let old = self.pmp_configuration(word * 8 + entry);
+            let mut byte = (value >> (entry * 8)) as u8 & 0x9f;
+            if old & LOCKED != 0 {
+                byte = old;
+            } else if byte & (READ | WRITE) == WRITE {
+                // The combination is reserved.
+                byte &= !WRITE;
+            }
+            new |= u64::from(byte) << (entry * 8);
+        }
+        if let Some(slot) = self.pmpcfg.get_mut(word) {
+            *slot = new;
+        }
+    }
+
+    /// Writes an address register, unless its entry is locked, or the next one is and begins where this one ends.
+    pub(super) fn set_pmpaddr(&mut self, entry: usize, value: u64) {
+        let next = self.pmp_configuration(entry + 1);
+        if self.pmp_configuration(entry) & LOCKED != 0 || next & LOCKED != 0 && next >> 3 & 3 == 1 {
+            return;
+        }
+        if let Some(slot) = self.pmpaddr.get_mut(entry) {
+            *slot = value & ((1 << 54) - 1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::riscv64::SUPERVISOR;
+
+    #[test]
+    fn no_entry_denies_all_modes_but_machine_mode() {
+        let guest = Riscv64::new();
+        assert_eq!(guest.pmp_check(0x8000_0000, 8, SUPERVISOR), Permission { allowed: 0, whole_page: true });
+        assert_eq!(guest.pmp_check(0x8000_0000, 8, MACHINE), Permission { allowed: 7, whole_page: true });
+    }
+
+    #[test]
+    fn lower_entries_win_and_partial_matches_fail() {
+        let mut guest = Riscv64::new();
+        // Entry 0: 16 bytes at 0x8000_0010, nothing allowed, locked. Entry 1: everything.
+        guest.set_pmpaddr(0, 0x8000_0010 >> 2 | 1);
+        guest.set_pmpaddr(1, u64::MAX);
+        guest.set_pmpcfg(0, 0x1f98);
+        assert_eq!(guest.pmp_check(0x8000_0010, 8, MACHINE), Permission { allowed: 0, whole_page: false });
+        assert_eq!(guest.pmp_check(0x8000_000c, 8, MACHINE), Permission { allowed: 0, whole_page: false });
+        assert_eq!(guest.pmp_check(0x8000_0020, 8, SUPERVISOR), Permission { allowed: 7, whole_page: false });
+        assert_eq!(guest.pmp_check(0x8000_1000, 8, SUPERVISOR), Permission { allowed: 7, whole_page: true });
+        guest.set_pmpcfg(0, 0);
+        assert_eq!(guest.pmp_configuration(0), 0x98);
+        assert_eq!(guest.pmp_configuration(1), 0);
+        guest.set_pmpaddr(0, 0);
+        assert_eq!(guest.pmpaddr[0], 0x8000_0010 >> 2 | 1);
+    }
+
+    #[test]
+    fn top_of_range_entries() {
+        let mut guest = Riscv64::new();
+        guest.set_pmpaddr(0, 0x1000 >> 2);
+        guest.set_pmpaddr(1, 0x3000 >> 2);
+        guest.set_pmpcfg(0, 0x0900);
+        assert_eq!(guest.pmp_check(0x0ff8, 8, SUPERVISOR).allowed, 0);
+        assert_eq!(guest.pmp_check(0x1000, 8, SUPERVISOR), Permission { allowed: READ, whole_page: true });
+        assert_eq!(guest.pmp_check(0x2ffc, 8, SUPERVISOR).allowed, 0);
+    }
+}
