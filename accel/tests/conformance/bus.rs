@@ -24,7 +24,7 @@ pub(crate) const ACKNOWLEDGE: u64 = 8;
 pub(crate) const PATTERN: u64 = 0x10;
 /// Offset: each read answers one more than the last; the first 1.
 pub(crate) const COUNTER: u64 = 0x20;
-/// Offset: nothing answers, here and above.
+/// Offset: nothing answers, from here to the end of the page. Writes elsewhere are accepted, as by read-only memory.
 pub(crate) const NOTHING: u64 = 0x800;
 
 /// Port that reads as 0x10, 0x11, ... as the pattern in memory does.
@@ -105,8 +105,8 @@ impl IoBus for Bus {
         if space == AddressSpace::Memory && address == self.page + ACKNOWLEDGE {
             self.lower();
         }
-        let is_mapped = space == AddressSpace::Port || address.wrapping_sub(self.page) < NOTHING;
-        if is_mapped { Ok(()) } else { Err(Unmapped) }
+        let is_nothing = space == AddressSpace::Memory && (NOTHING..0x1000).contains(&address.wrapping_sub(self.page));
+        if is_nothing { Err(Unmapped) } else { Ok(()) }
     }
 
     fn acknowledge_interrupt(&self, _vcpu: u32) -> Option<u8> {

@@ -86,3 +86,5 @@ suite!(
 );
 
 suite!(jit_riscv64, crate::subject::JIT_RISCV64, []);
+suite!(compiled_riscv64, crate::subject::COMPILED_RISCV64, []);
+suite!(interpreted_riscv64, crate::subject::INTERPRETED_RISCV64, []);

@@ -67,3 +67,11 @@ pub(crate) const JIT_RISCV64: Subject = Subject {
     iterations: 20_000,
     kernel_mode_watchpoints: || Ok(()),
 };
+
+/// The JIT that compiles all that runs, before it runs a second time.
+pub(crate) const COMPILED_RISCV64: Subject =
+    Subject { open: || jit(Architecture::Riscv64, Tiers::Immediate(1)), ..JIT_RISCV64 };
+
+/// The JIT that compiles nothing.
+pub(crate) const INTERPRETED_RISCV64: Subject =
+    Subject { open: || jit(Architecture::Riscv64, Tiers::InterpreterOnly), ..JIT_RISCV64 };
