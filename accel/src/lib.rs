@@ -12,7 +12,9 @@
 
 pub mod clock;
 pub mod jit;
+pub mod kvm;
 pub mod memory;
+pub mod probe;
 pub mod state;
 
 use std::sync::Arc;
@@ -88,6 +90,14 @@ pub trait IoBus: Send + Sync {
     fn read(&self, space: AddressSpace, address: u64, data: &mut [u8]) -> Result<(), Unmapped>;
     /// Writes `data` at `address`.
     fn write(&self, space: AddressSpace, address: u64, data: &[u8]) -> Result<(), Unmapped>;
+
+    /// x86-64, without a controller in the backend: processor `vcpu` accepts the interrupt that its INTR input asks for
+    /// (the INTA cycle). The machine's controller answers with the vector; `None` where there is nothing to accept any
+    /// more, and then the processor goes on as if INTR had not been raised.
+    fn acknowledge_interrupt(&self, vcpu: u32) -> Option<u8> {
+        let _ = vcpu;
+        None
+    }
 }
 
 /// A message-signalled interrupt: the write a device performs to raise it.

@@ -1,0 +1,33 @@
+//! Processors that cannot go on.
+
+use accel::Exit;
+use accel::state::CpuState;
+
+use crate::machine::Machine;
+use crate::program::Width;
+use crate::subject::{Outcome, Subject};
+
+/// x86-64: an exception without descriptors for its handlers is a triple fault; a new state ends the shutdown.
+pub(crate) fn triple_fault(subject: &Subject) -> Outcome {
+    let mut machine = Machine::new(subject, 1);
+    let data = machine.layout.data;
+    let fresh = machine.vcpus[0].state().unwrap();
+    let mut broken = fresh.clone();
+    if let CpuState::X86_64(state) = &mut broken {
+        state.idt.limit = 0;
+    }
+    let mut program = machine.program();
+    // ud2
+    program.raw(&[0x0f, 0x0b]).spin();
+    machine.load(&program);
+    machine.vcpus[0].set_state(&broken).unwrap();
+    assert_eq!(machine.run(), Exit::Shutdown);
+    assert_eq!(machine.run(), Exit::Shutdown, "it stays so");
+    let mut program = machine.program();
+    program.set(1).store(Width::Eight, data).done();
+    machine.load(&program);
+    machine.vcpus[0].set_state(&fresh).unwrap();
+    machine.run_to_end();
+    assert_eq!(machine.read_u64(data), 1);
+    Ok(())
+}
