@@ -20,7 +20,9 @@ use crate::terminal::RawTerminal;
 enum Description {
     None,
     Null,
-    Stdio { mux: bool },
+    Stdio {
+        mux: bool,
+    },
     File(PathBuf),
     Socket(SocketAddress, SocketRole),
     /// One of `-chardev`.
@@ -83,7 +85,9 @@ impl Consoles {
                 Description::Stdio { mux } => Description::Stdio { mux: mux || with_monitor },
                 Description::None => continue,
                 other if with_monitor => {
-                    return Err(Invalid::new(format!("-serial mon:{text}: {other:?} cannot be shared; valid is mon:stdio")));
+                    return Err(Invalid::new(format!(
+                        "-serial mon:{text}: {other:?} cannot be shared; valid is mon:stdio"
+                    )));
                 }
                 other => other,
             };
@@ -108,20 +112,18 @@ impl Consoles {
             self.add_monitor("monitor", text, Protocol::Human { echo: false })?;
         }
         for text in &options.qmp {
-            self.add_monitor("qmp", text, Protocol::Qmp(Format::Compact))?;
+            self.add_monitor("qmp", text, Protocol::Qmp(Format::Line))?;
         }
         for text in &options.qmp_pretty {
             self.add_monitor("qmp-pretty", text, Protocol::Qmp(Format::Pretty))?;
         }
         for text in &options.mon {
             let mut group = Group::parse("mon", text)?;
-            let id = group
-                .take_first("chardev")
-                .ok_or_else(|| group.invalid("chardev=ID is missing"))?;
+            let id = group.take_first("chardev").ok_or_else(|| group.invalid("chardev=ID is missing"))?;
             group.take("id");
             let pretty = group.take_switch("pretty")?.unwrap_or(false);
             let protocol = match group.take("mode").as_deref() {
-                Some("control") => Protocol::Qmp(if pretty { Format::Pretty } else { Format::Compact }),
+                Some("control") => Protocol::Qmp(if pretty { Format::Pretty } else { Format::Line }),
                 None | Some("readline") => Protocol::Human { echo: false },
                 Some(other) => {
                     return Err(group.invalid(format!("mode={other}: valid are control and readline")));
@@ -240,7 +242,8 @@ impl Consoles {
                     return Ok(backend.clone());
                 }
                 let description = self.named.get(&id).cloned();
-                let description = description.ok_or_else(|| Invalid::new(format!("-{user}: there is no chardev {id}")))?;
+                let description =
+                    description.ok_or_else(|| Invalid::new(format!("-{user}: there is no chardev {id}")))?;
                 let shared = matches!(description, Description::Stdio { mux: true });
                 let backend = self.open(description, user)?;
                 if !shared {
@@ -310,7 +313,9 @@ fn device(option: &'static str, text: &str) -> Result<Description, Invalid> {
         Endpoint::None => Ok(Description::None),
         Endpoint::Stdio => Ok(Description::Stdio { mux: false }),
         Endpoint::Unix { path, role } => Ok(Description::Socket(SocketAddress::Unix(path), socket_role(role))),
-        Endpoint::Tcp { host, port, role } => Ok(Description::Socket(SocketAddress::Tcp(host, port), socket_role(role))),
+        Endpoint::Tcp { host, port, role } => {
+            Ok(Description::Socket(SocketAddress::Tcp(host, port), socket_role(role)))
+        }
     }
 }
 

@@ -41,7 +41,9 @@ pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Confi
             "virtio-blk-device" | "virtio-blk-pci" | "virtio-blk" => {
                 let name = group.take_required("drive")?;
                 let disk = disks.remove(&name).ok_or_else(|| {
-                    group.invalid(format!("there is no drive {name}, or another device has it; see -drive if=none,id={name}"))
+                    group.invalid(format!(
+                        "there is no drive {name}, or another device has it; see -drive if=none,id={name}"
+                    ))
                 })?;
                 let serial = group.take("serial").unwrap_or_default();
                 group.finish("drive, serial and id")?;
@@ -62,7 +64,9 @@ pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Confi
             }
             "virtconsole" => {
                 if serial_buses == 0 {
-                    return Err(group.invalid("there is no free virtio-serial bus for it; add -device virtio-serial before"));
+                    return Err(
+                        group.invalid("there is no free virtio-serial bus for it; add -device virtio-serial before")
+                    );
                 }
                 serial_buses -= 1;
                 let backend = consoles.named(&group.take_required("chardev")?)?;

@@ -132,7 +132,9 @@ fn vcpus(options: &Options) -> Result<u32, Invalid> {
     }
     let maximum: Option<u32> = group.take_number("maxcpus")?;
     let count = match first {
-        Some(number) => number.parse().map_err(|_| group.invalid(format!("{number:?} is not a number of processors")))?,
+        Some(number) => {
+            number.parse().map_err(|_| group.invalid(format!("{number:?} is not a number of processors")))?
+        }
         None => maximum.unwrap_or(topology),
     };
     if maximum.is_some_and(|maximum| maximum != count) {

@@ -63,7 +63,11 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     ("device", Takes::Many("DRIVER[,PROP=VALUE]"), "a device; 'help' lists them"),
     ("object", Takes::Many("TYPE,id=ID"), "an object: rng-random"),
     ("chardev", Takes::Many("BACKEND,id=ID"), "a character device: stdio, null, file, socket"),
-    ("serial", Takes::Many("DEVICE"), "where a serial port goes: stdio, mon:stdio, null, none, file:, unix:, tcp:, chardev:"),
+    (
+        "serial",
+        Takes::Many("DEVICE"),
+        "where a serial port goes: stdio, mon:stdio, null, none, file:, unix:, tcp:, chardev:",
+    ),
     ("monitor", Takes::Many("DEVICE"), "where a human monitor is: stdio, unix:, tcp:, none"),
     ("qmp", Takes::Many("DEVICE"), "where a QMP monitor is: stdio, unix:, tcp:, none"),
     ("qmp-pretty", Takes::Many("DEVICE"), "as -qmp, with indented answers"),
@@ -175,9 +179,8 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
     let matches = command()
         .try_get_matches_from(rewrite(arguments)?)
         .map_err(|error| Invalid::new(error.to_string().lines().next().unwrap_or_default()))?;
-    let many = |name: &str| -> Vec<String> {
-        matches.get_many::<String>(name).into_iter().flatten().cloned().collect()
-    };
+    let many =
+        |name: &str| -> Vec<String> { matches.get_many::<String>(name).into_iter().flatten().cloned().collect() };
     let one = |name: &str| many(name).pop();
     let path = |name: &str| one(name).map(PathBuf::from);
     let given = |name: &str| matches.get_count(name) > 0;
@@ -233,7 +236,9 @@ pub(crate) fn help() -> String {
         };
         text.push_str(&format!("  {left:<36} {help}\n"));
     }
-    text.push_str("\nOn the terminal of -nographic: Ctrl-A x ends, Ctrl-A c switches to the monitor, Ctrl-A h helps.\n");
+    text.push_str(
+        "\nOn the terminal of -nographic: Ctrl-A x ends, Ctrl-A c switches to the monitor, Ctrl-A h helps.\n",
+    );
     text
 }
 
