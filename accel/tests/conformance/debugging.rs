@@ -117,18 +117,19 @@ fn enter_user_mode(machine: &mut Machine) {
 
 /// A watchpoint stops after an instruction that writes to it, and not for its neighbours nor for reads.
 pub(crate) fn write_watchpoints(subject: &Subject) -> Outcome {
-    (subject.kernel_mode_watchpoints)()?;
+    (subject.data_breakpoints)()?;
     stop_at_write(Machine::new(subject, 1))
 }
 
 /// A watchpoint on reads stops after one.
 pub(crate) fn read_watchpoints(subject: &Subject) -> Outcome {
-    (subject.kernel_mode_watchpoints)()?;
+    (subject.data_breakpoints)()?;
     stop_at_read(Machine::new(subject, 1))
 }
 
 /// x86-64: watchpoints stop user-mode programs.
 pub(crate) fn watchpoints_in_user_mode(subject: &Subject) -> Outcome {
+    (subject.data_breakpoints)()?;
     let mut machine = Machine::new(subject, 1);
     enter_user_mode(&mut machine);
     stop_at_write(machine)?;

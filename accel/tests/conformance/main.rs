@@ -12,6 +12,7 @@ mod halt;
 mod interrupts;
 mod io;
 mod kick;
+mod kvm_quirks;
 mod machine;
 mod ports;
 mod program;
@@ -77,6 +78,7 @@ suite!(
     kvm_x86_64,
     crate::subject::KVM_X86_64,
     [
+        debugging::watchpoints_in_user_mode,
         ports::port_io_of_each_width,
         ports::string_port_io,
         ports::unmapped_port,
