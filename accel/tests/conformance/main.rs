@@ -82,6 +82,8 @@ suite!(
         ports::port_io_of_each_width,
         ports::string_port_io,
         ports::unmapped_port,
+        several::a_second_processor_starts_up,
+        shutdown::an_instruction_that_cannot_be_emulated_is_named,
         shutdown::triple_fault,
         states::a_new_processor_starts_at_the_reset_vector,
     ]
