@@ -1,1 +1,29 @@
-//! placeholder
+//! Buses, interrupt controllers, timers, devices, machine models, and the life of a virtual machine.
+//!
+//! Here live everything that a guest sees beside its processors, and [`vm::Vm`], which puts processors, memory and
+//! devices together and runs them. No device knows which accelerator runs, none reaches into the machine that it is in
+//! (an access returns its [`bus::Effect`]), and no QMP lives here.
+//!
+//! Read first: [`vm::Vm`], [`bus::Bus`], [`device::Device`], [`machine::Board`].
+//!
+//! ## Locks
+//! There is no global lock. Each device guards its own state with one mutex. A device that raises an interrupt line
+//! calls the interrupt controller while it holds its own lock, so the order is: device, interrupt controller, vCPU
+//! handle. A controller never calls a device. Character backends are called with a device's lock held and call
+//! devices without holding any of theirs.
+
+pub mod aclint;
+pub mod bus;
+pub mod device;
+pub mod goldfish_rtc;
+pub mod interrupt;
+pub mod load;
+pub mod machine;
+pub mod ns16550;
+pub mod plic;
+pub mod sifive_test;
+pub mod virtio;
+pub mod vm;
+
+#[cfg(test)]
+mod test_support;

@@ -1,0 +1,153 @@
+//! What a machine is to be, as the command line says it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use block::BlockNode;
+use host::chardev::CharBackend;
+
+/// Everything needed to build one machine.
+pub struct Config {
+    /// Machine type, see [`super::find`]; empty: the architecture's default.
+    pub machine: String,
+    /// Size of RAM, bytes.
+    pub memory: u64,
+    /// Number of processors.
+    pub vcpus: u32,
+    /// What to boot.
+    pub boot: Boot,
+    /// Host ends of the serial ports, first port first. A port without one is left out.
+    pub serial: Vec<Arc<dyn CharBackend>>,
+    /// Host end of the debug console port (x86 `pc`, port 0xe9).
+    pub debug_console: Option<Arc<dyn CharBackend>>,
+    /// First port and number of ports of `isa-debug-exit` (x86 `pc`), if wanted.
+    pub debug_exit: Option<(u16, u16)>,
+    /// Devices beside those that every such machine has.
+    pub devices: Vec<DeviceConfig>,
+    /// The processors of a riscv64 machine.
+    pub riscv: RiscvCpu,
+    /// `-name`.
+    pub name: Option<String>,
+    /// `-uuid`.
+    pub uuid: Option<uuid::Uuid>,
+    /// `-no-reboot`: a reset ends the machine instead.
+    pub no_reboot: bool,
+    /// `-no-shutdown`: the machine stops where it would end.
+    pub no_shutdown: bool,
+}
+
+impl Default for Config {
+    /// One processor, 128 MiB, nothing to boot, no host ends.
+    fn default() -> Config {
+        Config {
+            machine: String::new(),
+            memory: 128 << 20,
+            vcpus: 1,
+            boot: Boot::default(),
+            serial: Vec::new(),
+            debug_console: None,
+            debug_exit: None,
+            devices: Vec::new(),
+            riscv: RiscvCpu::default(),
+            name: None,
+            uuid: None,
+            no_reboot: false,
+            no_shutdown: false,
+        }
+    }
+}
+
+/// What a machine boots.
+#[derive(Clone, Debug, Default)]
+pub struct Boot {
+    /// `-bios`.
+    pub firmware: Firmware,
+    /// Folders to look for firmware in, before the usual ones (`-L`).
+    pub firmware_folders: Vec<PathBuf>,
+    /// `-kernel`.
+    pub kernel: Option<PathBuf>,
+    /// `-initrd`.
+    pub initrd: Option<PathBuf>,
+    /// `-append`.
+    pub command_line: String,
+}
+
+/// `-bios`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Firmware {
+    /// The firmware that such a machine usually has.
+    #[default]
+    Default,
+    /// None: the kernel starts where the firmware would.
+    None,
+    /// This file.
+    File(PathBuf),
+}
+
+/// A device that the user adds.
+pub struct DeviceConfig {
+    /// The user's name for it.
+    pub id: Option<String>,
+    /// What it is.
+    pub model: DeviceModel,
+}
+
+/// Devices that can be added to a machine.
+pub enum DeviceModel {
+    /// `virtio-blk`.
+    VirtioBlk {
+        /// The disk.
+        disk: Arc<dyn BlockNode>,
+        /// Serial number that the guest reads.
+        serial: String,
+    },
+    /// `virtio-console`.
+    VirtioConsole {
+        /// The host's end.
+        backend: Arc<dyn CharBackend>,
+    },
+    /// `virtio-rng`.
+    VirtioRng,
+}
+
+impl DeviceModel {
+    /// The name that `-device` takes, without the transport.
+    pub fn name(&self) -> &'static str {
+        match self {
+            DeviceModel::VirtioBlk { .. } => "virtio-blk",
+            DeviceModel::VirtioConsole { .. } => "virtio-console",
+            DeviceModel::VirtioRng => "virtio-rng",
+        }
+    }
+}
+
+/// What the device tree says of a riscv64 machine's harts. The accelerator must offer it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RiscvCpu {
+    /// Extensions in canonical order: single letters first, then the others (`zicsr`).
+    pub extensions: Vec<String>,
+    /// The widest address translation: `riscv,sv39`, `riscv,sv48`.
+    pub mmu: String,
+}
+
+impl Default for RiscvCpu {
+    fn default() -> RiscvCpu {
+        let extensions = ["i", "m", "a", "f", "d", "c", "zicntr", "zicsr", "zifencei", "zba", "zbb", "zbs", "sstc"];
+        RiscvCpu { extensions: extensions.map(str::to_owned).into(), mmu: "riscv,sv48".into() }
+    }
+}
+
+impl RiscvCpu {
+    /// The ISA string of the older device tree binding: `rv64imac_zicsr`.
+    pub fn isa_string(&self) -> String {
+        let (letters, names): (Vec<&String>, Vec<&String>) =
+            self.extensions.iter().partition(|extension| extension.len() == 1);
+        let mut isa = String::from("rv64");
+        letters.into_iter().for_each(|letter| isa.push_str(letter));
+        for name in names {
+            isa.push('_');
+            isa.push_str(name);
+        }
+        isa
+    }
+}

@@ -1,0 +1,184 @@
+//! The queues of a virtio device, as the device sees them.
+//!
+//! VIRTIO 1.2, sections 2.6 and 2.7 (split virtqueues).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use accel::memory::GuestMemory;
+use parking_lot::Mutex;
+use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::F_EVENT_IDX;
+
+/// A chain of descriptors that the driver made available.
+pub type Chain<'a> = DescriptorChain<&'a GuestMemory>;
+
+/// How a device's transport tells the driver something.
+pub trait VirtioInterrupt: Send + Sync {
+    /// Buffers of `queue` were used.
+    fn queue(&self, queue: u16);
+    /// The configuration space or the device status changed.
+    fn config(&self);
+}
+
+/// What became of a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The device is done with it and wrote so many bytes.
+    Used(u32),
+    /// The device wants to see it again later, and no further one now.
+    Later,
+    /// The chain breaks the rules; the device stops until it is reset.
+    Broken,
+}
+
+/// The queues of one device.
+pub struct Queues {
+    memory: Arc<GuestMemory>,
+    // Lock order: one at a time; after a transport's registers, before interrupt controllers'.
+    queues: Vec<Mutex<Queue>>,
+    interrupt: Arc<dyn VirtioInterrupt>,
+    /// Negotiated features; 0 until the driver is ready.
+    features: AtomicU64,
+    /// The driver is ready (DRIVER_OK) and the device is not broken.
+    active: AtomicBool,
+    broken: AtomicBool,
+}
+
+impl Queues {
+    pub(super) fn new(memory: Arc<GuestMemory>, sizes: &[u16], interrupt: Arc<dyn VirtioInterrupt>) -> Queues {
+        // Sizes are constants of the devices; one that the crate refuses would leave the queue out.
+        let queues = sizes.iter().filter_map(|size| Queue::new(*size).ok()).map(Mutex::new).collect();
+        Queues {
+            memory,
+            queues,
+            interrupt,
+            features: AtomicU64::new(0),
+            active: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    /// The guest's memory.
+    pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The features that device and driver agreed on; 0 before.
+    pub fn features(&self) -> u64 {
+        self.features.load(Ordering::Acquire)
+    }
+
+    /// True while the driver has the device set up.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// True if the driver broke the rules and must reset the device (DEVICE_NEEDS_RESET).
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+
+    pub(super) fn queue(&self, index: u16) -> Option<&Mutex<Queue>> {
+        self.queues.get(usize::from(index))
+    }
+
+    pub(super) fn all(&self) -> &[Mutex<Queue>] {
+        &self.queues
+    }
+
+    pub(super) fn set_active(&self, features: u64, active: bool) {
+        self.features.store(features, Ordering::Release);
+        self.active.store(active, Ordering::Release);
+    }
+
+    pub(super) fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::Release);
+    }
+
+    /// Stops the device until the driver resets it.
+    pub fn fail(&self, reason: &str) {
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            tracing::warn!("a virtio device waits for a reset: {reason}");
+        }
+        self.active.store(false, Ordering::Release);
+        self.interrupt.config();
+    }
+
+    /// Hands available chains of queue `index` to `handle`, one after the other, and gives them back as used; at most
+    /// as many as the queue is long, so that a driver that adds them as fast as they are used does not hold the
+    /// caller for ever. Returns true if there may be more. The queue is locked while a chain is handled: a reset of
+    /// the device waits for it.
+    pub fn process(&self, index: u16, mut handle: impl FnMut(&Chain<'_>) -> Outcome) -> bool {
+        let Some(queue) = self.queue(index) else { return false };
+        let mut used_any = false;
+        let mut more = true;
+        let limit = queue.lock().size();
+        for _ in 0..limit {
+            if !self.is_active() {
+                more = false;
+                break;
+            }
+            // Locked anew for each chain, so that others get their turn.
+            let mut queue = queue.lock();
+            if !queue.ready() {
+                more = false;
+                break;
+            }
+            let chain = match queue.iter(&*self.memory) {
+                Ok(mut available) => available.next(),
+                Err(error) => {
+                    drop(queue);
+                    self.fail(&format!("queue {index}: {error}"));
+                    return false;
+                }
+            };
+            let Some(chain) = chain else {
+                // Ask to be notified again, and look once more for what came in between.
+                more = queue.enable_notification(&*self.memory).unwrap_or(false);
+                if more {
+                    continue;
+                }
+                break;
+            };
+            match handle(&chain) {
+                Outcome::Used(length) => {
+                    if let Err(error) = queue.add_used(&*self.memory, chain.head_index(), length) {
+                        drop(queue);
+                        self.fail(&format!("queue {index}: {error}"));
+                        return false;
+                    }
+                    used_any = true;
+                }
+                Outcome::Later => {
+                    queue.go_to_previous_position();
+                    more = true;
+                    break;
+                }
+                Outcome::Broken => {
+                    drop(queue);
+                    self.fail(&format!("queue {index}: a descriptor chain breaks the device's rules"));
+                    return false;
+                }
+            }
+        }
+        if used_any {
+            let wanted = self.wants_interrupt(&mut queue.lock());
+            if wanted {
+                self.interrupt.queue(index);
+            }
+        }
+        more
+    }
+
+    fn wants_interrupt(&self, queue: &mut Queue) -> bool {
+        if self.features() & F_EVENT_IDX == 0 {
+            // Section 2.7.7: bit 0 of the available ring's flags.
+            let flags = self.memory.read_obj::<u16>(GuestAddress(queue.avail_ring())).unwrap_or(0);
+            return u16::from_le(flags) & 1 == 0;
+        }
+        queue.needs_notification(&*self.memory).unwrap_or(true)
+    }
+}
