@@ -57,6 +57,7 @@ macro_rules! suite {
             states::a_saved_program_continues_elsewhere,
             states::a_written_state_is_read_back,
             states::impossible_states_are_refused,
+            states::the_state_of_controllers_is_read_back,
             states::translation_of_addresses,
             $($more::$case,)*
         ]);
