@@ -212,7 +212,7 @@ pub trait VcpuHandle: Send + Sync {
     fn kick(&self);
 
     /// Sets the level of one of the processor's own interrupt inputs, where they are not in the backend's controller.
-    /// riscv64: the bit number in `mip` (3 MSIP, 7 MTIP, 9 SEIP, 11 MEIP). x86-64: 0 is INTR.
+    /// riscv64: the bit number in `mip` (3 MSIP, 7 MTIP, 9 SEIP, 11 MEIP). x86-64: 0 is INTR. Others are ignored.
     fn set_interrupt(&self, input: u32, level: bool);
 
     /// Delivers a non-maskable interrupt; an error where the architecture has none.

@@ -332,6 +332,10 @@ impl Vcpu for KvmVcpu {
     }
 
     fn state(&mut self) -> Result<CpuState, Error> {
+        // One that was requested since the last run is part of the state.
+        if self.handle.take_nmi() {
+            self.fd.nmi().map_err(host_error("KVM_NMI"))?;
+        }
         let mut state = registers::read(&self.vm, &self.fd)?;
         if self.activity != Activity::Running {
             state.activity = self.activity;
@@ -349,6 +353,8 @@ impl Vcpu for KvmVcpu {
             activity if !self.in_kernel_controller => activity,
             _ => Activity::Running,
         };
+        // One that was requested before belonged to the state that is gone.
+        self.handle.take_nmi();
         let interrupts_on = state.rflags & rflags::IF != 0;
         let events = &state.events;
         let nothing_under_way = events.exception.is_none() && events.interrupt.is_none() && !events.nmi_injected;
