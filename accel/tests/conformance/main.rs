@@ -81,6 +81,7 @@ suite!(
     kvm_x86_64,
     crate::subject::KVM_X86_64,
     [
+        debugging::a_guest_steps_itself,
         debugging::watchpoints_in_user_mode,
         interrupts::a_requested_nmi_moves_with_the_state,
         io::access_across_the_end_of_memory,
