@@ -12,7 +12,9 @@
 
 pub mod clock;
 pub mod jit;
+pub mod kvm;
 pub mod memory;
+pub mod probe;
 pub mod state;
 
 use std::sync::Arc;
@@ -20,7 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::MemorySlot;
-use crate::state::CpuState;
+use crate::state::{ControllerState, CpuState};
 
 /// A guest instruction-set architecture that Brolga knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -88,6 +90,14 @@ pub trait IoBus: Send + Sync {
     fn read(&self, space: AddressSpace, address: u64, data: &mut [u8]) -> Result<(), Unmapped>;
     /// Writes `data` at `address`.
     fn write(&self, space: AddressSpace, address: u64, data: &[u8]) -> Result<(), Unmapped>;
+
+    /// x86-64, without a controller in the backend: processor `vcpu` accepts the interrupt that its INTR input asks for
+    /// (the INTA cycle). The machine's controller answers with the vector; `None` where there is nothing to accept any
+    /// more, and then the processor goes on as if INTR had not been raised.
+    fn acknowledge_interrupt(&self, vcpu: u32) -> Option<u8> {
+        let _ = vcpu;
+        None
+    }
 }
 
 /// A message-signalled interrupt: the write a device performs to raise it.
@@ -141,6 +151,17 @@ pub trait Accelerator: Send + Sync {
     /// [`create_vcpu`](Accelerator::create_vcpu). Fails where the capability is absent.
     fn create_interrupt_controller(&self) -> Result<(), Error>;
 
+    /// The state of those controllers. Settled only while no vCPU runs.
+    fn interrupt_controller_state(&self) -> Result<ControllerState, Error> {
+        Err(Error::Unsupported { name: self.name(), what: "reading an interrupt controller that it does not have" })
+    }
+
+    /// Replaces the state of those controllers, while no vCPU runs.
+    fn set_interrupt_controller_state(&self, state: &ControllerState) -> Result<(), Error> {
+        let _ = state;
+        Err(Error::Unsupported { name: self.name(), what: "loading an interrupt controller that it does not have" })
+    }
+
     /// Sets the level of input `line` of the backend's interrupt controller (a GSI on x86-64).
     fn set_interrupt_line(&self, line: u32, level: bool) -> Result<(), Error>;
 
@@ -191,7 +212,7 @@ pub trait VcpuHandle: Send + Sync {
     fn kick(&self);
 
     /// Sets the level of one of the processor's own interrupt inputs, where they are not in the backend's controller.
-    /// riscv64: the bit number in `mip` (3 MSIP, 7 MTIP, 9 SEIP, 11 MEIP). x86-64: 0 is INTR.
+    /// riscv64: the bit number in `mip` (3 MSIP, 7 MTIP, 9 SEIP, 11 MEIP). x86-64: 0 is INTR. Others are ignored.
     fn set_interrupt(&self, input: u32, level: bool);
 
     /// Delivers a non-maskable interrupt; an error where the architecture has none.

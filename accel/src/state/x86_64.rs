@@ -224,6 +224,31 @@ impl Segment {
             ..Segment::default()
         }
     }
+
+    /// 64-bit kernel code at base 0 without a limit.
+    pub fn flat_code_64(selector: u16) -> Segment {
+        Segment { kind: 11, long: true, default_big: false, ..Segment::flat_data(selector) }
+    }
+
+    /// Kernel data at base 0 without a limit.
+    pub fn flat_data(selector: u16) -> Segment {
+        Segment {
+            selector,
+            limit: 0xffff_ffff,
+            kind: 3,
+            code_or_data: true,
+            present: true,
+            default_big: true,
+            granularity: true,
+            ..Segment::default()
+        }
+    }
+
+    /// A busy 64-bit task-state segment, which the task register must hold in long mode, for software that never looks
+    /// into it.
+    pub fn empty_task_state_64() -> Segment {
+        Segment { kind: 11, present: true, limit: 0x67, ..Segment::default() }
+    }
 }
 
 /// GDTR or IDTR.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::{Input, OutputQueue};
+use super::queue::{ByteQueue, Input};
 use super::{CharBackend, CharFrontend, Error};
 
 /// A file that collects a guest device's output.
@@ -16,7 +16,7 @@ pub struct FileBackend {
 }
 
 struct Shared {
-    output: OutputQueue,
+    output: ByteQueue,
     input: Input,
 }
 
@@ -28,7 +28,7 @@ impl FileBackend {
         options.create(true);
         let options = if append { options.append(true) } else { options.write(true).truncate(true) };
         let mut file = options.open(path).map_err(failed)?;
-        let shared = Arc::new(Shared { output: OutputQueue::default(), input: Input::default() });
+        let shared = Arc::new(Shared { output: ByteQueue::default(), input: Input::default() });
         let writer = shared.clone();
         let name = path.to_owned();
         std::thread::Builder::new()

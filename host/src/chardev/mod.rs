@@ -5,6 +5,7 @@
 //! frontend says that it can take it.
 
 mod file;
+mod mux;
 mod null;
 mod queue;
 mod socket;
@@ -14,6 +15,7 @@ use std::io;
 use std::sync::Arc;
 
 pub use file::FileBackend;
+pub use mux::Mux;
 pub use null::NullBackend;
 pub use socket::{SocketAddress, SocketBackend, SocketRole};
 pub use stdio::StdioBackend;
@@ -32,7 +34,8 @@ pub trait CharBackend: Send + Sync {
     /// other alive: frontends pass themselves as [`std::sync::Weak`] wrappers, see [`WeakFrontend`].
     fn connect(&self, frontend: Arc<dyn CharFrontend>);
 
-    /// The frontend can take input again after [`CharFrontend::receivable`] was 0. Never waits.
+    /// The frontend can take input again after [`CharFrontend::receivable`] was 0. Never waits, and never calls the
+    /// frontend: that happens on a thread of the backend.
     fn accept_input(&self);
 
     /// Waits until everything written has left for the host, at most `limit`.
@@ -53,6 +56,10 @@ pub enum CharEvent {
     Closed,
     /// The peer sent a break condition.
     Break,
+    /// What the user types on a [`Mux`] comes here from now on.
+    FocusGained,
+    /// What the user types on a [`Mux`] goes elsewhere from now on.
+    FocusLost,
 }
 
 /// The guest's end of a character device. Called on a thread of the backend, never while it holds a lock.

@@ -1,4 +1,4 @@
-//! The bounded output queue and the flow-controlled input that all backends with a thread share.
+//! The bounded byte queue and the flow-controlled input that all backends with a thread share.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{CharEvent, CharFrontend};
 
-/// How many bytes of output wait for the host at most.
+/// How many bytes wait in a queue at most.
 const CAPACITY: usize = 64 * 1024;
 
-/// Output on its way to the host.
+/// Bytes on their way to a thread that hands them on: output for the host, or typed input for a guest device.
 #[derive(Default)]
-pub(super) struct OutputQueue {
+pub(super) struct ByteQueue {
     // Lock order: alone.
-    state: Mutex<Output>,
+    state: Mutex<Waiting>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Output {
+struct Waiting {
     bytes: VecDeque<u8>,
     /// The writer holds bytes that it took out and has not written yet.
     writing: bool,
@@ -29,7 +29,7 @@ struct Output {
     closed: bool,
 }
 
-impl OutputQueue {
+impl ByteQueue {
     /// See [`super::CharBackend::write`].
     pub(super) fn push(&self, data: &[u8]) -> usize {
         let mut state = self.state.lock();
@@ -43,7 +43,7 @@ impl OutputQueue {
         taken
     }
 
-    /// Waits for output and takes it; `None` once the queue is closed and empty. The flag says that the frontend waits
+    /// Waits for bytes and takes them; `None` once the queue is closed and empty. The flag says that the frontend waits
     /// for room.
     pub(super) fn take(&self) -> Option<(Vec<u8>, bool)> {
         let mut state = self.state.lock();
@@ -68,7 +68,7 @@ impl OutputQueue {
         std::mem::take(&mut state.refused)
     }
 
-    /// Lets [`OutputQueue::take`] end once everything is written.
+    /// Lets [`ByteQueue::take`] end once everything is written.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.changed.notify_all();
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn output_is_bounded_and_a_refusal_is_reported_once() {
-        let queue = OutputQueue::default();
+        let queue = ByteQueue::default();
         assert_eq!(queue.push(&vec![1; CAPACITY + 5]), CAPACITY);
         assert_eq!(queue.push(b"x"), 0);
         let (bytes, refused) = queue.take().unwrap();
@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn flush_gives_up_at_its_limit() {
-        let queue = OutputQueue::default();
+        let queue = ByteQueue::default();
         queue.push(b"stuck");
         queue.flush(Duration::from_millis(5));
         assert!(!queue.clear());

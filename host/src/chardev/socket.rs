@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::queue::{Input, OutputQueue};
+use super::queue::{ByteQueue, Input};
 use super::{CharBackend, CharEvent, CharFrontend, Error};
 
 /// Where a socket is.
@@ -117,7 +117,7 @@ pub struct SocketBackend {
 }
 
 struct Shared {
-    output: OutputQueue,
+    output: ByteQueue,
     input: Input,
     /// The connected peer. Lock order: alone.
     peer: Mutex<Option<Arc<Stream>>>,
@@ -127,8 +127,7 @@ impl SocketBackend {
     /// Opens the socket. A stale file at the path of a listening Unix socket is replaced.
     pub fn open(address: &SocketAddress, role: SocketRole) -> Result<SocketBackend, Error> {
         let failed = |source| Error::Open { what: address.to_string(), source };
-        let shared =
-            Arc::new(Shared { output: OutputQueue::default(), input: Input::default(), peer: Mutex::default() });
+        let shared = Arc::new(Shared { output: ByteQueue::default(), input: Input::default(), peer: Mutex::default() });
         let (end, waiter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map(|(read, write)| (write, read))
             .map_err(|error| failed(error.into()))?;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::{Input, OutputQueue};
+use super::queue::{ByteQueue, Input};
 use super::{CharBackend, CharFrontend, Error};
 
 /// Standard input and output as a character device.
@@ -15,7 +15,7 @@ pub struct StdioBackend {
 }
 
 struct Shared {
-    output: OutputQueue,
+    output: ByteQueue,
     input: Input,
 }
 
@@ -23,7 +23,7 @@ impl StdioBackend {
     /// Takes standard input and output over; there should be one such backend in a process.
     pub fn open() -> Result<StdioBackend, Error> {
         let open = |source| Error::Open { what: "stdio".into(), source };
-        let shared = Arc::new(Shared { output: OutputQueue::default(), input: Input::default() });
+        let shared = Arc::new(Shared { output: ByteQueue::default(), input: Input::default() });
         let writer = shared.clone();
         std::thread::Builder::new()
             .name("stdio output".into())

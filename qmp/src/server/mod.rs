@@ -123,6 +123,11 @@ impl Server {
         Ok(())
     }
 
+    /// The runtime that the sessions run on.
+    pub fn runtime(&self) -> &Handle {
+        &self.shared.runtime
+    }
+
     /// Serves one client on a connection that exists already. Returns at once.
     pub fn serve_stream(
         &self,

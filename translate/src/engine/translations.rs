@@ -227,6 +227,7 @@ pub struct Translator<G: Guest> {
     queue: Mutex<Option<Sender<Request>>>,
     immediate: Mutex<Option<Compiler<G>>>,
     breakpoints: RwLock<BTreeMap<u64, usize>>,
+    regions_compiled: Arc<AtomicU64>,
 }
 
 struct Request {
@@ -248,12 +249,14 @@ impl<G: Guest> Translator<G> {
             },
         };
         let tiers = if runtime.is_some() { tiers } else { Tiers::InterpreterOnly };
+        let regions_compiled = Arc::new(AtomicU64::new(0));
         let queue = runtime.as_ref().filter(|_| matches!(tiers, Tiers::Background(_))).map(|runtime| {
             let (sender, receiver) = channel();
             let compiler = Compiler::new(runtime.clone());
+            let count = regions_compiled.clone();
             std::thread::Builder::new()
                 .name("jit compiler".into())
-                .spawn(move || serve(compiler, &receiver))
+                .spawn(move || serve(compiler, &receiver, &count))
                 .expect("the host refuses a thread for the compiler");
             sender
         });
@@ -271,6 +274,7 @@ impl<G: Guest> Translator<G> {
             queue: Mutex::new(queue),
             immediate: Mutex::new(immediate),
             breakpoints: RwLock::new(BTreeMap::new()),
+            regions_compiled,
         })
     }
 
@@ -303,13 +307,18 @@ impl<G: Guest> Translator<G> {
         }
     }
 
+    /// How many regions were compiled so far.
+    pub fn regions_compiled(&self) -> u64 {
+        self.regions_compiled.load(Ordering::Relaxed)
+    }
+
     /// Asks for a region to be compiled.
     pub(super) fn request(&self, generation: Arc<Generation>, region: Region) {
         if let Some(queue) = &*self.queue.lock() {
             // The compile thread ends only after this sender is gone.
             let _ = queue.send(Request { generation, region });
         } else if let Some(compiler) = &mut *self.immediate.lock() {
-            compile(compiler, &Request { generation, region });
+            compile(compiler, &Request { generation, region }, &self.regions_compiled);
         }
     }
 
@@ -375,13 +384,13 @@ fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> A
     })
 }
 
-fn serve<G: Guest>(mut compiler: Compiler<G>, requests: &Receiver<Request>) {
+fn serve<G: Guest>(mut compiler: Compiler<G>, requests: &Receiver<Request>, count: &AtomicU64) {
     while let Ok(request) = requests.recv() {
-        compile(&mut compiler, &request);
+        compile(&mut compiler, &request, count);
     }
 }
 
-fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request) {
+fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &AtomicU64) {
     let head = &request.region.blocks[0];
     if !head.is_valid() || head.cell.compiled().is_some() {
         return;
@@ -397,6 +406,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request) {
         block.regions.lock().push(Arc::downgrade(head));
     }
     head.cell.link(entry.0);
+    count.fetch_add(1, Ordering::Relaxed);
     // One that was invalidated before it knew of this region has not unlinked it.
     if !request.region.blocks.iter().all(|block| block.is_valid()) {
         head.cell.unlink();

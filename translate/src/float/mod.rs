@@ -67,7 +67,8 @@ pub fn canonical_nan(ty: Type) -> u64 {
     }
 }
 
-fn infinity(ty: Type) -> u64 {
+/// Plus infinity.
+pub fn infinity(ty: Type) -> u64 {
     match ty {
         Type::F32 => 0x7f80_0000,
         _ => 0x7ff0_0000_0000_0000,

@@ -13,10 +13,18 @@
 //! operations that can raise before those that change state, within each instruction.
 
 mod builder;
+mod names;
 mod op;
+mod parse;
+mod text;
+mod verify;
 
 pub use builder::Builder;
+pub use names::{GuestNames, Names, Numbers};
 pub use op::*;
+pub use parse::{ParseError, parse};
+pub use text::Text;
+pub use verify::{VerifyError, verify};
 
 /// The value that the operation at this position of its block computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -5,6 +5,13 @@ use crate::cpu::Cpu;
 use crate::guest::{Effects, Exception, Guest, Helper};
 use crate::ir::HelperId;
 
+mod float;
+
+pub(super) use float::{DYNAMIC_ROUNDING, FloatCode, RoundedOp};
+
+/// What floating-point helpers do: they add to the flags in memory, which compiled code only adds to as well, when it returns.
+const ADDS_FLAGS: Effects = Effects::PURE;
+
 /// Makes the table of helpers and a constant for the number of each.
 macro_rules! helpers {
     ($($id:ident: $name:literal, $arguments:literal, $effects:expr, $function:path;)*) => {
@@ -33,6 +40,21 @@ helpers! {
     WFI: "wfi", 0, Effects::ALL, wait_for_interrupt;
     SFENCE_VMA: "sfence_vma", 0, Effects::ALL, fence_all;
     SFENCE_VMA_ADDRESS: "sfence_vma_address", 1, Effects::ALL, fence_address;
+    FLOAT_ROUNDED: "float_rounded", 3, ADDS_FLAGS, float::rounded;
+    FLOAT_MIN_MAX: "float_min_max", 3, ADDS_FLAGS, float::min_max;
+    FLOAT_CLASS: "float_class", 2, Effects::PURE, float::class;
+    FLOAT_TO_INTEGER: "float_to_integer", 2, ADDS_FLAGS, float::to_integer;
+    // One for each rounding mode, in the order of their numbers.
+    FLOAT_MULTIPLY_ADD_S_RNE: "float_multiply_add_s_rne", 3, ADDS_FLAGS, float::multiply_add::<32, 0>;
+    FLOAT_MULTIPLY_ADD_S_RTZ: "float_multiply_add_s_rtz", 3, ADDS_FLAGS, float::multiply_add::<32, 1>;
+    FLOAT_MULTIPLY_ADD_S_RDN: "float_multiply_add_s_rdn", 3, ADDS_FLAGS, float::multiply_add::<32, 2>;
+    FLOAT_MULTIPLY_ADD_S_RUP: "float_multiply_add_s_rup", 3, ADDS_FLAGS, float::multiply_add::<32, 3>;
+    FLOAT_MULTIPLY_ADD_S_RMM: "float_multiply_add_s_rmm", 3, ADDS_FLAGS, float::multiply_add::<32, 4>;
+    FLOAT_MULTIPLY_ADD_D_RNE: "float_multiply_add_d_rne", 3, ADDS_FLAGS, float::multiply_add::<64, 0>;
+    FLOAT_MULTIPLY_ADD_D_RTZ: "float_multiply_add_d_rtz", 3, ADDS_FLAGS, float::multiply_add::<64, 1>;
+    FLOAT_MULTIPLY_ADD_D_RDN: "float_multiply_add_d_rdn", 3, ADDS_FLAGS, float::multiply_add::<64, 2>;
+    FLOAT_MULTIPLY_ADD_D_RUP: "float_multiply_add_d_rup", 3, ADDS_FLAGS, float::multiply_add::<64, 3>;
+    FLOAT_MULTIPLY_ADD_D_RMM: "float_multiply_add_d_rmm", 3, ADDS_FLAGS, float::multiply_add::<64, 4>;
 }
 
 /// The Zicsr instruction whose bits are `instruction`; `source` is the value of rs1. Gives the register's old value.

@@ -117,6 +117,8 @@ struct Lifter {
     values: [Option<Value>; 64],
     /// The value as a number, for integer registers.
     numbers: [Option<u64>; 32],
+    /// The I32 bits of floating-point registers that were found to hold a single-precision number.
+    singles: [Option<Value>; 32],
 }
 
 impl Lifter {
@@ -170,6 +172,7 @@ impl Lifter {
     fn set_f(&mut self, register: u8, value: Value) {
         self.builder.put(Register(FIRST_FLOAT + register), value);
         self.values[usize::from(FIRST_FLOAT + register) % 64] = Some(value);
+        self.forget_single(register);
     }
 
     /// The low half of an I64.
@@ -249,7 +252,8 @@ fn stands_alone(instruction: Instruction) -> bool {
 /// See [`crate::guest::Guest::lift`].
 pub(super) fn lift(start: u64, code: &[u8], flags: Flags, most_instructions: usize) -> Result<Block, NeedsMoreCode> {
     let in_page = (PAGE_SIZE - start % PAGE_SIZE) as usize;
-    let mut lifter = Lifter { builder: Builder::new(start), flags, values: [None; 64], numbers: [None; 32] };
+    let mut lifter =
+        Lifter { builder: Builder::new(start), flags, values: [None; 64], numbers: [None; 32], singles: [None; 32] };
     let mut offset = 0;
     while offset < in_page {
         let first = offset == 0;
