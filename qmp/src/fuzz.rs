@@ -57,8 +57,7 @@ fn is_same(left: &Value, right: &Value) -> bool {
         }
         (Value::Object(left), Value::Object(right)) => {
             let mut members = left.iter().zip(right);
-            left.len() == right.len()
-                && members.all(|(left, right)| left.0 == right.0 && is_same(left.1, right.1))
+            left.len() == right.len() && members.all(|(left, right)| left.0 == right.0 && is_same(left.1, right.1))
         }
         _ => left == right,
     }
