@@ -172,7 +172,13 @@ impl Ns16550 {
     /// A UART called `label` that interrupts through `line`.
     pub fn new(label: impl Into<String>, line: InterruptLine, backend: Arc<dyn CharBackend>) -> Arc<Ns16550> {
         let state = Mutex::new(Ns16550State::new());
-        let device = Arc::new(Ns16550 { label: label.into(), line, backend: backend.clone(), paused: AtomicBool::new(false), state });
+        let device = Arc::new(Ns16550 {
+            label: label.into(),
+            line,
+            backend: backend.clone(),
+            paused: AtomicBool::new(false),
+            state,
+        });
         backend.connect(Arc::new(WeakFrontend(Arc::downgrade(&device))));
         device
     }

@@ -169,8 +169,7 @@ impl Queues {
             };
             // Section 2.7.5.3.1: no chain is longer than the queue, tables of descriptors included.
             let longest = usize::from(queue.size());
-            let outcome =
-                if chain.clone().nth(longest).is_some() { Outcome::Broken } else { handle(&chain) };
+            let outcome = if chain.clone().nth(longest).is_some() { Outcome::Broken } else { handle(&chain) };
             match outcome {
                 Outcome::Used(length) => {
                     if let Err(error) = queue.add_used(&*self.memory, chain.head_index(), length) {
