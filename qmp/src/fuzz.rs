@@ -1,4 +1,4 @@
-//! The entry for fuzzing.
+//! The entries for fuzzing.
 
 use std::sync::Arc;
 
@@ -6,6 +6,7 @@ use hw::vm::Vm;
 use serde_json::Value;
 
 use crate::commands::Execution;
+use crate::hmp::Monitor;
 use crate::json::{Format, Reader, write};
 use crate::session::{Answer, Dialogue};
 
@@ -48,6 +49,20 @@ pub fn fuzz_qmp_input(vm: &Arc<Vm>, data: &[u8]) {
     assert_eq!(whole.next_message(), None);
 }
 
+/// Has `data` carried out as lines that a hostile person types into the human monitor of a machine `vm`: those commands
+/// that look at the machine and change nothing.
+///
+/// Must not panic, hang, or print without bound.
+pub fn fuzz_monitor_input(vm: &Arc<Vm>, data: &[u8]) {
+    let mut monitor = Monitor::new(vm.clone());
+    for line in String::from_utf8_lossy(data).lines() {
+        let end = line.trim_start().find(|character: char| !character.is_ascii_lowercase()).unwrap_or(line.len());
+        if let Some("x" | "xp" | "p" | "print" | "info" | "help" | "cpu") = line.trim_start().get(..end) {
+            monitor.execute(line);
+        }
+    }
+}
+
 /// Equality in which an integer may equal a double: 1e3 is written as 1000.
 fn is_same(left: &Value, right: &Value) -> bool {
     match (left, right) {
@@ -67,6 +82,20 @@ fn is_same(left: &Value, right: &Value) -> bool {
 mod tests {
     use super::*;
     use crate::test_support::machine;
+
+    #[test]
+    fn awkward_lines_are_survived() {
+        let vm = machine(|_| {});
+        let line = b"x/8xg $sp+'a'*(0x80000000-1)\nxp/16c -~(1)/3%$x2\nprint/c 010 ^ 'x'\ninfo registers -a\ncpu $pc\n";
+        fuzz_monitor_input(&vm, line);
+        for (at, _) in line.iter().enumerate() {
+            for bit in 0..8 {
+                let mut line = line.to_vec();
+                line[at] ^= 1 << bit;
+                fuzz_monitor_input(&vm, &line);
+            }
+        }
+    }
 
     #[test]
     fn awkward_inputs_are_survived() {

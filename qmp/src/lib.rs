@@ -26,7 +26,7 @@ pub mod session;
 mod test_support;
 
 pub use error::{Error, ErrorClass};
-pub use fuzz::fuzz_qmp_input;
+pub use fuzz::{fuzz_monitor_input, fuzz_qmp_input};
 pub use server::{Endpoint, EndpointError, Protocol, Role, Server, ServerError};
 
 /// The version that clients see in `query-version`: that of the QEMU whose management interface this is.
