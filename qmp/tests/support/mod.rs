@@ -9,7 +9,7 @@ use hw::machine::{Config, Firmware};
 use hw::vm::Vm;
 
 /// A riscv64 machine with two processors and nothing to boot, in run state prelaunch.
-pub fn machine(change: impl FnOnce(&mut Config)) -> Arc<Vm> {
+pub(crate) fn machine(change: impl FnOnce(&mut Config)) -> Arc<Vm> {
     let mut config = Config { vcpus: 2, memory: 16 << 20, ..Config::default() };
     config.boot.firmware = Firmware::None;
     change(&mut config);
