@@ -48,11 +48,24 @@ impl Riscv64 {
         }
     }
 
+    /// The entries that are not off, in order. Every step of a page-table walk looks at them.
+    fn pmp_entries(&self) -> impl Iterator<Item = usize> {
+        /// The field A of each configuration byte.
+        const MODES: u64 = 0x1818_1818_1818_1818;
+        let mut words = self.pmpcfg.map(|word| word & MODES);
+        std::iter::from_fn(move || {
+            let word = words.iter().position(|&word| word != 0)?;
+            let byte = words[word].trailing_zeros() / 8;
+            words[word] &= !(0xff << (byte * 8));
+            Some(word * 8 + byte as usize)
+        })
+    }
+
     /// What a mode may do with `width` bytes of physical memory that lie within one page.
     pub(super) fn pmp_check(&self, physical: u64, width: u64, privilege: u8) -> Permission {
         let page = physical & !(PAGE_SIZE - 1);
         let mut whole_page = true;
-        for entry in 0..self.pmpaddr.len() {
+        for entry in self.pmp_entries() {
             let Some((low, high)) = self.pmp_range(entry) else { continue };
             if high <= page || low >= page.saturating_add(PAGE_SIZE) || low >= high {
                 continue;
