@@ -12,6 +12,9 @@ pub(super) const EXECUTE: u8 = 4;
 /// The entry may not be changed until reset, and binds machine mode, too.
 const LOCKED: u8 = 0x80;
 
+/// Address registers have 54 bits, of addresses without their two lowest.
+const ADDRESS_MASK: u64 = (1 << 54) - 1;
+
 /// What may be done with the bytes of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Permission {
@@ -29,16 +32,19 @@ impl Riscv64 {
 
     /// The bytes that an entry matches: the first one and the one behind the last. `None` if it is off.
     fn pmp_range(&self, entry: usize) -> Option<(u64, u64)> {
-        let address = *self.pmpaddr.get(entry)?;
+        let address = *self.pmpaddr.get(entry)? & ADDRESS_MASK;
         match self.pmp_configuration(entry) >> 3 & 3 {
             // TOR
             1 => {
-                let low = entry.checked_sub(1).and_then(|below| self.pmpaddr.get(below)).map_or(0, |below| below << 2);
+                let low = entry
+                    .checked_sub(1)
+                    .and_then(|below| self.pmpaddr.get(below))
+                    .map_or(0, |below| (below & ADDRESS_MASK) << 2);
                 Some((low, address << 2))
             }
             // NA4
             2 => Some((address << 2, (address << 2) + 4)),
-            // NAPOT. Address registers have 54 bits, so nothing here overflows.
+            // NAPOT. Nothing here overflows, given the width of addresses.
             3 => {
                 let ones = address.trailing_ones().min(54);
                 let low = (address & !((1 << ones) - 1)) << 2;
@@ -115,7 +121,7 @@ impl Riscv64 {
             return;
         }
         if let Some(slot) = self.pmpaddr.get_mut(entry) {
-            *slot = value & ((1 << 54) - 1);
+            *slot = value & ADDRESS_MASK;
         }
     }
 }
