@@ -124,8 +124,7 @@ fn scramble_riscv(state: &mut riscv64::CpuState) {
     state.pc = 0x8000_4444;
     state.fcsr = 0x7f;
     state.privilege = 1;
-    // FS initial, SIE, SPP.
-    // SD says that FS is dirty.
+    // SD, FS dirty, SIE, SPP.
     state.mstatus = state.mstatus | 1 << 63 | 3 << 13 | 1 << 8 | 1 << 1;
     state.medeleg = 0xb109;
     state.mideleg = 0x222;
