@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use host::chardev::{
-    CharBackend, CharFrontend, FileBackend, Mux, NullBackend, SocketAddress, SocketBackend, SocketRole, StdioBackend,
+    CharBackend, CharEvent, CharFrontend, FileBackend, Mux, NullBackend, SocketAddress, SocketBackend, SocketRole,
+    StdioBackend,
 };
 use hw::vm::{Cause, Vm};
 use qmp::server::{Endpoint, Format, Protocol, Role, Server};
@@ -191,8 +192,11 @@ impl Consoles {
                 Monitor::At(endpoint, protocol) => {
                     server.serve(&endpoint, protocol).map_err(|error| Invalid::from_error(&error))?;
                 }
-                Monitor::On(backend) => serve_on(server, &backend)
-                    .map_err(|error| Invalid::new(format!("the monitor on the terminal cannot be started: {error}")))?,
+                Monitor::On(backend) => {
+                    let (server, session) = (server.clone(), OnceLock::new());
+                    let monitor = TerminalMonitor { server, backend: backend.clone(), session };
+                    backend.connect(Arc::new(monitor));
+                }
             }
         }
         Ok(())
@@ -327,36 +331,49 @@ fn socket_role(role: Role) -> SocketRole {
     }
 }
 
-/// What the user types, on its way to the monitor.
-struct ToMonitor(UnixStream);
+/// The human monitor on a port of the terminal's mux. Its session begins when the user first switches to it, so that
+/// its greeting does not get among the guest's output.
+struct TerminalMonitor {
+    server: Server,
+    backend: Arc<dyn CharBackend>,
+    session: OnceLock<Option<UnixStream>>,
+}
 
-impl CharFrontend for ToMonitor {
+impl CharFrontend for TerminalMonitor {
     fn receivable(&self) -> usize {
         1024
     }
 
     fn receive(&self, data: &[u8]) {
-        // A monitor that has ended hears nothing.
-        let _ = (&self.0).write_all(data);
+        if let Some(Some(session)) = self.session.get() {
+            // A monitor that has ended hears nothing.
+            let _ = (&*session).write_all(data);
+        }
     }
 
-    fn writable(&self) {}
+    fn event(&self, event: CharEvent) {
+        if event == CharEvent::FocusGained {
+            self.session.get_or_init(|| {
+                start_session(&self.server, &self.backend)
+                    .inspect_err(|error| tracing::warn!("the monitor on the terminal cannot be started: {error}"))
+                    .ok()
+            });
+        }
+    }
 }
 
-/// Serves the human monitor on a character device.
-fn serve_on(server: &Server, backend: &Arc<dyn CharBackend>) -> std::io::Result<()> {
+/// Begins a monitor session whose output goes to `backend`; its input is to be written to the result.
+fn start_session(server: &Server, backend: &Arc<dyn CharBackend>) -> std::io::Result<UnixStream> {
     let (ours, theirs) = UnixStream::pair()?;
     theirs.set_nonblocking(true)?;
     let (reader, writer) = {
         let _runtime = server.runtime().enter();
         tokio::net::UnixStream::from_std(theirs)?.into_split()
     };
-    backend.connect(Arc::new(ToMonitor(ours.try_clone()?)));
-    let output = backend.clone();
+    let (output, mut answers) = (backend.clone(), ours.try_clone()?);
     std::thread::Builder::new().name("monitor output".into()).spawn(move || {
-        let mut ours = ours;
         let mut buffer = [0; 1024];
-        while let Ok(count @ 1..) = ours.read(&mut buffer) {
+        while let Ok(count @ 1..) = answers.read(&mut buffer) {
             let mut rest = &buffer[..count];
             while !rest.is_empty() {
                 let taken = output.write(rest);
@@ -368,5 +385,5 @@ fn serve_on(server: &Server, backend: &Arc<dyn CharBackend>) -> std::io::Result<
         }
     })?;
     server.serve_stream(reader, writer, Protocol::Human { echo: true });
-    Ok(())
+    Ok(ours)
 }

@@ -14,12 +14,17 @@
 
 pub mod aclint;
 pub mod bus;
+pub mod cmos;
+pub mod debug_port;
 pub mod device;
+pub mod fuzz;
 pub mod goldfish_rtc;
+pub mod i8042;
 pub mod interrupt;
 pub mod load;
 pub mod machine;
 pub mod ns16550;
+pub mod pci;
 pub mod plic;
 pub mod sifive_test;
 pub mod virtio;

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use host::chardev::{CharBackend, CharEvent, CharFrontend, WeakFrontend};
 use parking_lot::Mutex;
@@ -161,6 +162,8 @@ pub struct Ns16550 {
     label: String,
     line: InterruptLine,
     backend: Arc<dyn CharBackend>,
+    /// The machine stands still: nothing is received.
+    paused: AtomicBool,
     // Lock order: before interrupt controllers' and the backend's.
     state: Mutex<Ns16550State>,
 }
@@ -169,7 +172,13 @@ impl Ns16550 {
     /// A UART called `label` that interrupts through `line`.
     pub fn new(label: impl Into<String>, line: InterruptLine, backend: Arc<dyn CharBackend>) -> Arc<Ns16550> {
         let state = Mutex::new(Ns16550State::new());
-        let device = Arc::new(Ns16550 { label: label.into(), line, backend: backend.clone(), state });
+        let device = Arc::new(Ns16550 {
+            label: label.into(),
+            line,
+            backend: backend.clone(),
+            paused: AtomicBool::new(false),
+            state,
+        });
         backend.connect(Arc::new(WeakFrontend(Arc::downgrade(&device))));
         device
     }
@@ -294,7 +303,7 @@ impl Ns16550 {
 impl CharFrontend for Ns16550 {
     fn receivable(&self) -> usize {
         let state = self.state.lock();
-        if state.mcr & MCR_LOOPBACK != 0 {
+        if state.mcr & MCR_LOOPBACK != 0 || self.paused.load(Ordering::Acquire) {
             return 0;
         }
         state.fifo_size().saturating_sub(state.received.len())
@@ -329,6 +338,13 @@ impl Device for Ns16550 {
         let mut state = self.state.lock();
         *state = Ns16550State::new();
         self.update_line(&state);
+        self.backend.accept_input();
+    }
+    fn pause(&self) {
+        self.paused.store(true, Ordering::Release);
+    }
+    fn resume(&self) {
+        self.paused.store(false, Ordering::Release);
         self.backend.accept_input();
     }
     fn save(&self) -> serde_json::Value {

@@ -440,6 +440,7 @@ fn riscv_state(hart: u32) -> CpuState {
         "scounteren",
         "senvcfg",
         "satp",
+        "reservation_value",
         "stimecmp",
         "mcycle",
         "minstret",
@@ -495,7 +496,7 @@ impl Accelerator for FakeAccelerator {
         let handle = Arc::new(FakeHandle::default());
         handle.inner.lock().state = Some(match self.capabilities.architecture {
             Architecture::Riscv64 => riscv_state(index),
-            Architecture::X86_64 => CpuState::X86_64(Box::default()),
+            Architecture::X86_64 => CpuState::X86_64(Box::new(accel::state::x86_64::CpuState::reset(index))),
         });
         self.vcpus.lock().push(handle.clone());
         Ok(Box::new(FakeVcpu(handle)))

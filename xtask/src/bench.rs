@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::guest::{Guest, PROMPT, command};
+use crate::guest::command;
+use crate::running_guest::{Guest, PROMPT};
 use crate::{Result, build_brolga, guests};
 
 /// How often each is measured.

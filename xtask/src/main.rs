@@ -5,6 +5,7 @@ mod cpio;
 mod debian;
 mod guest;
 mod guests;
+mod running_guest;
 mod soak;
 mod test;
 

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::guest::{Guest, PROMPT, command};
+use crate::guest::command;
+use crate::running_guest::{Guest, PROMPT};
 use crate::{Result, build_brolga, cargo, guests, root};
 
 /// Boots the guest `boots` times each with one and with four processors, types a command and switches it off.

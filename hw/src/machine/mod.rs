@@ -1,6 +1,7 @@
 //! Machine models: which devices a machine has, where they answer, and what it boots.
 
 pub mod config;
+pub mod pc;
 pub mod riscv_virt;
 
 use std::sync::Arc;
@@ -15,6 +16,10 @@ pub use config::{Boot, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu};
 use crate::bus::{Bus, MapError};
 use crate::device::Device;
 use crate::load::{Image, LoadError};
+use crate::virtio::VirtioDevice;
+use crate::virtio::blk::VirtioBlk;
+use crate::virtio::console::VirtioConsole;
+use crate::virtio::rng::VirtioRng;
 
 /// A kind of machine that can be built.
 pub struct MachineType {
@@ -38,17 +43,30 @@ pub struct MachineType {
 }
 
 /// All machines that can be built, for every architecture.
-pub static MACHINES: &[MachineType] = &[MachineType {
-    name: "virt",
-    alias: None,
-    is_default: true,
-    description: "RISC-V VirtIO board",
-    architecture: Architecture::Riscv64,
-    cpu_max: riscv_virt::CPU_MAX,
-    default_cpu_type: "rv64-riscv-cpu",
-    uses_in_kernel_interrupt_controller: false,
-    build: riscv_virt::build,
-}];
+pub static MACHINES: &[MachineType] = &[
+    MachineType {
+        name: "pc-i440fx-10.0",
+        alias: Some("pc"),
+        is_default: true,
+        description: "Standard PC (i440FX + PIIX, 1996)",
+        architecture: Architecture::X86_64,
+        cpu_max: pc::CPU_MAX,
+        default_cpu_type: "qemu64-x86_64-cpu",
+        uses_in_kernel_interrupt_controller: true,
+        build: pc::build,
+    },
+    MachineType {
+        name: "virt",
+        alias: None,
+        is_default: true,
+        description: "RISC-V VirtIO board",
+        architecture: Architecture::Riscv64,
+        cpu_max: riscv_virt::CPU_MAX,
+        default_cpu_type: "rv64-riscv-cpu",
+        uses_in_kernel_interrupt_controller: false,
+        build: riscv_virt::build,
+    },
+];
 
 /// The machines of one architecture.
 pub fn machines(architecture: Architecture) -> impl Iterator<Item = &'static MachineType> {
@@ -108,6 +126,17 @@ pub struct Board {
     pub start_state: StartState,
     /// Tells the guest that the user wants the machine off, where the machine can.
     pub power_button: Option<Box<dyn Fn() + Send + Sync>>,
+}
+
+/// Makes a virtio device that the user asked for.
+fn virtio_device(model: &DeviceModel) -> Result<Arc<dyn VirtioDevice>, BuildError> {
+    Ok(match model {
+        DeviceModel::VirtioBlk { disk, serial } => VirtioBlk::new(disk.clone(), serial)
+            .map_err(|source| BuildError::Host { what: "start a thread for virtio-blk", source })?,
+        DeviceModel::VirtioConsole { backend } => VirtioConsole::new(backend.clone())
+            .map_err(|source| BuildError::Host { what: "start a thread for virtio-console", source })?,
+        DeviceModel::VirtioRng => VirtioRng::new(),
+    })
 }
 
 /// Why a machine cannot be built.

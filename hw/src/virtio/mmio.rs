@@ -159,12 +159,12 @@ impl Device for VirtioMmio {
     }
     fn pause(&self) {
         if let Some(transport) = &self.transport {
-            transport.device().pause();
+            transport.pause();
         }
     }
     fn resume(&self) {
         if let Some(transport) = &self.transport {
-            transport.device().resume();
+            transport.resume();
         }
     }
     fn save(&self) -> serde_json::Value {

@@ -1,12 +1,13 @@
 //! Virtio devices and their transports.
 //!
 //! OASIS Virtual I/O Device (VIRTIO) Version 1.2. A device ([`VirtioDevice`]) knows its queues and its configuration
-//! space; a transport ([`mmio`]) knows the registers through which the guest reaches them; [`transport`] is what all
+//! space; a transport ([`mmio`], [`pci`]) knows the registers through which the guest reaches them; [`transport`] is what all
 //! transports have in common, and [`queues`] what a device sees of its queues.
 
 pub mod blk;
 pub mod console;
 pub mod mmio;
+pub mod pci;
 pub mod queues;
 pub mod rng;
 pub mod transport;

@@ -45,6 +45,8 @@ pub struct Queues {
     /// The driver is ready (DRIVER_OK) and the device is not broken.
     active: AtomicBool,
     broken: AtomicBool,
+    /// No chain is begun: the machine stands still.
+    paused: AtomicBool,
 }
 
 impl Queues {
@@ -58,6 +60,7 @@ impl Queues {
             features: AtomicU64::new(0),
             active: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            paused: AtomicBool::new(false),
         }
     }
 
@@ -98,6 +101,24 @@ impl Queues {
         self.broken.store(broken, Ordering::Release);
     }
 
+    /// Lets no further chain be begun, and waits for those that were.
+    pub(super) fn pause(&self) {
+        self.paused.store(true, Ordering::SeqCst);
+        for queue in &self.queues {
+            drop(queue.lock());
+        }
+    }
+
+    /// Ends a [`Queues::pause`]. The device then looks at its queues again.
+    pub(super) fn resume(&self) {
+        self.paused.store(false, Ordering::SeqCst);
+    }
+
+    /// True while the machine stands still.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::SeqCst)
+    }
+
     /// Stops the device until the driver resets it.
     pub fn fail(&self, reason: &str) {
         if !self.broken.swap(true, Ordering::AcqRel) {
@@ -123,6 +144,9 @@ impl Queues {
             }
             // Locked anew for each chain, so that others get their turn.
             let mut queue = queue.lock();
+            if self.is_paused() {
+                break;
+            }
             if !queue.ready() {
                 more = false;
                 break;
@@ -143,7 +167,10 @@ impl Queues {
                 }
                 break;
             };
-            match handle(&chain) {
+            // Section 2.7.5.3.1: no chain is longer than the queue, tables of descriptors included.
+            let longest = usize::from(queue.size());
+            let outcome = if chain.clone().nth(longest).is_some() { Outcome::Broken } else { handle(&chain) };
+            match outcome {
                 Outcome::Used(length) => {
                     if let Err(error) = queue.add_used(&*self.memory, chain.head_index(), length) {
                         drop(queue);

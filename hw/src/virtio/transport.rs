@@ -299,6 +299,18 @@ impl Transport {
         self.device.reset();
     }
 
+    /// As [`crate::device::Device::pause`].
+    pub fn pause(&self) {
+        self.queues.pause();
+        self.device.pause();
+    }
+
+    /// As [`crate::device::Device::resume`].
+    pub fn resume(&self) {
+        self.queues.resume();
+        self.device.resume();
+    }
+
     /// As [`crate::device::Device::save`], for the transport to put into its own state.
     pub fn save(&self) -> TransportState {
         let mut state = self.state.lock().clone();

@@ -11,7 +11,7 @@ use accel::memory::{GuestMemory, MemorySlot, allocate};
 use accel::state::CpuState;
 use host::chardev::NullBackend;
 
-use super::{Board, BuildError, Config, DeviceModel, Firmware, Parts};
+use super::{Board, BuildError, Config, Firmware, Parts, virtio_device};
 use crate::aclint::{self, Aclint, HartLines};
 use crate::device::Device;
 use crate::goldfish_rtc::{self, GoldfishRtc};
@@ -20,11 +20,7 @@ use crate::load::{BootFile, EM_RISCV, Image, ImageKind, LoadError, check_overlap
 use crate::ns16550::{self, Ns16550};
 use crate::plic::{self, Plic};
 use crate::sifive_test::{self, SifiveTest};
-use crate::virtio::VirtioDevice;
-use crate::virtio::blk::VirtioBlk;
-use crate::virtio::console::VirtioConsole;
 use crate::virtio::mmio::{self, VirtioMmio};
-use crate::virtio::rng::VirtioRng;
 
 /// Most harts.
 pub const CPU_MAX: u32 = 512;
@@ -155,15 +151,6 @@ fn add_devices(config: &Config, parts: &Parts<'_>, ram: &Arc<GuestMemory>) -> Re
     devices.push(aclint);
     devices.push(plic);
     Ok(devices)
-}
-
-fn virtio_device(model: &DeviceModel) -> Result<Arc<dyn VirtioDevice>, BuildError> {
-    Ok(match model {
-        DeviceModel::VirtioBlk { disk, serial } => VirtioBlk::new(disk.clone(), serial)
-            .map_err(|source| BuildError::Host { what: "start a thread for virtio-blk", source })?,
-        DeviceModel::VirtioConsole { backend } => VirtioConsole::new(backend.clone()),
-        DeviceModel::VirtioRng => VirtioRng::new(),
-    })
 }
 
 /// The firmware, if there is to be one.
@@ -306,6 +293,7 @@ fn reset_vector(start: u64, tree: u64, next: u64, next_mode: u64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::DeviceModel;
     use crate::test_support::FakeAccelerator;
     use accel::AddressSpace;
     use accel::clock::VirtualClock;

@@ -1,0 +1,251 @@
+//! ACPI tables of the `pc` machine, for kernels that are booted without firmware.
+//!
+//! ACPI Specification 6.5, chapters 5 and 6; PCI Firmware Specification 3.0 for the host bridge's resources.
+
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
+};
+use acpi_tables::fadt::{FADTBuilder, Flags};
+use acpi_tables::gas::{AccessSize, AddressSpace as RegisterSpace, GAS};
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
+use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
+
+use super::{IO_APIC, LOCAL_APIC, PCI_DEVICES, PCI_WINDOW_END};
+use crate::pci::isa_bridge::FIRMWARE_ROUTES;
+use crate::pci::power_management as pm;
+
+/// Where the tables are: in the read-only part of the first mebibyte, where kernels look for the root pointer.
+pub(super) const ADDRESS: u64 = 0xe_0000;
+/// How much room there is for them, bytes.
+const ROOM: usize = 0x2_0000;
+
+const OEM: [u8; 6] = *b"BROLGA";
+const TABLE: [u8; 8] = *b"BROLGAPC";
+
+/// ISA interrupts that PCI lines and ACPI itself use: level-triggered and active high, unlike others.
+const LEVEL_INTERRUPTS: [u8; 4] = [5, 9, 10, 11];
+
+/// Bytes of a table.
+struct Bytes(Vec<u8>);
+
+impl AmlSink for Bytes {
+    fn byte(&mut self, byte: u8) {
+        self.0.push(byte);
+    }
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut sink = Bytes(Vec::new());
+    table.to_aml_bytes(&mut sink);
+    sink.0
+}
+
+fn name(path: &str, value: &dyn Aml) -> Name {
+    Name::new(Path::new(path), value)
+}
+
+/// What differs from one `pc` to another.
+pub(super) struct Machine {
+    pub(super) cpus: u32,
+    /// First address of the memory window of PCI devices.
+    pub(super) pci_window: u32,
+    /// Ports and interrupts of the serial ports that there are.
+    pub(super) serial: Vec<(u16, u8)>,
+}
+
+fn dsdt(machine: &Machine) -> Vec<u8> {
+    let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, TABLE, 1);
+
+    let bus = AddressSpace::<u16>::new_bus_number(0, 0);
+    let configuration = IO::new(0xcf8, 0xcf8, 1, 8);
+    let low_ports = AddressSpace::<u16>::new_io(0, 0xcf7, None);
+    let high_ports = AddressSpace::<u16>::new_io(0xd00, 0xffff, None);
+    let window = AddressSpace::<u32>::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        machine.pci_window,
+        PCI_WINDOW_END - 1,
+        None,
+    );
+    let resources = ResourceTemplate::new(vec![&bus, &configuration, &low_ports, &high_ports, &window]);
+    let resources = name("_CRS", &resources);
+
+    // INTA# of each device, wired straight to a global interrupt.
+    let zero = 0u8;
+    let routes: Vec<(u32, u8)> = (1..PCI_DEVICES)
+        .map(|device| ((u32::from(device) << 16) | 0xffff, FIRMWARE_ROUTES[(usize::from(device) + 3) % 4]))
+        .collect();
+    let packages: Vec<Package<'_>> = routes
+        .iter()
+        .map(|(address, interrupt)| Package::new(vec![address as &dyn Aml, &zero, &zero, interrupt]))
+        .collect();
+    let routing = Package::new(packages.iter().map(|package| package as &dyn Aml).collect());
+    let routing = name("_PRT", &routing);
+
+    let bridge_id = name("_HID", &EISAName::new("PNP0A03"));
+    let bridge_address = name("_ADR", &0u8);
+
+    let serial: Vec<[Name; 3]> = (0u8..)
+        .zip(&machine.serial)
+        .map(|(index, (port, interrupt))| {
+            let interrupt = Interrupt::new(true, true, false, false, u32::from(*interrupt));
+            let io = IO::new(*port, *port, 1, 8);
+            let resources = ResourceTemplate::new(vec![&io, &interrupt]);
+            [name("_HID", &EISAName::new("PNP0501")), name("_UID", &index), name("_CRS", &resources)]
+        })
+        .collect();
+    let rtc_interrupt = Interrupt::new(true, true, false, false, 8);
+    let rtc_io = IO::new(0x70, 0x70, 1, 2);
+    let rtc_resources = ResourceTemplate::new(vec![&rtc_io, &rtc_interrupt]);
+    let rtc = [name("_HID", &EISAName::new("PNP0B00")), name("_CRS", &rtc_resources)];
+    let keyboard_interrupt = Interrupt::new(true, true, false, false, 1);
+    let (data, command) = (IO::new(0x60, 0x60, 1, 1), IO::new(0x64, 0x64, 1, 1));
+    let keyboard_resources = ResourceTemplate::new(vec![&data, &command, &keyboard_interrupt]);
+    let keyboard = [name("_HID", &EISAName::new("PNP0303")), name("_CRS", &keyboard_resources)];
+
+    let serial: Vec<Device<'_>> = (1..)
+        .zip(&serial)
+        .map(|(number, parts): (u32, _)| {
+            Device::new(Path::new(&format!("COM{number}")), parts.iter().map(|part| part as &dyn Aml).collect())
+        })
+        .collect();
+    let rtc = Device::new(Path::new("RTC_"), rtc.iter().map(|part| part as &dyn Aml).collect());
+    let keyboard = Device::new(Path::new("KBD_"), keyboard.iter().map(|part| part as &dyn Aml).collect());
+    let isa_address = name("_ADR", &0x0001_0000u32);
+    let mut isa: Vec<&dyn Aml> = vec![&isa_address, &rtc, &keyboard];
+    isa.extend(serial.iter().map(|device| device as &dyn Aml));
+    let isa = Device::new(Path::new("ISA_"), isa);
+
+    let bridge = Device::new(Path::new("PCI0"), vec![&bridge_id, &bridge_address, &resources, &routing, &isa]);
+    table.append_slice(&bytes(&Scope::new(Path::new("_SB_"), vec![&bridge])));
+
+    let off = pm::SLEEP_TYPE_OFF as u8;
+    table.append_slice(&bytes(&name("_S5_", &Package::new(vec![&off, &off, &zero, &zero]))));
+    table.as_slice().to_vec()
+}
+
+fn madt(machine: &Machine) -> Vec<u8> {
+    const PCAT_COMPATIBLE: u32 = 1;
+    let mut table = Sdt::new(*b"APIC", 44, 5, OEM, TABLE, 1);
+    table.write_u32(36, LOCAL_APIC);
+    table.write_u32(40, PCAT_COMPATIBLE);
+    for cpu in 0..machine.cpus {
+        // Type 0: processor and its local APIC, enabled.
+        table.append_slice(&[0, 8, cpu as u8, cpu as u8, 1, 0, 0, 0]);
+    }
+    // Type 1: I/O APIC 0 from global interrupt 0 on.
+    let address = IO_APIC.to_le_bytes();
+    table.append_slice(&[1, 12, 0, 0, address[0], address[1], address[2], address[3], 0, 0, 0, 0]);
+    // Type 2: ISA interrupt 0 is global interrupt 2; the level-triggered ones are active high.
+    table.append_slice(&[2, 10, 0, 0, 2, 0, 0, 0, 0, 0]);
+    for interrupt in LEVEL_INTERRUPTS {
+        table.append_slice(&[2, 10, 0, interrupt, interrupt, 0, 0, 0, 0x0d, 0]);
+    }
+    // Type 4: LINT1 of all processors is the NMI.
+    table.append_slice(&[4, 6, 0xff, 0, 0, 1]);
+    table.as_slice().to_vec()
+}
+
+fn fadt(dsdt: u64) -> Vec<u8> {
+    let ports = u32::from(pm::PORTS);
+    let register =
+        |width: u8, size: AccessSize, port: u32| GAS::new(RegisterSpace::SystemIo, width, 0, size, u64::from(port));
+    let mut table = FADTBuilder::new(OEM, TABLE, 1)
+        .dsdt_64(dsdt)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::ProcC1)
+        .flag(Flags::SlpButton)
+        .flag(Flags::RtcS4)
+        .flag(Flags::ResetRegSup);
+    table.dsdt = (dsdt as u32).into();
+    table.sci_int = u16::from(pm::INTERRUPT).into();
+    table.smi_cmd = u32::from(pm::COMMAND_PORT).into();
+    table.acpi_enable = pm::ACPI_ENABLE;
+    table.acpi_disable = pm::ACPI_DISABLE;
+    table.pm1a_evt_blk = ports.into();
+    table.pm1a_cnt_blk = (ports + 4).into();
+    table.pm_tmr_blk = (ports + 8).into();
+    table.pm1_evt_len = 4;
+    table.pm1_cnt_len = 2;
+    table.pm_tmr_len = 4;
+    // No C2 or C3.
+    table.p_lvl2_lat = 0x0fff.into();
+    table.p_lvl3_lat = 0x0fff.into();
+    table.century = 0x32;
+    // A keyboard controller and ISA devices are there; VGA is not.
+    table.iapc_boot_arch = 0x0007.into();
+    table.reset_reg = register(8, AccessSize::ByteAccess, 0xcf9);
+    table.reset_value = 0x06;
+    table.x_pm1a_evt_blk = register(32, AccessSize::WordAccess, ports);
+    table.x_pm1a_cnt_blk = register(16, AccessSize::WordAccess, ports + 4);
+    table.x_pm_tmr_blk = register(32, AccessSize::DwordAccess, ports + 8);
+    bytes(&table.finalize())
+}
+
+/// All tables, to be put at [`ADDRESS`]; the root pointer comes first. `None` if there is no room.
+pub(super) fn tables(machine: &Machine) -> Option<Vec<u8>> {
+    let mut image = vec![0; Rsdp::len()];
+    let mut place = |table: Vec<u8>| {
+        image.resize(image.len().next_multiple_of(16), 0);
+        let address = ADDRESS + image.len() as u64;
+        image.extend(table);
+        address
+    };
+    let dsdt = place(dsdt(machine));
+    let fadt = place(fadt(dsdt));
+    let madt = place(madt(machine));
+    let mut xsdt = XSDT::new(OEM, TABLE, 1);
+    xsdt.add_entry(fadt);
+    xsdt.add_entry(madt);
+    let xsdt = place(bytes(&xsdt));
+    let root = bytes(&Rsdp::new(OEM, xsdt));
+    image[..root.len()].copy_from_slice(&root);
+    (image.len() <= ROOM).then_some(image)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(image: &[u8], at: usize, length: usize) -> u64 {
+        image[at..at + length].iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte))
+    }
+
+    fn sum(bytes: &[u8]) -> u8 {
+        bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
+    }
+
+    #[test]
+    fn every_table_is_reached_from_the_root_and_its_checksum_is_right() {
+        let machine = Machine { cpus: 255, pci_window: 0xe000_0000, serial: vec![(0x3f8, 4), (0x2f8, 3)] };
+        let image = tables(&machine).unwrap();
+        assert_eq!(&image[..8], b"RSD PTR ");
+        assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
+        let table = |address: u64| {
+            let start = (address - ADDRESS) as usize;
+            let length = number(&image, start + 4, 4) as usize;
+            let table = &image[start..start + length];
+            assert_eq!(sum(table), 0, "{:?}", &table[..4]);
+            table
+        };
+        let xsdt = table(number(&image, 24, 8));
+        let (fadt, madt) = (table(number(xsdt, 36, 8)), table(number(xsdt, 44, 8)));
+        assert_eq!((&xsdt[..4], &fadt[..4], &madt[..4]), (&b"XSDT"[..], &b"FACP"[..], &b"APIC"[..]));
+        assert_eq!(number(fadt, 40, 4), number(fadt, 140, 8));
+        let dsdt = table(number(fadt, 140, 8));
+        assert_eq!(&dsdt[..4], b"DSDT");
+        for wanted in [&b"PCI0"[..], b"_PRT", b"_CRS", b"COM2", b"_S5_"] {
+            assert!(dsdt.windows(4).any(|window| window == wanted), "{wanted:?}");
+        }
+        let mut entries = &madt[44..];
+        let mut kinds = Vec::new();
+        while !entries.is_empty() {
+            kinds.push(entries[0]);
+            entries = &entries[usize::from(entries[1])..];
+        }
+        assert_eq!(kinds.iter().filter(|kind| **kind == 0).count(), 255);
+        assert_eq!(kinds[255..], [1, 2, 2, 2, 2, 2, 4]);
+    }
+}

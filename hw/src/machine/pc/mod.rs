@@ -1,0 +1,336 @@
+//! `pc`: an x86-64 machine around the i440FX host bridge and the PIIX3 and PIIX4 south bridges.
+//!
+//! Its interrupt controllers and its interval timer are the accelerator's own. It boots a kernel directly, or firmware
+//! that the user names; fw_cfg, IDE, VGA and USB are left out so far.
+
+mod acpi;
+mod boot;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use accel::memory::{GuestMemory, MemorySlot, allocate};
+use accel::state::CpuState;
+use accel::{Accelerator, Msi};
+
+use super::{Board, BuildError, Config, DeviceModel, Firmware, Parts, virtio_device};
+use crate::cmos::Cmos;
+use crate::debug_port::{CONSOLE_PORT, DebugConsole, DebugExit};
+use crate::device::Device;
+use crate::i8042::{self, I8042};
+use crate::interrupt::{InterruptController, InterruptLine};
+use crate::load::{BootFile, Image, LoadError, check_overlaps};
+use crate::ns16550::{self, Ns16550};
+use crate::pci::host_bridge::{self, HostBridge};
+use crate::pci::isa_bridge::IsaBridge;
+use crate::pci::msix::MsiSink;
+use crate::pci::power_management::{self as pm, PowerManagement};
+use crate::pci::{PciBus, PciDevice, Slot};
+use crate::virtio::pci::VirtioPci;
+
+/// Most processors: APIC ids have eight bits, and one of them means all.
+pub const CPU_MAX: u32 = 255;
+
+const NAME: &str = "pc";
+
+const LOCAL_APIC: u32 = 0xfee0_0000;
+const IO_APIC: u32 = 0xfec0_0000;
+
+/// RAM ends here, and video memory would begin.
+const CONVENTIONAL_END: u64 = 0xa_0000;
+/// RAM goes on here: option ROMs and firmware shadows.
+const SHADOW: u64 = 0xc_0000;
+const MIB: u64 = 0x10_0000;
+const FOUR_GIB: u64 = 1 << 32;
+/// With this much RAM or more, some of it goes above 4 GiB, and that below ends at [`LOW_END_SPLIT`].
+const LOW_END_MOST: u64 = 0xe000_0000;
+const LOW_END_SPLIT: u64 = 0xc000_0000;
+/// First address after the memory window of PCI devices.
+const PCI_WINDOW_END: u32 = IO_APIC;
+/// The extended BIOS data area that a kernel may look for.
+const CONVENTIONAL_USABLE: u64 = 0x9_fc00;
+
+const LEAST_MEMORY: u64 = 2 * MIB;
+const MOST_MEMORY: u64 = 1 << 45;
+/// Largest firmware, which must stay clear of the APICs.
+const MOST_FIRMWARE: u64 = 16 * MIB;
+/// How much of the firmware's end is seen below 1 MiB.
+const FIRMWARE_SHADOW: u64 = 0x2_0000;
+
+/// Number of PCI devices on the bus.
+const PCI_DEVICES: u8 = 32;
+/// First device number for devices that the user adds; 1 is the south bridge, 2 would be the VGA, 3 the network card.
+const FIRST_FREE_DEVICE: u8 = 4;
+
+const E820_RAM: u32 = 1;
+const E820_RESERVED: u32 = 2;
+
+/// Ports and interrupts of the serial ports.
+const SERIAL: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
+const CMOS_PORT: u64 = 0x70;
+const CMOS_INTERRUPT: u32 = 8;
+const KEYBOARD_PORT: u64 = 0x60;
+const KEYBOARD_COMMAND_PORT: u64 = 0x64;
+const KEYBOARD_INTERRUPT: u32 = 1;
+const SYSTEM_CONTROL_PORT: u64 = 0x92;
+
+const FIRMWARE_FILE: &str = "bios-256k.bin";
+
+/// Where RAM is.
+struct Layout {
+    /// First address after the RAM below 4 GiB.
+    low_end: u64,
+    /// Length of the RAM from 4 GiB on.
+    high: u64,
+    /// Start, length and type of each range of the memory map that kernels are given.
+    e820: Vec<(u64, u64, u32)>,
+    /// Address of ACPI's root pointer.
+    acpi: u64,
+}
+
+impl Layout {
+    fn new(memory: u64) -> Layout {
+        let low_end = if memory >= LOW_END_MOST { LOW_END_SPLIT } else { memory };
+        let high = memory - low_end;
+        let mut e820 = vec![
+            (0, CONVENTIONAL_USABLE, E820_RAM),
+            (CONVENTIONAL_USABLE, CONVENTIONAL_END - CONVENTIONAL_USABLE, E820_RESERVED),
+            (acpi::ADDRESS, MIB - acpi::ADDRESS, E820_RESERVED),
+            (MIB, low_end - MIB, E820_RAM),
+        ];
+        if high > 0 {
+            e820.push((FOUR_GIB, high, E820_RAM));
+        }
+        Layout { low_end, high, e820, acpi: acpi::ADDRESS }
+    }
+}
+
+/// The accelerator's interrupt controllers.
+struct Controllers(Arc<dyn Accelerator>);
+
+impl InterruptController for Controllers {
+    fn set_input(&self, number: u32, level: bool) {
+        if let Err(error) = self.0.set_interrupt_line(number, level) {
+            tracing::error!("interrupt {number}: {error}");
+        }
+    }
+}
+
+pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildError> {
+    if !(LEAST_MEMORY..=MOST_MEMORY).contains(&config.memory) || !config.memory.is_multiple_of(4096) {
+        let (least, most, size) = (LEAST_MEMORY, MOST_MEMORY, config.memory);
+        return Err(BuildError::Memory { machine: NAME, least, most, size });
+    }
+    if !parts.accelerator.capabilities().in_kernel_interrupt_controller {
+        let problem = format!(
+            "accelerator {} brings no interrupt controllers, and the machine has none of its own yet",
+            parts.accelerator.name()
+        );
+        return Err(BuildError::Unsupported { machine: NAME, problem });
+    }
+    let layout = Layout::new(config.memory);
+    let mut ram_regions =
+        vec![allocate("ram", 0, CONVENTIONAL_END)?, allocate("ram", SHADOW, layout.low_end - SHADOW)?];
+    if layout.high > 0 {
+        ram_regions.push(allocate("ram", FOUR_GIB, layout.high)?);
+    }
+    let firmware = firmware(config)?;
+    let mut all_regions = ram_regions.clone();
+    let mut slots: Vec<MemorySlot> =
+        ram_regions.iter().map(|region| MemorySlot { region: region.clone(), read_only: false }).collect();
+    let mut images = Vec::new();
+    if let Some(firmware) = &firmware {
+        let length = firmware.length;
+        let region = allocate("firmware", FOUR_GIB - length, length)?;
+        all_regions.insert(2, region.clone());
+        slots.push(MemorySlot { region, read_only: true });
+        images.push(firmware.whole(FOUR_GIB - length));
+        // RAM in its shadow's place: firmware that copies itself there finds itself already copied.
+        let shadow = length.min(FIRMWARE_SHADOW);
+        images.push(firmware.part(length - shadow, shadow, MIB - shadow));
+    }
+    let memory_of = |regions| {
+        GuestMemory::from_arc_regions(regions)
+            .map(Arc::new)
+            .map_err(|error| BuildError::Host { what: "set up guest memory", source: std::io::Error::other(error) })
+    };
+    let ram = memory_of(ram_regions)?;
+    let physical = memory_of(all_regions)?;
+
+    let mut entry = None;
+    if firmware.is_none() {
+        let Some(path) = &config.boot.kernel else {
+            return Err(no_firmware(config));
+        };
+        let kernel = boot::load(config, path, &layout)?;
+        images.extend(kernel.images);
+        entry = Some(kernel.entry);
+        let tables = acpi::tables(&acpi::Machine {
+            cpus: parts.vcpus.len() as u32,
+            pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
+            serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
+        });
+        let tables = tables
+            .ok_or_else(|| BuildError::Unsupported { machine: NAME, problem: "its ACPI tables are too long".into() })?;
+        images.push(Image::bytes("the ACPI tables", acpi::ADDRESS, tables));
+    } else if config.boot.kernel.is_some() {
+        let problem = "firmware and a kernel together need fw_cfg, which it does not have yet".into();
+        return Err(BuildError::Unsupported { machine: NAME, problem });
+    }
+    for image in &images {
+        image.check(&physical)?;
+    }
+    check_overlaps(&images)?;
+
+    let (devices, power) = add_devices(config, parts, &ram, &layout, entry.is_some())?;
+    Ok(Board {
+        ram,
+        physical,
+        slots,
+        devices,
+        images,
+        start_state: Box::new(move |index, state| {
+            if let (0, CpuState::X86_64(state), Some(entry)) = (index, state, &entry) {
+                boot::set_entry(state, entry);
+            }
+        }),
+        power_button: Some(Box::new(move || power.press_button())),
+    })
+}
+
+/// Folders where firmware is looked for.
+fn firmware_folders(config: &Config) -> Vec<PathBuf> {
+    let usual = ["/usr/share/seabios", "/usr/share/qemu"].map(PathBuf::from);
+    config.boot.firmware_folders.iter().cloned().chain(usual).collect()
+}
+
+fn no_firmware(config: &Config) -> BuildError {
+    let folders: Vec<String> = firmware_folders(config).iter().map(|folder| folder.display().to_string()).collect();
+    BuildError::Firmware { wanted: FIRMWARE_FILE, folders: folders.join(", "), package: "seabios" }
+}
+
+/// The firmware, if it is to start: it does unless a kernel is booted directly.
+fn firmware(config: &Config) -> Result<Option<BootFile>, BuildError> {
+    let path = match &config.boot.firmware {
+        Firmware::File(path) => Some(path.clone()),
+        Firmware::None => None,
+        Firmware::Default if config.boot.kernel.is_some() => None,
+        Firmware::Default => {
+            let found = firmware_folders(config).into_iter().map(|folder| folder.join(FIRMWARE_FILE));
+            Some(found.into_iter().find(|path| path.is_file()).ok_or_else(|| no_firmware(config))?)
+        }
+    };
+    let Some(path) = path else { return Ok(None) };
+    let file = BootFile::open("firmware", &path)?;
+    if file.length == 0 || file.length > MOST_FIRMWARE || !file.length.is_multiple_of(0x1_0000) {
+        return Err(LoadError::Form {
+            role: "firmware",
+            path,
+            problem: format!("has {} bytes; 64 KiB to 16 MiB in steps of 64 KiB are possible", file.length),
+        }
+        .into());
+    }
+    Ok(Some(file))
+}
+
+/// What firmware reads from the CMOS RAM.
+fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
+    let mut contents = vec![(0x15, 0x80), (0x16, 0x02), (0x14, 0x02), (0x3d, 0x02), (0x38, 0x10)];
+    let mut put = |first: u8, value: u64, length: u8| {
+        contents.extend((0..length).map(|index| (first + index, (value >> (8 * index)) as u8)));
+    };
+    // Memory above 1 MiB in KiB, above 16 MiB in 64 KiB, and above 4 GiB in 64 KiB.
+    let extended = ((layout.low_end - MIB) >> 10).min(0xffff);
+    put(0x17, extended, 2);
+    put(0x30, extended, 2);
+    put(0x34, (layout.low_end.saturating_sub(16 * MIB) >> 16).min(0xffff), 2);
+    put(0x5b, (layout.high >> 16).min(0xff_ffff), 3);
+    put(0x5f, u64::from(config.vcpus.saturating_sub(1)), 1);
+    contents
+}
+
+/// All devices in the order of reset, and the one with the power button.
+type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>);
+
+fn add_devices(
+    config: &Config,
+    parts: &Parts<'_>,
+    ram: &Arc<GuestMemory>,
+    layout: &Layout,
+    acpi_mode: bool,
+) -> Result<Devices, BuildError> {
+    let bus = parts.bus;
+    let controllers: Arc<dyn InterruptController> = Arc::new(Controllers(parts.accelerator.clone()));
+    let line = |number: u32| InterruptLine::new(controllers.clone(), number);
+    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
+
+    let cmos = Cmos::new(parts.clock.clone(), line(CMOS_INTERRUPT), &cmos_contents(config, layout));
+    bus.map_ports(CMOS_PORT, 2, 0, cmos.clone())?;
+    devices.push(cmos);
+
+    let keyboard = I8042::new(line(KEYBOARD_INTERRUPT));
+    bus.map_ports(KEYBOARD_PORT, 1, i8042::DATA, keyboard.clone())?;
+    bus.map_ports(KEYBOARD_COMMAND_PORT, 1, i8042::COMMAND, keyboard.clone())?;
+    bus.map_ports(SYSTEM_CONTROL_PORT, 1, i8042::SYSTEM_CONTROL, keyboard.clone())?;
+    devices.push(keyboard);
+
+    if config.serial.len() > SERIAL.len() {
+        let problem = format!("the machine has {} serial ports", SERIAL.len());
+        return Err(BuildError::Device { device: "serial", problem });
+    }
+    for (index, (backend, (port, interrupt))) in config.serial.iter().zip(SERIAL).enumerate() {
+        let uart = Ns16550::new(format!("serial{index}"), line(u32::from(interrupt)), backend.clone());
+        bus.map_ports(u64::from(port), ns16550::SIZE, 0, uart.clone())?;
+        devices.push(uart);
+    }
+    if let Some(backend) = &config.debug_console {
+        let console = DebugConsole::new(backend.clone());
+        bus.map_ports(CONSOLE_PORT, 1, 0, console.clone())?;
+        devices.push(console);
+    }
+    if let Some((port, count)) = config.debug_exit {
+        let exit = Arc::new(DebugExit);
+        bus.map_ports(u64::from(port), u64::from(count), 0, exit.clone())?;
+        devices.push(exit);
+    }
+
+    let pci = PciBus::new(bus);
+    let isa = IsaBridge::with_lines((0..16).map(line).collect());
+    let power = PowerManagement::new(parts.clock.clone(), line(u32::from(pm::INTERRUPT)), acpi_mode);
+    bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
+    bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
+
+    let messages: MsiSink = {
+        let accelerator = parts.accelerator.clone();
+        Arc::new(move |message: Msi| {
+            if let Err(error) = accelerator.signal_msi(message) {
+                tracing::error!("message-signalled interrupt: {error}");
+            }
+        })
+    };
+    for (device, number) in config.devices.iter().zip(FIRST_FREE_DEVICE..) {
+        let model: &DeviceModel = &device.model;
+        if number >= PCI_DEVICES {
+            let problem = format!("the PCI bus has {PCI_DEVICES} devices");
+            return Err(BuildError::Device { device: model.name(), problem });
+        }
+        let label = format!("{}@{number:02x}.0", model.name());
+        let pin = isa.pin(number);
+        let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, messages.clone());
+        pci.insert(Slot::new(number, 0), function.clone());
+        devices.push(function);
+    }
+
+    let bridge = HostBridge::new(pci.clone());
+    bus.map_ports(host_bridge::PORTS, host_bridge::PORT_COUNT, 0, bridge.clone())?;
+    let functions: [(Slot, Arc<dyn PciDevice>); 3] =
+        [(Slot::new(0, 0), bridge.clone()), (Slot::new(1, 0), isa.clone()), (Slot::new(1, 3), power.clone())];
+    for (slot, function) in functions {
+        pci.insert(slot, function);
+    }
+    devices.extend([isa as Arc<dyn Device>, power.clone(), bridge]);
+    Ok((devices, power))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,199 @@
+//! i440FX host bridge and PCI configuration mechanism 1.
+//!
+//! Intel 82440FX PCIset data sheet (290549): address at port 0xcf8, data at 0xcfc to 0xcff. A byte written to port
+//! 0xcf9 goes to the reset control register of the PIIX3 (data sheet 290550, section 2.5.6.2).
+//!
+//! The memory below 1 MiB is plain RAM whatever the attribute registers (PAM) say: firmware finds its shadow there.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::config::{Identity, PciConfig, PciConfigState};
+use super::{PciBus, PciDevice, Slot};
+use crate::bus::{AccessRules, Effect, PioDevice, Width};
+use crate::device::{Device, StateError, impossible, parse_state, state_value};
+
+/// First port.
+pub const PORTS: u64 = 0xcf8;
+/// Number of ports.
+pub const PORT_COUNT: u64 = 8;
+
+const RESET_CONTROL: u64 = 1;
+const DATA: u64 = 4;
+
+const ADDRESS_ENABLE: u32 = 1 << 31;
+/// Reset control: a rise of this bit resets the processor.
+const RESET_CPU: u8 = 0x04;
+
+/// The registers of a [`HostBridge`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HostBridgeState {
+    /// Configuration space of function 0:0.0.
+    pub config: PciConfigState,
+    /// Configuration address register.
+    pub address: u32,
+    /// Reset control register.
+    pub reset_control: u8,
+}
+
+/// The host bridge of a PC.
+pub struct HostBridge {
+    config: PciConfig,
+    bus: Arc<PciBus>,
+    // Lock order: alone; released before the bus is accessed.
+    registers: Mutex<Registers>,
+}
+
+#[derive(Default)]
+struct Registers {
+    address: u32,
+    reset_control: u8,
+}
+
+impl HostBridge {
+    /// The bridge to `bus`.
+    pub fn new(bus: Arc<PciBus>) -> Arc<HostBridge> {
+        let mut config = PciConfig::new(&Identity {
+            vendor: 0x8086,
+            device: 0x1237,
+            revision: 2,
+            class: 0x06_0000,
+            subsystem_vendor: 0x1af4,
+            subsystem: 0x1100,
+        });
+        // Attribute registers and system-management RAM control keep what is written.
+        config.allow(0x59, &[0xff; 7]);
+        config.allow(0x72, &[0xff]);
+        config.set(0x72, &[0x02]);
+        Arc::new(HostBridge { config, bus, registers: Mutex::default() })
+    }
+
+    /// The function and register that the address register selects for the data port `offset`, if it is on bus 0.
+    fn selected(&self, offset: u64) -> Option<(Slot, u8)> {
+        let address = self.registers.lock().address;
+        let on_this_bus = address & ADDRESS_ENABLE != 0 && (address >> 16) & 0xff == 0;
+        on_this_bus.then_some((Slot((address >> 8) as u8), (address & 0xfc) as u8 | (offset & 3) as u8))
+    }
+}
+
+impl Device for HostBridge {
+    fn debug_label(&self) -> &str {
+        "i440fx"
+    }
+    fn reset(&self) {
+        self.config.reset();
+        *self.registers.lock() = Registers::default();
+        // Regions of devices that were reset before move now.
+        self.bus.place_all();
+    }
+    fn save(&self) -> serde_json::Value {
+        let registers = self.registers.lock();
+        let (address, reset_control) = (registers.address, registers.reset_control);
+        state_value(&HostBridgeState { config: self.config.save(), address, reset_control })
+    }
+    fn restore(&self, state: &serde_json::Value) -> Result<(), StateError> {
+        let new: HostBridgeState = parse_state(self.debug_label(), state)?;
+        if !self.config.restore(&new.config) {
+            return Err(impossible(self.debug_label(), "the configuration space is another function's"));
+        }
+        *self.registers.lock() = Registers { address: new.address, reset_control: new.reset_control };
+        self.bus.place_all();
+        Ok(())
+    }
+}
+
+impl PciDevice for HostBridge {
+    fn config(&self) -> &PciConfig {
+        &self.config
+    }
+}
+
+impl PioDevice for HostBridge {
+    fn port_rules(&self) -> AccessRules {
+        AccessRules { narrowest: Width::Byte, widest: Width::Word, split_to: Width::Word, unaligned: true }
+    }
+    fn read_port(&self, offset: u64, width: Width) -> u64 {
+        match (offset, width) {
+            (0, Width::Word) => u64::from(self.registers.lock().address),
+            (RESET_CONTROL, Width::Byte) => u64::from(self.registers.lock().reset_control),
+            (DATA.., _) => match self.selected(offset) {
+                Some((slot, register)) => self.bus.read_config(slot, register, width),
+                None => width.mask(),
+            },
+            _ => width.mask(),
+        }
+    }
+    fn write_port(&self, offset: u64, width: Width, value: u64) -> Effect {
+        match (offset, width) {
+            (0, Width::Word) => self.registers.lock().address = value as u32,
+            (RESET_CONTROL, Width::Byte) => {
+                let mut registers = self.registers.lock();
+                registers.reset_control = value as u8 & !RESET_CPU;
+                if value as u8 & RESET_CPU != 0 {
+                    return Effect::Reset;
+                }
+            }
+            (DATA.., _) => {
+                if let Some((slot, register)) = self.selected(offset) {
+                    return self.bus.write_config(slot, register, width, value);
+                }
+            }
+            _ => {}
+        }
+        Effect::None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::Bus;
+    use crate::pci::isa_bridge::IsaBridge;
+    use accel::{AddressSpace, IoBus};
+
+    fn machine() -> (Arc<Bus>, Arc<HostBridge>) {
+        let bus = Arc::new(Bus::new(Arc::new(|_| {})));
+        let pci = PciBus::new(&bus);
+        let bridge = HostBridge::new(pci.clone());
+        assert!(pci.insert(Slot::new(0, 0), bridge.clone()));
+        assert!(pci.insert(Slot::new(1, 0), IsaBridge::new(crate::interrupt::InterruptLine::disconnected)));
+        assert!(!pci.insert(Slot::new(1, 0), bridge.clone()));
+        bus.map_ports(PORTS, PORT_COUNT, 0, bridge.clone()).unwrap();
+        (bus, bridge)
+    }
+    fn read(bus: &Bus, port: u64, length: usize) -> u64 {
+        let mut data = [0; 8];
+        bus.read(AddressSpace::Port, port, &mut data[..length]).unwrap();
+        u64::from_le_bytes(data)
+    }
+    fn write(bus: &Bus, port: u64, length: usize, value: u64) {
+        bus.write(AddressSpace::Port, port, &value.to_le_bytes()[..length]).unwrap();
+    }
+
+    #[test]
+    fn functions_are_found_through_address_and_data_ports() {
+        let (bus, _) = machine();
+        let id = |device: u64, function: u64| {
+            write(&bus, 0xcf8, 4, 0x8000_0000 | (device << 11) | (function << 8));
+            read(&bus, 0xcfc, 4)
+        };
+        assert_eq!((id(0, 0), id(1, 0), id(1, 1), id(31, 7)), (0x1237_8086, 0x7000_8086, 0xffff_ffff, 0xffff_ffff));
+        id(0, 0);
+        assert_eq!((read(&bus, 0xcfd, 1), read(&bus, 0xcfe, 2), read(&bus, 0xcf8, 4)), (0x80, 0x1237, 0x8000_0000));
+        write(&bus, 0xcf8, 4, 0x8001_0000);
+        assert_eq!(read(&bus, 0xcfc, 4), 0xffff_ffff);
+        write(&bus, 0xcf8, 4, 0);
+        assert_eq!(read(&bus, 0xcfc, 2), 0xffff);
+    }
+
+    #[test]
+    fn the_reset_control_register_resets_on_its_bit_2_only() {
+        let (_, bridge) = machine();
+        assert_eq!(bridge.write_port(1, Width::Byte, 0x02), Effect::None);
+        assert_eq!(bridge.read_port(1, Width::Byte), 2);
+        assert_eq!(bridge.write_port(1, Width::Byte, 0x06), Effect::Reset);
+        assert_eq!(bridge.write_port(0, Width::Word, 0x8000_0600), Effect::None);
+    }
+}

@@ -1,0 +1,179 @@
+//! Whole machines under real accelerators, with guest programs of a few instructions.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use accel::clock::VirtualClock;
+use accel::{Accelerator, Architecture};
+use host::chardev::FileBackend;
+use hw::machine::{Config, Firmware};
+use hw::vm::{Cause, Event, Vm};
+use parking_lot::Mutex;
+
+/// More than any of these programs takes, also where an accelerator is slow.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Runs `program` to its end: exit status, serial output, events.
+fn run(
+    accelerator: Arc<dyn Accelerator>,
+    clock: Arc<VirtualClock>,
+    program: &[u8],
+    vcpus: u32,
+    change: impl FnOnce(&mut Config),
+) -> (Option<i32>, String, Vec<Event>) {
+    let mut kernel = tempfile::NamedTempFile::new().unwrap();
+    kernel.write_all(program).unwrap();
+    let output = tempfile::NamedTempFile::new().unwrap();
+    let mut config = Config { vcpus, memory: 16 << 20, ..Config::default() };
+    config.boot.firmware = Firmware::None;
+    config.boot.kernel = Some(kernel.path().into());
+    config.serial.push(Arc::new(FileBackend::open(output.path(), false).unwrap()));
+    change(&mut config);
+    let vm = Vm::new(config, accelerator, clock).unwrap();
+    let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+    let log = events.clone();
+    let _subscription = vm.subscribe(move |event| log.lock().push(*event));
+    vm.cont().unwrap();
+    let status = vm.wait_for_exit_at_most(LIMIT);
+    let events = events.lock().clone();
+    (status, std::fs::read_to_string(output.path()).unwrap(), events)
+}
+
+/// RISC-V: `lui rd, value >> 12`; `value` must have zeroes in its low 12 bits.
+fn lui(rd: u32, value: u32) -> u32 {
+    value | (rd << 7) | 0x37
+}
+fn addi(rd: u32, rs: u32, value: u32) -> u32 {
+    (value << 20) | (rs << 15) | (rd << 7) | 0x13
+}
+/// `funct3` 0 stores a byte, 2 a word, at the address in `rs1`.
+fn store(funct3: u32, rs1: u32, rs2: u32) -> u32 {
+    (rs2 << 20) | (rs1 << 15) | (funct3 << 12) | 0x23
+}
+fn bytes(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+fn jit() -> (Arc<dyn Accelerator>, Arc<VirtualClock>) {
+    let clock = VirtualClock::new();
+    (Arc::new(accel::jit::Jit::open(Architecture::Riscv64, clock.clone()).unwrap()), clock)
+}
+
+#[test]
+fn a_riscv64_program_prints_and_switches_off() {
+    let (accelerator, clock) = jit();
+    let program = bytes(&[
+        lui(5, 0x1000_0000),
+        addi(6, 0, u32::from(b'o')),
+        store(0, 5, 6),
+        addi(6, 0, u32::from(b'k')),
+        store(0, 5, 6),
+        lui(5, 0x10_0000),
+        lui(6, 0x5000),
+        addi(6, 6, 0x555),
+        store(2, 5, 6),
+        0x0000_006f,
+    ]);
+    let (status, output, events) = run(accelerator, clock, &program, 1, |_| {});
+    assert_eq!((status, output.as_str()), (Some(0), "ok"));
+    assert_eq!(events, [Event::Resume, Event::Shutdown(Cause::GuestShutdown)]);
+}
+
+#[test]
+fn a_riscv64_program_is_started_again_by_a_reset() {
+    let (accelerator, clock) = jit();
+    // It counts its starts in RAM that no image covers: the first ends with a reset, the second with a failure.
+    let program = bytes(&[
+        0x0010_0397, // auipc x7, 0x100: 1 MiB from here
+        0x0003_a303, // lw x6, 0(x7)
+        addi(28, 6, 1),
+        store(2, 7, 28),
+        lui(5, 0x10_0000),
+        lui(29, 0x7000),
+        addi(29, 29, 0x777),
+        0x0003_1463, // bne x6, x0, +8
+        store(2, 5, 29),
+        lui(30, 0x2_3000),
+        addi(30, 30, 0x333),
+        0x0003_0063, // beq x6, x0, 0
+        store(2, 5, 30),
+        0x0000_006f,
+    ]);
+    let (status, _, events) = run(accelerator, clock, &program, 1, |_| {});
+    assert_eq!(status, Some(2));
+    assert_eq!(events, [Event::Resume, Event::Reset(Cause::GuestReset), Event::Shutdown(Cause::GuestPanic)]);
+}
+
+/// An ELF file with `code` at 1 MiB, where it is entered in 64-bit mode.
+fn x86_elf(code: &[u8]) -> Vec<u8> {
+    let mut file = vec![0; 120];
+    file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    let mut put = |at: usize, value: u64, length: usize| {
+        file[at..at + length].copy_from_slice(&value.to_le_bytes()[..length]);
+    };
+    for (at, value, length) in [
+        (16, 2, 2),
+        (18, 62, 2),
+        (20, 1, 4),
+        (24, 0x10_0000, 8),
+        (32, 64, 8),
+        (52, 64, 2),
+        (54, 56, 2),
+        (56, 1, 2),
+        (64, 1, 4),
+        (72, 120, 8),
+        (80, 0x10_0000, 8),
+        (88, 0x10_0000, 8),
+        (96, code.len() as u64, 8),
+        (104, code.len() as u64, 8),
+    ] {
+        put(at, value, length);
+    }
+    file.extend(code);
+    file
+}
+
+#[test]
+fn an_x86_64_program_prints_finds_the_pci_bus_and_leaves_through_the_debug_exit() {
+    let kvm = match accel::kvm::Kvm::open(Architecture::X86_64) {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("SKIPPED: an_x86_64_program_prints_finds_the_pci_bus_and_leaves_through_the_debug_exit: {error}");
+            return;
+        }
+    };
+    let code = [
+        &[0x66, 0xba, 0xf8, 0x03][..],         // mov dx, 0x3f8
+        &[0xb0, b'o', 0xee],                   // mov al, 'o'; out dx, al
+        &[0xb0, b'k', 0xee],                   // mov al, 'k'; out dx, al
+        &[0x66, 0xba, 0xf8, 0x0c],             // mov dx, 0xcf8
+        &[0xb8, 0x00, 0x00, 0x00, 0x80, 0xef], // mov eax, 0x80000000; out dx, eax
+        &[0x66, 0xba, 0xfc, 0x0c, 0xed],       // mov dx, 0xcfc; in eax, dx
+        &[0x66, 0xba, 0x01, 0x05, 0xee],       // mov dx, 0x501; out dx, al
+        &[0xf4],                               // hlt
+    ]
+    .concat();
+    let (status, output, events) = run(Arc::new(kvm), VirtualClock::new(), &x86_elf(&code), 2, |config| {
+        config.debug_exit = Some((0x501, 2));
+    });
+    // The low byte of the host bridge's vendor id is 0x86.
+    assert_eq!((status, output.as_str()), (Some((0x86 << 1 | 1) & 0xff), "ok"));
+    assert_eq!(events, [Event::Resume, Event::Shutdown(Cause::GuestShutdown)]);
+}
+
+#[test]
+fn an_x86_64_triple_fault_resets() {
+    let kvm = match accel::kvm::Kvm::open(Architecture::X86_64) {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("SKIPPED: an_x86_64_triple_fault_resets: {error}");
+            return;
+        }
+    };
+    // There is no interrupt table: the exception of UD2 cannot be delivered.
+    let (status, _, events) = run(Arc::new(kvm), VirtualClock::new(), &x86_elf(&[0x0f, 0x0b]), 1, |config| {
+        config.no_reboot = true;
+    });
+    assert_eq!((status, events), (Some(0), vec![Event::Resume, Event::Shutdown(Cause::GuestReset)]));
+}
