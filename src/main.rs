@@ -1,2 +1,108 @@
-//! placeholder
-fn main() {}
+//! The `brolga` program: from a command line to a running machine.
+//!
+//! Nothing else lives here: [`command_line`] takes the options apart, [`machine`], [`devices`], [`consoles`] and
+//! [`accelerator`] understand them, and this file puts the parts together. Read [`run`] first.
+
+mod accelerator;
+mod architecture;
+mod command_line;
+mod consoles;
+mod devices;
+mod log;
+mod machine;
+mod process;
+mod terminal;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::sync::Arc;
+
+use accel::clock::VirtualClock;
+use command_line::Invalid;
+use consoles::Consoles;
+use hw::vm::Vm;
+use qmp::Server;
+
+fn main() {
+    let status = match run() {
+        Ok(status) => status,
+        Err(error) => {
+            eprintln!("brolga: {error}");
+            1
+        }
+    };
+    // Destructors have run: terminal, sockets and pid file are as they should be.
+    std::process::exit(status);
+}
+
+/// Runs the machine of the command line; gives the exit status.
+fn run() -> Result<i32, Invalid> {
+    let mut arguments = std::env::args_os();
+    let program: Option<OsString> = arguments.next();
+    let options = command_line::parse(arguments)?;
+    if options.help {
+        return print(&command_line::help());
+    }
+    if options.version {
+        return print(concat!("Brolga ", env!("CARGO_PKG_VERSION"), " (compatible with QEMU 10.0.0)\n"));
+    }
+    if options.log_items.as_deref() == Some("help") {
+        return print(&log::help());
+    }
+    if options.devices.iter().any(|device| device == "help") {
+        return print(&devices::help());
+    }
+    let architecture = architecture::choose(&options, program.as_deref())?;
+    if options.machine.iter().any(|machine| machine == "help") {
+        return print(&machine::machine_help(architecture));
+    }
+    if options.cpu.as_deref() == Some("help") {
+        return print(&machine::cpu_help(architecture));
+    }
+    // First of all, while there is one thread only.
+    let background = if options.daemonize { Some(process::daemonize()?) } else { None };
+    log::start(options.log_items.as_deref(), options.log_file.as_deref())?;
+
+    let machine_options = machine::machine_options(&options)?;
+    let mut config = machine::config(&options, machine_options.name, architecture)?;
+    let mut consoles = Consoles::new(&options)?;
+    config.serial = consoles.serial_ports(&options)?;
+    consoles.monitors(&options)?;
+    devices::add(&options, &mut consoles, &mut config)?;
+    let clock = VirtualClock::new();
+    let accelerator = accelerator::open(&options, machine_options.accelerators.as_deref(), architecture, &clock)?;
+    let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;
+    let vm = Arc::new(vm);
+
+    let _pidfile = options.pidfile.as_deref().map(process::PidFile::create).transpose()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("management")
+        .enable_all()
+        .build()
+        .map_err(|error| Invalid::new(format!("the threads for monitors cannot be started: {error}")))?;
+    runtime.spawn(process::end_on_signals(vm.clone()));
+    let server = Server::new(vm.clone(), runtime.handle().clone());
+    consoles.serve(&vm, &server)?;
+    if let Some(background) = background {
+        background.ready()?;
+    }
+    if !options.stopped {
+        vm.cont().map_err(|error| Invalid::from_error(&error))?;
+    }
+    let status = vm.wait_for_exit();
+    if let Some((cpu, error)) = vm.last_internal_error() {
+        eprintln!("brolga: processor {cpu}: {error}");
+    }
+    server.close();
+    runtime.shutdown_background();
+    Ok(status)
+}
+
+fn print(text: &str) -> Result<i32, Invalid> {
+    let mut output = std::io::stdout().lock();
+    match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
+        Ok(()) => Ok(0),
+        Err(error) => Err(Invalid::new(format!("standard output: {error}"))),
+    }
+}

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::MemorySlot;
-use crate::state::CpuState;
+use crate::state::{ControllerState, CpuState};
 
 /// A guest instruction-set architecture that Brolga knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -151,6 +151,17 @@ pub trait Accelerator: Send + Sync {
     /// [`create_vcpu`](Accelerator::create_vcpu). Fails where the capability is absent.
     fn create_interrupt_controller(&self) -> Result<(), Error>;
 
+    /// The state of those controllers. Settled only while no vCPU runs.
+    fn interrupt_controller_state(&self) -> Result<ControllerState, Error> {
+        Err(Error::Unsupported { name: self.name(), what: "reading an interrupt controller that it does not have" })
+    }
+
+    /// Replaces the state of those controllers, while no vCPU runs.
+    fn set_interrupt_controller_state(&self, state: &ControllerState) -> Result<(), Error> {
+        let _ = state;
+        Err(Error::Unsupported { name: self.name(), what: "loading an interrupt controller that it does not have" })
+    }
+
     /// Sets the level of input `line` of the backend's interrupt controller (a GSI on x86-64).
     fn set_interrupt_line(&self, line: u32, level: bool) -> Result<(), Error>;
 
@@ -201,7 +212,7 @@ pub trait VcpuHandle: Send + Sync {
     fn kick(&self);
 
     /// Sets the level of one of the processor's own interrupt inputs, where they are not in the backend's controller.
-    /// riscv64: the bit number in `mip` (3 MSIP, 7 MTIP, 9 SEIP, 11 MEIP). x86-64: 0 is INTR.
+    /// riscv64: the bit number in `mip` (3 MSIP, 7 MTIP, 9 SEIP, 11 MEIP). x86-64: 0 is INTR. Others are ignored.
     fn set_interrupt(&self, input: u32, level: bool);
 
     /// Delivers a non-maskable interrupt; an error where the architecture has none.

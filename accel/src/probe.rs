@@ -91,7 +91,7 @@ pub fn measure(accelerator: &dyn Accelerator) -> Result<Speed, Error> {
     let host = |error| Error::Host { call: "writing guest memory", source: std::io::Error::other(error) };
     memory.write_slice(&PROGRAM, MemoryRegionAddress(CODE)).map_err(host)?;
     // Each level's first entry: the next level, and at last 2 MiB from address 0 on. Present, writable.
-    let entries = [(1, 2 * PAGE_SIZE | 3), (2, 3 * PAGE_SIZE | 3), (3, 0x83)];
+    let entries = [(1, (2 * PAGE_SIZE) | 3), (2, (3 * PAGE_SIZE) | 3), (3, 0x83)];
     for (page, entry) in entries {
         memory.write_obj::<u64>(entry, MemoryRegionAddress(page * PAGE_SIZE)).map_err(host)?;
     }

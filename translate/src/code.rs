@@ -1,10 +1,10 @@
 //! Which guest-physical memory holds translated code.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 
 use crate::cpu::Tlb;
 use crate::platform::PAGE_SIZE;
@@ -38,7 +38,7 @@ impl Page {
 #[derive(Default)]
 pub struct CodePages {
     // Lock order: after a `Tlb`'s filling lock for reads; `protect` takes no TLB lock while it holds this.
-    pages: RwLock<HashMap<u64, Page>>,
+    pages: RwLock<FxHashMap<u64, Page>>,
     processors: Mutex<Vec<Weak<Tlb>>>,
 }
 

@@ -55,7 +55,7 @@ impl VcpuHandle for Wake {
     }
 
     fn set_interrupt(&self, input: u32, level: bool) {
-        if self.signals.set_input(input, level) {
+        if input < u64::BITS && self.signals.set_input(input, level) {
             self.notify();
         }
     }

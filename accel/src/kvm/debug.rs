@@ -83,10 +83,10 @@ impl Debug {
         raw
     }
 
-    /// What an exit for debugging means.
-    pub(super) fn event(&self, exit: &kvm_debug_exit_arch) -> DebugEvent {
-        let mut hit = self.registers.iter().enumerate().filter(|(number, _)| exit.dr6 >> number & 1 != 0);
-        hit.next().map_or(DebugEvent::SingleStep, |(_, &event)| event)
+    /// The breakpoint or watchpoint that caused an exit, if one did.
+    pub(super) fn hit(&self, exit: &kvm_debug_exit_arch) -> Option<DebugEvent> {
+        let mut hits = self.registers.iter().enumerate().filter(|(number, _)| exit.dr6 >> number & 1 != 0);
+        hits.next().map(|(_, &event)| event)
     }
 
     /// Each instruction ends the run.
@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(raw.arch.debugreg[..4], [0x1001, 0x2000, 0x3008, 0x4004]);
         assert_eq!(raw.arch.debugreg[7], 0xf900_06ff, "RW and LEN: 0 and 0, 0 and 0, 1 and 2, 3 and 3");
         let exit = kvm_debug_exit_arch { dr6: 1 << 2, ..Default::default() };
-        assert_eq!(debug.event(&exit), DebugEvent::Watchpoint(0x3008));
+        assert_eq!(debug.hit(&exit), Some(DebugEvent::Watchpoint(0x3008)));
         assert_eq!(debug.passing_breakpoints().arch.debugreg[7], 0xf900_06f0);
         request.breakpoints.push(0);
         assert!(Debug::program(&request).is_err());

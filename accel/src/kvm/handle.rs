@@ -73,6 +73,11 @@ impl Handle {
         Pending { nmi: std::mem::take(&mut requests.nmi), interrupt: requests.interrupt }
     }
 
+    /// Takes a requested non-maskable interrupt.
+    pub(super) fn take_nmi(&self) -> bool {
+        std::mem::take(&mut self.requests.lock().nmi)
+    }
+
     /// Level of INTR.
     pub(super) fn interrupt(&self) -> bool {
         self.requests.lock().interrupt

@@ -6,6 +6,8 @@
 #[cfg(target_arch = "x86_64")]
 mod blocking;
 #[cfg(target_arch = "x86_64")]
+mod controllers;
+#[cfg(target_arch = "x86_64")]
 mod cpuid;
 #[cfg(target_arch = "x86_64")]
 mod debug;

@@ -132,16 +132,6 @@ pub(super) fn write(vm: &Vm, fd: &VcpuFd, state: &CpuState, at_reset: &BTreeMap<
     let in_kernel_controller = vm.in_kernel_controller.load(Ordering::Acquire);
     let xsave = vm.xsave_layout.encode(&state.fpu)?;
     let lapic = state.local_apic.as_deref().filter(|_| in_kernel_controller).map(encode_lapic).transpose()?;
-    if in_kernel_controller {
-        let mp_state = match state.activity {
-            Activity::Running | Activity::Shutdown => KVM_MP_STATE_RUNNABLE,
-            Activity::Halted => KVM_MP_STATE_HALTED,
-            // Not UNINITIALIZED, where KVM ignores a start-up IPI that no INIT preceded.
-            Activity::WaitForSipi => KVM_MP_STATE_INIT_RECEIVED,
-            Activity::SipiReceived => KVM_MP_STATE_SIPI_RECEIVED,
-        };
-        fd.set_mp_state(kvm_mp_state { mp_state }).map_err(host_error("KVM_SET_MP_STATE"))?;
-    }
     let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gpr;
     let regs = kvm_regs {
         rax,
@@ -169,6 +159,17 @@ pub(super) fn write(vm: &Vm, fd: &VcpuFd, state: &CpuState, at_reset: &BTreeMap<
             state.cr0, state.cr4, state.efer
         ))
     })?;
+    // After the segments: KVM takes those of the reset vector for a reset, and sets the processor running.
+    if in_kernel_controller {
+        let mp_state = match state.activity {
+            Activity::Running | Activity::Shutdown => KVM_MP_STATE_RUNNABLE,
+            Activity::Halted => KVM_MP_STATE_HALTED,
+            // Not UNINITIALIZED, where KVM ignores a start-up IPI that no INIT preceded.
+            Activity::WaitForSipi => KVM_MP_STATE_INIT_RECEIVED,
+            Activity::SipiReceived => KVM_MP_STATE_SIPI_RECEIVED,
+        };
+        fd.set_mp_state(kvm_mp_state { mp_state }).map_err(host_error("KVM_SET_MP_STATE"))?;
+    }
     fd.set_regs(&regs).map_err(host_error("KVM_SET_REGS"))?;
     write_xcr0(fd, state.fpu.xcr0)?;
     // SAFETY: no dynamic XSAVE feature was asked for in this process, so KVM reads no more than 4096 bytes.

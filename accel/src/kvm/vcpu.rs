@@ -26,6 +26,9 @@ vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 /// Longest x86 instruction, bytes.
 const LONGEST_INSTRUCTION: u64 = 15;
 
+/// DR6: the exception is that of single-stepping.
+const DR6_SINGLE_STEP: u64 = 1 << 14;
+
 /// A virtual processor under KVM.
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
@@ -161,8 +164,12 @@ impl KvmVcpu {
             KVM_EXIT_IRQ_WINDOW_OPEN | KVM_EXIT_INTR | KVM_EXIT_SET_TPR | KVM_EXIT_NMI => None,
             KVM_EXIT_DEBUG => {
                 // SAFETY: as above.
-                let event = self.debug.event(&unsafe { page.debug() });
-                self.stepped(event)
+                let exit = unsafe { page.debug() };
+                match self.debug.hit(&exit) {
+                    Some(event) => self.stepped(event),
+                    None if self.steps() => self.stepped(DebugEvent::SingleStep),
+                    None => self.return_to_guest(&exit),
+                }
             }
             KVM_EXIT_SHUTDOWN => {
                 self.activity = Activity::Shutdown;
@@ -244,17 +251,27 @@ impl KvmVcpu {
 
     /// Answers a debug event: that of passing a breakpoint is nobody's but ours.
     fn stepped(&mut self, event: DebugEvent) -> Option<Exit> {
-        let was_passing = self.passing_breakpoint;
         if let Err(error) = self.end_passing() {
             return Some(Exit::InternalError(error.to_string()));
         }
         match event {
-            DebugEvent::SingleStep if !self.debug.single_step() => {
-                debug_assert!(was_passing, "a step that nobody asked for");
-                None
-            }
+            DebugEvent::SingleStep if !self.debug.single_step() => None,
             event => Some(Exit::Debug(event)),
         }
+    }
+
+    /// Gives the guest a debug exception that nobody here asked for: it steps itself. (While breakpoints are set, KVM
+    /// passes on all debug exceptions.)
+    fn return_to_guest(&mut self, exit: &kvm_debug_exit_arch) -> Option<Exit> {
+        let inject = || {
+            let mut registers = self.fd.get_debug_regs().map_err(host_error("KVM_GET_DEBUGREGS"))?;
+            registers.dr6 |= exit.dr6 & DR6_SINGLE_STEP;
+            self.fd.set_debug_regs(&registers).map_err(host_error("KVM_SET_DEBUGREGS"))?;
+            let mut request = *self.debug.programmed();
+            request.control |= KVM_GUESTDBG_INJECT_DB;
+            self.fd.set_guest_debug(&request).map_err(host_error("KVM_SET_GUEST_DEBUG"))
+        };
+        inject().err().map(|error: Error| Exit::InternalError(error.to_string()))
     }
 
     /// Lets a run that begins at a breakpoint execute that instruction: it is stepped with breakpoints off. (RFLAGS.RF
@@ -332,6 +349,10 @@ impl Vcpu for KvmVcpu {
     }
 
     fn state(&mut self) -> Result<CpuState, Error> {
+        // One that was requested since the last run is part of the state.
+        if self.handle.take_nmi() {
+            self.fd.nmi().map_err(host_error("KVM_NMI"))?;
+        }
         let mut state = registers::read(&self.vm, &self.fd)?;
         if self.activity != Activity::Running {
             state.activity = self.activity;
@@ -349,6 +370,8 @@ impl Vcpu for KvmVcpu {
             activity if !self.in_kernel_controller => activity,
             _ => Activity::Running,
         };
+        // One that was requested before belonged to the state that is gone.
+        self.handle.take_nmi();
         let interrupts_on = state.rflags & rflags::IF != 0;
         let events = &state.events;
         let nothing_under_way = events.exception.is_none() && events.interrupt.is_none() && !events.nmi_injected;

@@ -16,8 +16,9 @@ use vmm_sys_util::eventfd::EventFd;
 use super::handle::install_kick_signal;
 use super::memory::Slots;
 use super::vcpu::KvmVcpu;
-use super::{NAME, cpuid, registers, xsave};
+use super::{NAME, controllers, cpuid, registers, xsave};
 use crate::memory::MemorySlot;
+use crate::state::ControllerState;
 use crate::{Accelerator, AddressSpace, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
 
 vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, kvm_bindings::KVMIO, 0x79, kvm_ioeventfd);
@@ -177,7 +178,7 @@ impl Kvm {
         if self.vm.in_kernel_controller.load(Ordering::Acquire) {
             Ok(())
         } else {
-            Err(Error::Unsupported { name: NAME, what: "interrupt lines before its interrupt controller is created" })
+            Err(Error::Unsupported { name: NAME, what: "the use of its interrupt controller before that is created" })
         }
     }
 }
@@ -216,6 +217,17 @@ impl Accelerator for Kvm {
         self.vm.fd.create_pit2(pit).map_err(host_error("KVM_CREATE_PIT2"))?;
         self.vm.in_kernel_controller.store(true, Ordering::Release);
         Ok(())
+    }
+
+    fn interrupt_controller_state(&self) -> Result<ControllerState, Error> {
+        self.need_controller()?;
+        controllers::read(&self.vm.fd).map(|state| ControllerState::Pc(Box::new(state)))
+    }
+
+    fn set_interrupt_controller_state(&self, state: &ControllerState) -> Result<(), Error> {
+        self.need_controller()?;
+        let ControllerState::Pc(state) = state;
+        controllers::write(&self.vm.fd, state)
     }
 
     fn set_interrupt_line(&self, line: u32, level: bool) -> Result<(), Error> {

@@ -2,6 +2,7 @@
 //!
 //! Saving and loading, migration, gdb, `info registers`, dumps and switching the accelerator all read these structs.
 
+pub mod pc;
 pub mod riscv64;
 pub mod x86_64;
 
@@ -16,6 +17,14 @@ pub enum CpuState {
     X86_64(Box<x86_64::CpuState>),
     /// A riscv64 hart.
     Riscv64(Box<riscv64::CpuState>),
+}
+
+/// The state of the interrupt controllers that a backend runs for a machine.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "machine", rename_all = "lowercase")]
+pub enum ControllerState {
+    /// Those of a PC; the local APICs are in the processors' states.
+    Pc(Box<pc::Controllers>),
 }
 
 impl CpuState {

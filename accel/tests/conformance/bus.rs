@@ -31,8 +31,6 @@ pub(crate) const NOTHING: u64 = 0x800;
 pub(crate) const PATTERN_PORT: u16 = 0x210;
 /// Port that kicks processor 0.
 pub(crate) const DONE_PORT: u16 = 0x200;
-/// Port that reads one more each time.
-pub(crate) const COUNTER_PORT: u16 = 0x220;
 
 /// The vector with which the machine's controller answers.
 pub(crate) const VECTOR: u8 = 0x40;

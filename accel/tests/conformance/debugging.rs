@@ -4,7 +4,7 @@ use accel::state::CpuState;
 use accel::{DebugControl, DebugEvent, Exit, WatchAccess, Watchpoint};
 
 use crate::machine::Machine;
-use crate::program::Width;
+use crate::program::{Program, Width};
 use crate::subject::{Outcome, Subject};
 use crate::x86;
 
@@ -117,18 +117,19 @@ fn enter_user_mode(machine: &mut Machine) {
 
 /// A watchpoint stops after an instruction that writes to it, and not for its neighbours nor for reads.
 pub(crate) fn write_watchpoints(subject: &Subject) -> Outcome {
-    (subject.kernel_mode_watchpoints)()?;
+    (subject.data_breakpoints)()?;
     stop_at_write(Machine::new(subject, 1))
 }
 
 /// A watchpoint on reads stops after one.
 pub(crate) fn read_watchpoints(subject: &Subject) -> Outcome {
-    (subject.kernel_mode_watchpoints)()?;
+    (subject.data_breakpoints)()?;
     stop_at_read(Machine::new(subject, 1))
 }
 
 /// x86-64: watchpoints stop user-mode programs.
 pub(crate) fn watchpoints_in_user_mode(subject: &Subject) -> Outcome {
+    (subject.data_breakpoints)()?;
     let mut machine = Machine::new(subject, 1);
     enter_user_mode(&mut machine);
     stop_at_write(machine)?;
@@ -164,6 +165,28 @@ fn stop_at_read(mut machine: Machine) -> Outcome {
     assert_eq!(machine.run(), Exit::Debug(DebugEvent::Watchpoint(watched)));
     assert_eq!(program_counter(&mut machine), after);
     machine.run_to_end();
+    Ok(())
+}
+
+/// x86-64: a guest that steps itself by its trap flag sees as many exceptions while it is being debugged.
+pub(crate) fn a_guest_steps_itself(subject: &Subject) -> Outcome {
+    let exceptions = |request: DebugControl| {
+        let mut machine = Machine::new(subject, 1);
+        let data = machine.layout.data;
+        machine.load(&Program::handler(machine.architecture, data));
+        let mut program = machine.program();
+        // pushfq; or qword [rsp], 0x100; popfq
+        program.raw(&[0x9c, 0x48, 0x81, 0x0c, 0x24, 0x00, 0x01, 0x00, 0x00, 0x9d]).nop().nop().nop();
+        // pushfq; and qword [rsp], !0x100; popfq
+        program.raw(&[0x9c, 0x48, 0x81, 0x24, 0x24, 0xff, 0xfe, 0xff, 0xff, 0x9d]).done();
+        machine.load(&program);
+        machine.vcpus[0].set_debug(&request).unwrap();
+        machine.run_to_end();
+        machine.read_u64(data)
+    };
+    let alone = exceptions(DebugControl::default());
+    assert_eq!(alone, 6, "one after each instruction from the first to the second POPF");
+    assert_eq!(exceptions(control(|control| control.breakpoints.push(0x100_0000))), alone);
     Ok(())
 }
 

@@ -70,6 +70,50 @@ pub(crate) fn a_lowered_interrupt_is_gone(subject: &Subject) -> Outcome {
     Ok(())
 }
 
+/// Inputs that no processor has are nobody's.
+pub(crate) fn inputs_that_do_not_exist(subject: &Subject) -> Outcome {
+    let mut machine = Machine::new(subject, 1);
+    let data = machine.layout.data;
+    machine.load(&Program::handler(machine.architecture, data));
+    let mut program = machine.program();
+    program.enable_interrupts().repeat(10, |program| {
+        program.nop();
+    });
+    program.done();
+    machine.load(&program);
+    let handle = machine.vcpus[0].handle();
+    for input in [1, 31, 32, 63, 64, 75, u32::MAX] {
+        handle.set_interrupt(input, true);
+    }
+    machine.run_to_end();
+    assert_eq!(machine.read_u64(data), 0);
+    Ok(())
+}
+
+/// x86-64: one that was requested before the state was read is part of that state.
+pub(crate) fn a_requested_nmi_moves_with_the_state(subject: &Subject) -> Outcome {
+    let mut machine = Machine::new(subject, 1);
+    let mut other = Machine::new(subject, 1);
+    let data = machine.layout.data;
+    for machine in [&machine, &other] {
+        machine.load(&Program::handler(machine.architecture, data));
+        let mut program = machine.program();
+        program.repeat(10, |program| {
+            program.nop();
+        });
+        program.done();
+        machine.load(&program);
+    }
+    machine.vcpus[0].handle().inject_nmi().unwrap();
+    let state = machine.vcpus[0].state().unwrap();
+    other.vcpus[0].set_state(&state).unwrap();
+    for machine in [&mut machine, &mut other] {
+        machine.run_to_end();
+        assert_eq!(machine.read_u64(data), 1);
+    }
+    Ok(())
+}
+
 /// A non-maskable interrupt is taken with interrupts off, running or halted; other architectures refuse it.
 pub(crate) fn non_maskable_interrupts(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);

@@ -106,3 +106,32 @@ pub(crate) fn unmapped_access(subject: &Subject) -> Outcome {
     }
     Ok(())
 }
+
+/// x86-64: of an access across the end of RAM, memory gets its part and the bus the rest.
+pub(crate) fn access_across_the_end_of_memory(subject: &Subject) -> Outcome {
+    let mut machine = Machine::new(subject, 1);
+    let (extra, data) = (machine.layout.extra, machine.layout.data);
+    let region = allocate("extra", extra, PAGE_SIZE).unwrap();
+    machine.accelerator.map_memory(MemorySlot { region: region.clone(), read_only: false }).unwrap();
+    let end = extra + PAGE_SIZE;
+    let mut program = machine.program();
+    program.set(0x8877_6655_4433_2211).store(Width::Eight, end - 3);
+    program.load(Width::Eight, end - 3).store(Width::Eight, data).done();
+    machine.load(&program);
+    machine.run_to_end();
+    assert_eq!(region.read_obj::<[u8; 3]>(MemoryRegionAddress(PAGE_SIZE - 3)).unwrap(), [0x11, 0x22, 0x33]);
+    assert_eq!(machine.read_u64(data), 0xffff_ffff_ff33_2211, "nobody answers the rest");
+    let log = machine.bus.take_log();
+    let (writes, reads): (Vec<_>, Vec<_>) = log.into_iter().partition(|access| access.written.is_some());
+    let mut next = end;
+    for access in &writes {
+        assert_eq!(access.address, next);
+        assert!([1, 2, 4].contains(&access.width), "{access:?}");
+        next += access.width as u64;
+    }
+    assert_eq!(next, end + 5);
+    let written: Vec<u8> = writes.into_iter().flat_map(|access| access.written.unwrap()).collect();
+    assert_eq!(written, [0x44, 0x55, 0x66, 0x77, 0x88]);
+    assert_eq!(reads.iter().map(|access| access.width).sum::<usize>(), 5);
+    Ok(())
+}

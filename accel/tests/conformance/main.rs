@@ -12,6 +12,7 @@ mod halt;
 mod interrupts;
 mod io;
 mod kick;
+mod kvm_quirks;
 mod machine;
 mod ports;
 mod program;
@@ -38,6 +39,7 @@ macro_rules! suite {
             halt::a_kicked_processor_stays_halted,
             halt::an_interrupt_wakes_a_halted_processor,
             interrupts::a_lowered_interrupt_is_gone,
+            interrupts::inputs_that_do_not_exist,
             interrupts::interrupt_of_a_running_processor,
             interrupts::interrupts_through_the_backends_controller,
             interrupts::interrupts_wait_while_they_are_off,
@@ -53,9 +55,11 @@ macro_rules! suite {
             slots::hot_map_and_unmap,
             slots::impossible_slots_are_refused,
             slots::mapping_while_a_processor_runs,
+            slots::parts_are_dropped_in_any_order,
             states::a_saved_program_continues_elsewhere,
             states::a_written_state_is_read_back,
             states::impossible_states_are_refused,
+            states::the_state_of_controllers_is_read_back,
             states::translation_of_addresses,
             $($more::$case,)*
         ]);
@@ -77,9 +81,15 @@ suite!(
     kvm_x86_64,
     crate::subject::KVM_X86_64,
     [
+        debugging::a_guest_steps_itself,
+        debugging::watchpoints_in_user_mode,
+        interrupts::a_requested_nmi_moves_with_the_state,
+        io::access_across_the_end_of_memory,
         ports::port_io_of_each_width,
         ports::string_port_io,
         ports::unmapped_port,
+        several::a_second_processor_starts_up,
+        shutdown::an_instruction_that_cannot_be_emulated_is_named,
         shutdown::triple_fault,
         states::a_new_processor_starts_at_the_reset_vector,
     ]

@@ -88,3 +88,24 @@ pub(crate) fn impossible_slots_are_refused(subject: &Subject) -> Outcome {
     accelerator.map_memory(slot(extra, 1)).unwrap();
     Ok(())
 }
+
+/// A processor runs on after its accelerator is dropped, and its handle may outlive it.
+pub(crate) fn parts_are_dropped_in_any_order(subject: &Subject) -> Outcome {
+    let mut machine = Machine::new(subject, 1);
+    let data = machine.layout.data;
+    let mut program = machine.program();
+    program.set(3).store(Width::Eight, data).done();
+    machine.load(&program);
+    let other = Machine::new(subject, 1);
+    // The machine keeps running on its own accelerator's memory with only the vCPU left.
+    drop(std::mem::replace(&mut machine.accelerator, other.accelerator.clone()));
+    machine.run_to_end();
+    assert_eq!(machine.read_u64(data), 3);
+    let handle = machine.vcpus[0].handle();
+    machine.vcpus.clear();
+    handle.kick();
+    handle.set_interrupt(machine.layout.input, true);
+    handle.set_interrupt(machine.layout.input, false);
+    assert!(!handle.is_halted());
+    Ok(())
+}

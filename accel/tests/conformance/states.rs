@@ -1,8 +1,8 @@
 //! Reading and writing the state of a processor.
 
 use accel::state::x86_64::{Float80, gpr, msr, rflags};
-use accel::state::{CpuState, riscv64, x86_64};
-use accel::{DebugControl, DebugEvent, Exit};
+use accel::state::{ControllerState, CpuState, riscv64, x86_64};
+use accel::{DebugControl, DebugEvent, Error, Exit};
 
 use crate::machine::Machine;
 use crate::program::Width;
@@ -206,9 +206,77 @@ pub(crate) fn translation_of_addresses(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);
     let data = machine.layout.data;
     assert_eq!(machine.vcpus[0].translate(data + 0x123).unwrap(), Some(data + 0x123));
-    if machine.architecture == accel::Architecture::X86_64 {
+    if machine.architecture == accel::Architecture::Riscv64 {
+        translation_through_sv39(&mut machine);
+    } else {
         assert_eq!(machine.vcpus[0].translate(1 << 32).unwrap(), None, "not mapped");
         assert_eq!(machine.vcpus[0].translate(1 << 63).unwrap(), None, "not canonical");
+    }
+    Ok(())
+}
+
+/// riscv64: supervisor and user mode translate by their page tables, with their permissions.
+fn translation_through_sv39(machine: &mut Machine) {
+    const SUPERVISOR: u8 = 1;
+    const USER: u8 = 0;
+    let tables = machine.layout.data;
+    let pointer = |address: u64| (address >> 12) << 10;
+    // One pointer a level, and at the last level: valid, readable, accessed; the second page for user mode as well.
+    machine.write(tables, &(pointer(tables + 0x1000) | 1).to_le_bytes());
+    machine.write(tables + 0x1000, &(pointer(tables + 0x2000) | 1).to_le_bytes());
+    machine.write(tables + 0x2000, &(pointer(0x8000_5000) | 0x43).to_le_bytes());
+    machine.write(tables + 0x2008, &(pointer(0x8000_7000) | 0x53).to_le_bytes());
+    for (privilege, expected) in
+        [(SUPERVISOR, [Some(0x8000_5123), None, None]), (USER, [None, Some(0x8000_7123), None])]
+    {
+        let mut state = machine.vcpus[0].state().unwrap();
+        if let CpuState::Riscv64(state) = &mut state {
+            state.privilege = privilege;
+            state.satp = 8 << 60 | tables >> 12;
+            // All of memory, to every mode: naturally aligned, read, write, execute.
+            state.pmpcfg[0] = 0x1f;
+            state.pmpaddr[0] = u64::MAX >> 10;
+        }
+        machine.vcpus[0].set_state(&state).unwrap();
+        let found = [0x123, 0x1123, 0x2123].map(|address| machine.vcpus[0].translate(address).unwrap());
+        assert_eq!(found, expected, "privilege {privilege}");
+    }
+}
+
+/// The state of the backend's controllers can be read, written and read back, in another machine, too.
+pub(crate) fn the_state_of_controllers_is_read_back(subject: &Subject) -> Outcome {
+    let new = || {
+        let machine = Machine::without_processors(subject);
+        machine.accelerator.create_interrupt_controller().map(|()| machine)
+    };
+    let Ok(first) = new() else {
+        let refused = Machine::new(subject, 1).accelerator.interrupt_controller_state();
+        assert!(matches!(refused, Err(Error::Unsupported { .. })), "{refused:?}");
+        return Ok(());
+    };
+    let ControllerState::Pc(mut state) = first.accelerator.interrupt_controller_state().unwrap();
+    state.pics[0].imr = 0xa5;
+    state.pics[0].vector_base = 0x20;
+    state.pics[1].vector_base = 0x28;
+    state.pics[1].automatic_eoi = true;
+    state.io_apic.id = 3;
+    state.io_apic.selected = 0x12;
+    // Masked, level-triggered, to vector 0x55 of processor 2.
+    state.io_apic.redirection[9] = 2 << 56 | 1 << 16 | 1 << 15 | 0x55;
+    state.pit.channels[2].mode = 3;
+    state.pit.channels[2].count = 0x1234;
+    state.pit.channels[2].gate = true;
+    let text = serde_json::to_string(&ControllerState::Pc(state.clone())).unwrap();
+    let state_of = |machine: &Machine| {
+        let ControllerState::Pc(mut state) = machine.accelerator.interrupt_controller_state().unwrap();
+        // Time passes.
+        state.pit.channels.iter_mut().for_each(|channel| channel.elapsed = 0);
+        state
+    };
+    state.pit.channels.iter_mut().for_each(|channel| channel.elapsed = 0);
+    for machine in [first, new().unwrap()] {
+        machine.accelerator.set_interrupt_controller_state(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(state_of(&machine), state);
     }
     Ok(())
 }

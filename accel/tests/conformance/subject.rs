@@ -5,8 +5,10 @@ use std::sync::Arc;
 use accel::clock::VirtualClock;
 use accel::jit::Jit;
 use accel::kvm::Kvm;
-use accel::{Accelerator, Architecture, Error, probe};
+use accel::{Accelerator, Architecture, Error};
 use translate::engine::Tiers;
+
+use crate::kvm_quirks;
 
 /// A backend for a guest architecture.
 #[derive(Clone, Copy)]
@@ -18,8 +20,8 @@ pub(crate) struct Subject {
     /// How often a loop of a guest program goes round: often enough for the backend's faster ways of execution, and
     /// no longer than about a second.
     pub(crate) iterations: u32,
-    /// Finds out whether the host lets the backend watch memory accesses of kernel mode; the error says why not.
-    pub(crate) kernel_mode_watchpoints: fn() -> Outcome,
+    /// Finds out whether the host does its part for watchpoints; the error says what it does not.
+    pub(crate) data_breakpoints: fn() -> Outcome,
 }
 
 /// What a case ends with, if it does not panic; `Err` says why it could not test anything here.
@@ -45,13 +47,7 @@ pub(crate) const KVM_X86_64: Subject = Subject {
     architecture: Architecture::X86_64,
     open: || Ok(Arc::new(Kvm::open(Architecture::X86_64)?)),
     iterations: 500,
-    kernel_mode_watchpoints: || {
-        let speed = Kvm::open(Architecture::X86_64).and_then(|kvm| probe::measure(&kvm)).unwrap();
-        if speed.is_fast() {
-            return Ok(());
-        }
-        Err(format!("this KVM emulates kernel mode ({speed}), and its emulator ignores data breakpoints"))
-    },
+    data_breakpoints: kvm_quirks::data_breakpoints,
 };
 
 fn jit(architecture: Architecture, tiers: Tiers) -> Result<Arc<dyn Accelerator>, Error> {
@@ -65,7 +61,7 @@ pub(crate) const JIT_RISCV64: Subject = Subject {
     architecture: Architecture::Riscv64,
     open: || jit(Architecture::Riscv64, Tiers::Background(64)),
     iterations: 20_000,
-    kernel_mode_watchpoints: || Ok(()),
+    data_breakpoints: || Ok(()),
 };
 
 /// The JIT that compiles all that runs, before it runs a second time.

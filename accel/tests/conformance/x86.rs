@@ -30,6 +30,8 @@ const DATA_SELECTOR: u16 = 16;
 const USER_DATA_SELECTOR: u16 = 24;
 const USER_CODE_SELECTOR: u16 = 32;
 
+/// Vector of debug exceptions.
+const DEBUG: u64 = 1;
 /// Vector of non-maskable interrupts.
 const NMI: u64 = 2;
 
@@ -50,7 +52,7 @@ pub(crate) fn write_tables(ram: &Region) {
     write(GDT + u64::from(DATA_SELECTOR), 0x00cf_9300_0000_ffff);
     write(GDT + u64::from(USER_CODE_SELECTOR), 0x00af_fb00_0000_ffff);
     write(GDT + u64::from(USER_DATA_SELECTOR), 0x00cf_f300_0000_ffff);
-    for vector in [NMI, u64::from(VECTOR)] {
+    for vector in [DEBUG, NMI, u64::from(VECTOR)] {
         // An interrupt gate: offset 15..0, selector, present 64-bit gate, offset 31..16; then offset 63..32.
         let handler = LAYOUT.handler;
         let gate = handler & 0xffff | u64::from(CODE_SELECTOR) << 16 | 0x8e00 << 32 | (handler >> 16) << 48;

@@ -5,9 +5,6 @@ use std::ptr::NonNull;
 
 use parking_lot::Mutex;
 
-/// Memory is full when less than this is left, bytes; more than the code of one region.
-const RESERVE: usize = 512 << 10;
-
 /// A fixed amount of executable memory that is filled and then freed as a whole.
 pub struct CodeMemory {
     writable: NonNull<u8>,
@@ -48,7 +45,7 @@ impl CodeMemory {
         Ok(CodeMemory { writable, executable, size, used: Mutex::new(0) })
     }
 
-    /// No memory: every addition fails, and yet it never counts as full.
+    /// No memory: every addition fails.
     pub fn none() -> CodeMemory {
         CodeMemory { writable: NonNull::dangling(), executable: NonNull::dangling(), size: 0, used: Mutex::new(0) }
     }
@@ -63,11 +60,6 @@ impl CodeMemory {
         *used = end;
         // SAFETY: within the mapping.
         Some(unsafe { self.executable.as_ptr().add(start) })
-    }
-
-    /// True when another region might not fit.
-    pub fn is_full(&self) -> bool {
-        self.size != 0 && self.size - *self.used.lock() < RESERVE
     }
 }
 

@@ -15,7 +15,7 @@ use crate::compile::EntryPoint;
 use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
 use crate::guest::{Access, Exception, Guest, NeedsMoreCode};
 use crate::interpret::{self, Ended, Values, interpret};
-use crate::ir::Block;
+use crate::ir::{Block, MemoryMode};
 use crate::platform::{PAGE_SIZE, Platform};
 
 pub use region::Region;
@@ -57,6 +57,25 @@ pub(crate) fn jump_cache_index(pc: u64) -> usize {
     ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + pc / 2 % JUMP_CACHE_PLACES) as usize
 }
 
+/// Pages whose translation for instruction fetches is remembered.
+const FETCH_PAGES: usize = 256;
+
+/// Where a page of code is.
+#[derive(Clone, Copy)]
+struct FetchPage {
+    /// Guest-virtual page; [`NO_PAGE`] in an empty entry.
+    start: u64,
+    mode: MemoryMode,
+    physical: u64,
+}
+
+/// No page begins there.
+const NO_PAGE: u64 = 1;
+
+fn fetch_page_index(address: u64) -> usize {
+    (address / PAGE_SIZE) as usize % FETCH_PAGES
+}
+
 /// Why a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -83,6 +102,7 @@ struct Dispatcher<G: Guest> {
     translator: Arc<Translator<G>>,
     generation: Arc<Generation>,
     jump_cache: Box<[JumpCacheEntry]>,
+    fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Box<Values>,
     /// Translation flags, as of the last look.
     flags: u32,
@@ -106,6 +126,7 @@ impl<G: Guest> Engine<G> {
             generation: translator.generation(),
             translator,
             jump_cache,
+            fetch_pages: Box::new([FetchPage { start: NO_PAGE, mode: MemoryMode(0), physical: 0 }; FETCH_PAGES]),
             values,
             flags: 0,
             seen_flushes: 0,
@@ -141,7 +162,7 @@ impl<G: Guest> Engine<G> {
     }
 
     /// Translates a guest-virtual address as a data access of the processor's would; `None` where it would fault.
-    pub fn translate(&mut self, platform: &dyn Platform, address: u64, mode: crate::ir::MemoryMode) -> Option<u64> {
+    pub fn translate(&mut self, platform: &dyn Platform, address: u64, mode: MemoryMode) -> Option<u64> {
         self.cpu.with_platform(platform, |cpu| {
             G::translate(cpu, address, 1, Access::Read, mode).ok().map(|translation| translation.physical)
         })
@@ -279,14 +300,18 @@ impl<G: Guest> Dispatcher<G> {
         if ended == Ended::Stopped { self.handle_stopped(cpu) } else { None }
     }
 
-    /// Forgets the places of the jump cache whose address translation may have changed.
+    /// Forgets the places of the jump cache, and the pages of code, whose address translation may have changed.
     fn note_flushes(&mut self, cpu: &mut Cpu<G>) {
         if cpu.flushes != self.seen_flushes {
             self.seen_flushes = cpu.flushes;
             cpu.flushed_pages.clear();
             self.clear_jump_cache();
+            for page in self.fetch_pages.iter_mut() {
+                page.start = NO_PAGE;
+            }
         }
         for address in cpu.flushed_pages.drain(..) {
+            self.fetch_pages[fetch_page_index(address)].start = NO_PAGE;
             // A translation may begin on the page before.
             for page in [address, address.wrapping_sub(PAGE_SIZE)] {
                 let first = jump_cache_index(page & !(PAGE_SIZE - 1));
@@ -422,8 +447,18 @@ impl<G: Guest> Dispatcher<G> {
 
     fn fetch_address(&mut self, cpu: &mut Cpu<G>, address: u64) -> Result<u64, Stopped> {
         let mode = G::fetch_mode(cpu);
+        let start = address & !(PAGE_SIZE - 1);
+        let known = &mut self.fetch_pages[fetch_page_index(address)];
+        if known.start == start && known.mode == mode {
+            return Ok(known.physical | address % PAGE_SIZE);
+        }
         match G::translate(cpu, address, 2, Access::Execute, mode) {
-            Ok(translation) => Ok(translation.physical),
+            Ok(translation) => {
+                if translation.whole_page {
+                    *known = FetchPage { start, mode, physical: translation.physical & !(PAGE_SIZE - 1) };
+                }
+                Ok(translation.physical)
+            }
             Err(exception) => Err(cpu.stop_with(exception)),
         }
     }

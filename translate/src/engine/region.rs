@@ -1,7 +1,9 @@
 //! Regions: a hot block and the blocks around it that are compiled together.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use rustc_hash::FxHashSet;
 
 use super::translations::{Generation, Key, Translation};
 use crate::ir::Terminator;
@@ -37,11 +39,11 @@ pub(crate) fn successors(terminator: &Terminator) -> impl Iterator<Item = u64> +
 /// Gathers what was executed and can be reached from `head` by direct jumps within its page.
 pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
     let mut blocks: Vec<Arc<Translation>> = Vec::new();
-    let mut seen: HashMap<Key, ()> = HashMap::new();
+    let mut seen: FxHashSet<Key> = FxHashSet::default();
     let mut waiting: VecDeque<Key> = VecDeque::from([head.key]);
     let mut ops = 0;
     while let Some(key) = waiting.pop_front() {
-        if blocks.len() == MOST_BLOCKS || seen.insert(key, ()).is_some() {
+        if blocks.len() == MOST_BLOCKS || !seen.insert(key) {
             continue;
         }
         let Some(block) = generation.find(&key) else { continue };

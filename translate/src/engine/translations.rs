@@ -1,16 +1,17 @@
 //! Translated code of one machine: the cache of blocks, the cells through which compiled code is entered, and the
 //! compile thread's queue.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
+use rustc_hash::FxHashMap;
 
 use super::region::Region;
 use crate::code::{CodePages, Invalidate};
-use crate::compile::{CodeMemory, Compiler, EntryPoint, Runtime};
+use crate::compile::{CodeMemory, CompileError, Compiler, EntryPoint, Runtime};
 use crate::cpu::Cpu;
 use crate::guest::Guest;
 use crate::interpret::Ended;
@@ -157,12 +158,14 @@ impl Invalidate for Translation {
 /// the last processor has left it.
 pub struct Generation {
     number: u64,
-    translations: RwLock<HashMap<Key, Arc<Translation>>>,
+    translations: RwLock<FxHashMap<Key, Arc<Translation>>>,
     /// Those whose code changed, which jump caches may still point to.
     replaced: Mutex<Vec<Arc<Translation>>>,
-    cells: Mutex<HashMap<Key, Arc<Cell>>>,
+    cells: Mutex<FxHashMap<Key, Arc<Cell>>>,
     none: *const u8,
     ir_bytes: AtomicU64,
+    /// The memory for compiled code is used up.
+    code_is_full: AtomicBool,
     pub(crate) code: CodeMemory,
     /// Kept so that `none` stays valid.
     _runtime: Arc<dyn Send + Sync>,
@@ -212,7 +215,7 @@ impl Generation {
     }
 
     fn is_full(&self) -> bool {
-        self.ir_bytes.load(Ordering::Relaxed) > MOST_IR as u64 || self.code.is_full()
+        self.ir_bytes.load(Ordering::Relaxed) > MOST_IR as u64 || self.code_is_full.load(Ordering::Relaxed)
     }
 }
 
@@ -379,6 +382,7 @@ fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> A
         cells: Mutex::default(),
         none,
         ir_bytes: AtomicU64::new(0),
+        code_is_full: AtomicBool::new(false),
         code,
         _runtime: kept,
     })
@@ -398,6 +402,9 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
     let entry = match compiler.compile(&request.region, &request.generation) {
         Ok(entry) => entry,
         Err(error) => {
+            if matches!(error, CompileError::Full) {
+                request.generation.code_is_full.store(true, Ordering::Relaxed);
+            }
             tracing::debug!("the region at {:#x} stays interpreted: {error}", head.key.start);
             return;
         }

@@ -1,6 +1,6 @@
 //! Floating point in software, for what the host cannot do.
 
-use rustc_apfloat::ieee::{Double, Single};
+use rustc_apfloat::ieee::{Double, Quad, Single};
 use rustc_apfloat::{Float, FloatConvert, Round, Status, StatusAnd};
 
 use super::{Flags, Remainder, Rounding, canonical_nan, infinity, is_nan, is_signalling_nan, shift_right, sign};
@@ -40,25 +40,80 @@ fn nan_operand(ty: Type, operands: &[u64]) -> Option<(u64, Flags)> {
     Some((canonical_nan(ty), if signalling { Flags::INVALID } else { Flags::NONE }))
 }
 
-pub(super) fn binary(op: FloatBinaryOp, ty: Type, a: u64, b: u64, rounding: Rounding) -> (u64, Flags) {
-    fn apply<F: Float>(op: FloatBinaryOp, a: F, b: F, round: Round) -> (u64, Flags) {
-        done(match op {
-            FloatBinaryOp::Add => a.add_r(b, round),
-            FloatBinaryOp::Sub => a.sub_r(b, round),
-            FloatBinaryOp::Mul => a.mul_r(b, round),
-            FloatBinaryOp::Div => a.div_r(b, round),
-        })
+/// A number with more precision and a larger range of exponents than either type has.
+fn widen(ty: Type, bits: u64) -> Quad {
+    let mut loses = false;
+    if ty == Type::F32 {
+        Single::from_bits(bits.into()).convert(&mut loses).value
+    } else {
+        Double::from_bits(bits.into()).convert(&mut loses).value
     }
+}
+
+/// Two raised to a power.
+fn power_of_two(exponent: i32) -> Quad {
+    Quad::from_u128(1).value.scalbn(exponent)
+}
+
+/// Corrects the flags of a result. The library takes a result for tiny if it is subnormal, and for overflowed if it is infinite; what
+/// counts is what it would be with an unbounded exponent. `exact` computes it, rounded towards zero.
+fn with_flags_of(
+    ty: Type,
+    (bits, mut flags): (u64, Flags),
+    rounding: Rounding,
+    exact: impl FnOnce() -> StatusAnd<Quad>,
+) -> (u64, Flags) {
+    let (precision, least_exponent, smallest_normal) =
+        if ty == Type::F32 { (24, -126, 1 << 23) } else { (53, -1022, 1 << 52) };
+    let magnitude = bits & !sign(ty);
+    let at_bottom = magnitude == smallest_normal;
+    let at_top = magnitude == infinity(ty) - 1;
+    if flags.0 & Flags::INEXACT.0 == 0 || !at_bottom && !at_top {
+        return (bits, flags);
+    }
+    let StatusAnd { value, status } = exact();
+    let value = value.abs();
+    if at_top && value >= power_of_two(1 - least_exponent + 1) {
+        flags = flags | Flags::OVERFLOW;
+    }
+    if at_bottom {
+        // The largest number that rounds to less than the smallest normal one, or the smallest that does not.
+        let to_nearest = matches!(rounding, Rounding::NearestEven | Rounding::NearestAway);
+        let below = power_of_two(least_exponent - precision - i32::from(to_nearest));
+        let threshold = power_of_two(least_exponent).sub_r(below, Round::TowardZero).value;
+        let is_tiny = if to_nearest {
+            value < threshold
+        } else {
+            value < threshold || value == threshold && !status.contains(Status::INEXACT)
+        };
+        if is_tiny {
+            flags = flags | Flags::UNDERFLOW;
+        }
+    }
+    (bits, flags)
+}
+
+fn apply<F: Float>(op: FloatBinaryOp, a: F, b: F, round: Round) -> StatusAnd<F> {
+    match op {
+        FloatBinaryOp::Add => a.add_r(b, round),
+        FloatBinaryOp::Sub => a.sub_r(b, round),
+        FloatBinaryOp::Mul => a.mul_r(b, round),
+        FloatBinaryOp::Div => a.div_r(b, round),
+    }
+}
+
+pub(super) fn binary(op: FloatBinaryOp, ty: Type, a: u64, b: u64, rounding: Rounding) -> (u64, Flags) {
     let (a, b) = (a & ty.mask(), b & ty.mask());
     if let Some(nan) = nan_operand(ty, &[a, b]) {
         return nan;
     }
     let round = round(rounding);
-    if ty == Type::F32 {
-        apply(op, Single::from_bits(a.into()), Single::from_bits(b.into()), round)
+    let result = if ty == Type::F32 {
+        done(apply(op, Single::from_bits(a.into()), Single::from_bits(b.into()), round))
     } else {
-        apply(op, Double::from_bits(a.into()), Double::from_bits(b.into()), round)
-    }
+        done(apply(op, Double::from_bits(a.into()), Double::from_bits(b.into()), round))
+    };
+    with_flags_of(ty, result, rounding, || apply(op, widen(ty, a), widen(ty, b), Round::TowardZero))
 }
 
 pub(super) fn multiply_add(ty: Type, a: u64, b: u64, c: u64, rounding: Rounding) -> (u64, Flags) {
@@ -69,7 +124,12 @@ pub(super) fn multiply_add(ty: Type, a: u64, b: u64, c: u64, rounding: Rounding)
     if let Some(nan) = nan_operand(ty, &[a, b, c]) {
         return nan;
     }
-    if ty == Type::F32 { apply::<Single>(a, b, c, round(rounding)) } else { apply::<Double>(a, b, c, round(rounding)) }
+    let result = if ty == Type::F32 {
+        apply::<Single>(a, b, c, round(rounding))
+    } else {
+        apply::<Double>(a, b, c, round(rounding))
+    };
+    with_flags_of(ty, result, rounding, || widen(ty, a).mul_add_r(widen(ty, b), widen(ty, c), Round::TowardZero))
 }
 
 pub(super) fn convert(from: Type, a: u64, rounding: Rounding) -> (u64, Flags) {
@@ -81,11 +141,10 @@ pub(super) fn convert(from: Type, a: u64, rounding: Rounding) -> (u64, Flags) {
     let mut loses = false;
     if from == Type::F32 {
         let result: StatusAnd<Double> = Single::from_bits(a.into()).convert_r(round(rounding), &mut loses);
-        done(result)
-    } else {
-        let result: StatusAnd<Single> = Double::from_bits(a.into()).convert_r(round(rounding), &mut loses);
-        done(result)
+        return done(result);
     }
+    let result: StatusAnd<Single> = Double::from_bits(a.into()).convert_r(round(rounding), &mut loses);
+    with_flags_of(to, done(result), rounding, || Status::OK.and(widen(from, a)))
 }
 
 pub(super) fn integer_to_float(to: Type, a: i128, rounding: Rounding) -> (u64, Flags) {

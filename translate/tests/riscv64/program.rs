@@ -320,6 +320,7 @@ fn integer_item(random: &mut Random) -> Item {
             Item::words(&[type_i(0x13, funct3, rd, rs1, immediate)])
         }
         10 => {
+            // Without CTZW, of which QEMU 7.2 makes too much if the operand's low half is zero.
             let shift = random.below(32) as i32;
             let (immediate, funct3) = random.pick(&[
                 (immediate, 0),
@@ -328,7 +329,6 @@ fn integer_item(random: &mut Random) -> Item {
                 (0x400 | shift, 5),
                 (0x600 | shift, 5),
                 (0x600, 1),
-                (0x601, 1),
                 (0x602, 1),
                 (0x080 | shift, 1),
             ]);

@@ -1,0 +1,145 @@
+//! What machine there shall be: `-machine`, `-cpu`, `-m`, `-smp`, `-name`, `-uuid` and what it boots.
+
+use accel::Architecture;
+use hw::machine::{Boot, Config, Firmware};
+
+use crate::command_line::{Group, Invalid, Options, size};
+
+/// The options of `-machine`, all of them taken together.
+pub(crate) struct MachineOptions {
+    /// The type; empty: the default one.
+    pub(crate) name: String,
+    /// `accel=`.
+    pub(crate) accelerators: Option<String>,
+}
+
+/// Reads `-machine`.
+pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Invalid> {
+    let mut machine = MachineOptions { name: String::new(), accelerators: None };
+    for text in &options.machine {
+        let mut group = Group::parse("machine", text)?;
+        if let Some(name) = group.take_first("type") {
+            machine.name = name;
+        }
+        if let Some(accelerators) = group.take("accel") {
+            machine.accelerators = Some(accelerators);
+        }
+        for (switch, only) in [("usb", false), ("dump-guest-core", true), ("acpi", true)] {
+            // Off is what there is for usb; the others change nothing that is built.
+            if let Some(value) = group.take_switch(switch)?
+                && switch == "usb"
+                && value != only
+            {
+                return Err(group.invalid("usb=on is not built"));
+            }
+        }
+        group.finish("type, accel, usb, acpi and dump-guest-core")?;
+    }
+    Ok(machine)
+}
+
+/// The machine types of an architecture, for `-machine help`.
+pub(crate) fn machine_help(architecture: Architecture) -> String {
+    let mut text = String::from("machine types:\n");
+    for machine in hw::machine::machines(architecture) {
+        let default = if machine.is_default { " (default)" } else { "" };
+        text.push_str(&format!("  {:<20} {}{default}\n", machine.name, machine.description));
+        if let Some(alias) = machine.alias {
+            text.push_str(&format!("  {alias:<20} the same as {}\n", machine.name));
+        }
+    }
+    text
+}
+
+/// Processor models: those that mean what the accelerator offers.
+fn cpu_models(architecture: Architecture) -> &'static [&'static str] {
+    match architecture {
+        Architecture::X86_64 => &["host", "max", "qemu64"],
+        Architecture::Riscv64 => &["rv64", "max"],
+    }
+}
+
+/// The processor models of an architecture, for `-cpu help`.
+pub(crate) fn cpu_help(architecture: Architecture) -> String {
+    format!("processor models: {}\n", cpu_models(architecture).join(", "))
+}
+
+/// Everything about the machine but its devices and consoles.
+pub(crate) fn config(options: &Options, machine: String, architecture: Architecture) -> Result<Config, Invalid> {
+    if let Some(model) = &options.cpu
+        && !cpu_models(architecture).contains(&model.as_str())
+    {
+        let known = cpu_models(architecture).join(", ");
+        return Err(Invalid::new(format!("-cpu {model}: for {} valid are {known}", architecture.name())));
+    }
+    let uuid = match &options.uuid {
+        None => None,
+        Some(text) => Some(text.parse().map_err(|_| {
+            Invalid::new(format!("-uuid {text}: valid is a UUID such as 5ab2d25b-b5f4-4c6c-8ad8-ba4c1b2f5a7e"))
+        })?),
+    };
+    Ok(Config {
+        machine,
+        memory: memory(options)?,
+        vcpus: vcpus(options)?,
+        boot: Boot {
+            firmware: match &options.bios {
+                None => Firmware::Default,
+                Some(path) if path.as_os_str() == "none" => Firmware::None,
+                Some(path) => Firmware::File(path.clone()),
+            },
+            firmware_folders: options.firmware_folders.clone(),
+            kernel: options.kernel.clone(),
+            initrd: options.initrd.clone(),
+            command_line: options.append.clone().unwrap_or_default(),
+        },
+        name: match &options.name {
+            None => None,
+            Some(text) => {
+                let mut group = Group::parse("name", text)?;
+                let name = group.take_first("guest");
+                group.take_switch("debug-threads")?;
+                group.finish("guest and debug-threads")?;
+                name
+            }
+        },
+        uuid,
+        no_reboot: options.no_reboot,
+        no_shutdown: options.no_shutdown,
+        ..Config::default()
+    })
+}
+
+fn memory(options: &Options) -> Result<u64, Invalid> {
+    let Some(text) = &options.memory else { return Ok(Config::default().memory) };
+    let mut group = Group::parse("m", text)?;
+    let wanted = group.take_first("size").unwrap_or_default();
+    let bytes = size(&wanted, 1 << 20).filter(|bytes| *bytes > 0);
+    let bytes = bytes.ok_or_else(|| group.invalid("valid is a size such as 512, 512M or 2G"))?;
+    group.finish("size")?;
+    // Machines have whole pages.
+    bytes.checked_next_multiple_of(4096).ok_or_else(|| Invalid::new(format!("-m {text}: that is too much")))
+}
+
+fn vcpus(options: &Options) -> Result<u32, Invalid> {
+    let Some(text) = &options.smp else { return Ok(1) };
+    let mut group = Group::parse("smp", text)?;
+    let first = group.take_first("cpus");
+    let mut topology = 1_u32;
+    for part in ["sockets", "dies", "clusters", "cores", "threads"] {
+        let count: u32 = group.take_number(part)?.unwrap_or(1);
+        topology = topology.checked_mul(count).ok_or_else(|| group.invalid("that are too many processors"))?;
+    }
+    let maximum: Option<u32> = group.take_number("maxcpus")?;
+    let count = match first {
+        Some(number) => {
+            number.parse().map_err(|_| group.invalid(format!("{number:?} is not a number of processors")))?
+        }
+        None => maximum.unwrap_or(topology),
+    };
+    if maximum.is_some_and(|maximum| maximum != count) {
+        return Err(group.invalid("maxcpus must equal cpus: processors cannot be added later"));
+    }
+    group.finish("cpus, sockets, dies, clusters, cores, threads and maxcpus")?;
+    Ok(count)
+}
