@@ -250,12 +250,12 @@ fn all_devices() -> Option<(Arc<Bus>, Vec<Arc<dyn Device>>)> {
         let label = format!("virtio-pci{kind}");
         let pin = isa.pin(4 + kind);
         let function = VirtioPci::new(label, virtio_device(kind)?, memory.clone(), pin, Arc::new(|_| {}));
-        pci.insert(Slot::new(4 + kind, 0), function.clone());
+        pci.insert(Slot::new(4 + kind, 0), &(function.clone() as Arc<dyn PciDevice>));
         devices.push(function);
     }
     let functions: [(u8, Arc<dyn PciDevice>); 3] = [(0, bridge.clone()), (8, isa.clone()), (11, power.clone())];
     for (slot, function) in functions {
-        pci.insert(Slot(slot), function);
+        pci.insert(Slot(slot), &function);
     }
     devices.extend([cmos as Arc<dyn Device>, keyboard, exit, console, isa, power, bridge]);
     Some((bus, devices))
