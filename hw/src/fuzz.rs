@@ -205,8 +205,11 @@ pub fn fuzz_device_registers(data: &[u8]) {
     }
 }
 
-/// A bus with every device of this crate on it, and the devices.
-fn all_devices() -> Option<(Arc<Bus>, Vec<Arc<dyn Device>>)> {
+/// A bus and the devices on it.
+type BusAndDevices = (Arc<Bus>, Vec<Arc<dyn Device>>);
+
+/// A bus with every device of this crate on it.
+fn all_devices() -> Option<BusAndDevices> {
     let bus = Arc::new(Bus::new(Arc::new(|_: Effect| {})));
     let (clock, memory) = (VirtualClock::new(), memory()?);
     let line = InterruptLine::disconnected;
