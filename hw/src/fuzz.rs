@@ -205,8 +205,11 @@ pub fn fuzz_device_registers(data: &[u8]) {
     }
 }
 
-/// A bus with every device of this crate on it, and the devices.
-fn all_devices() -> Option<(Arc<Bus>, Vec<Arc<dyn Device>>)> {
+/// A bus and the devices on it.
+type BusAndDevices = (Arc<Bus>, Vec<Arc<dyn Device>>);
+
+/// A bus with every device of this crate on it.
+fn all_devices() -> Option<BusAndDevices> {
     let bus = Arc::new(Bus::new(Arc::new(|_: Effect| {})));
     let (clock, memory) = (VirtualClock::new(), memory()?);
     let line = InterruptLine::disconnected;
@@ -250,12 +253,12 @@ fn all_devices() -> Option<(Arc<Bus>, Vec<Arc<dyn Device>>)> {
         let label = format!("virtio-pci{kind}");
         let pin = isa.pin(4 + kind);
         let function = VirtioPci::new(label, virtio_device(kind)?, memory.clone(), pin, Arc::new(|_| {}));
-        pci.insert(Slot::new(4 + kind, 0), function.clone());
+        pci.insert(Slot::new(4 + kind, 0), &(function.clone() as Arc<dyn PciDevice>));
         devices.push(function);
     }
     let functions: [(u8, Arc<dyn PciDevice>); 3] = [(0, bridge.clone()), (8, isa.clone()), (11, power.clone())];
     for (slot, function) in functions {
-        pci.insert(Slot(slot), function);
+        pci.insert(Slot(slot), &function);
     }
     devices.extend([cmos as Arc<dyn Device>, keyboard, exit, console, isa, power, bridge]);
     Some((bus, devices))

@@ -153,15 +153,16 @@ mod tests {
     use crate::pci::isa_bridge::IsaBridge;
     use accel::{AddressSpace, IoBus};
 
-    fn machine() -> (Arc<Bus>, Arc<HostBridge>) {
+    fn machine() -> (Arc<Bus>, Arc<HostBridge>, Arc<dyn PciDevice>) {
         let bus = Arc::new(Bus::new(Arc::new(|_| {})));
         let pci = PciBus::new(&bus);
         let bridge = HostBridge::new(pci.clone());
-        assert!(pci.insert(Slot::new(0, 0), bridge.clone()));
-        assert!(pci.insert(Slot::new(1, 0), IsaBridge::new(crate::interrupt::InterruptLine::disconnected)));
-        assert!(!pci.insert(Slot::new(1, 0), bridge.clone()));
+        let isa: Arc<dyn PciDevice> = IsaBridge::with_lines(Vec::new());
+        assert!(pci.insert(Slot::new(0, 0), &(bridge.clone() as Arc<dyn PciDevice>)));
+        assert!(pci.insert(Slot::new(1, 0), &isa));
+        assert!(!pci.insert(Slot::new(1, 0), &isa));
         bus.map_ports(PORTS, PORT_COUNT, 0, bridge.clone()).unwrap();
-        (bus, bridge)
+        (bus, bridge, isa)
     }
     fn read(bus: &Bus, port: u64, length: usize) -> u64 {
         let mut data = [0; 8];
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn functions_are_found_through_address_and_data_ports() {
-        let (bus, _) = machine();
+        let (bus, _bridge, _isa) = machine();
         let id = |device: u64, function: u64| {
             write(&bus, 0xcf8, 4, 0x8000_0000 | (device << 11) | (function << 8));
             read(&bus, 0xcfc, 4)
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_reset_control_register_resets_on_its_bit_2_only() {
-        let (_, bridge) = machine();
+        let (_, bridge, _) = machine();
         assert_eq!(bridge.write_port(1, Width::Byte, 0x02), Effect::None);
         assert_eq!(bridge.read_port(1, Width::Byte), 2);
         assert_eq!(bridge.write_port(1, Width::Byte, 0x06), Effect::Reset);

@@ -61,13 +61,7 @@ impl InterruptController for Pin {
 }
 
 impl IsaBridge {
-    /// A bridge, routed as firmware does; `output` makes a line to the machine's interrupt controllers, and is called
-    /// for ISA interrupts 0 to 15 in turn.
-    pub fn new(mut output: impl FnMut() -> InterruptLine) -> Arc<IsaBridge> {
-        IsaBridge::with_lines((0..ISA_LINES).map(|_| output()).collect())
-    }
-
-    /// As [`IsaBridge::new`], with the lines to ISA interrupts 0 to 15.
+    /// A bridge, routed as firmware does, with the lines to ISA interrupts 0 to 15.
     pub fn with_lines(outputs: Vec<InterruptLine>) -> Arc<IsaBridge> {
         let mut config = PciConfig::new(&Identity {
             vendor: 0x8086,

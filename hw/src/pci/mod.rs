@@ -106,7 +106,8 @@ pub struct PciBus {
 
 #[derive(Default)]
 struct PciBusState {
-    devices: BTreeMap<Slot, Arc<dyn PciDevice>>,
+    /// Not kept alive: the host bridge, which has this bus, is one of them.
+    devices: BTreeMap<Slot, Weak<dyn PciDevice>>,
     mapped: BTreeMap<(Slot, usize), Mapping>,
 }
 
@@ -116,30 +117,35 @@ impl PciBus {
         Arc::new(PciBus { bus: Arc::downgrade(bus), state: Mutex::default() })
     }
 
-    /// Puts a device into a slot; false if the slot is taken.
-    pub fn insert(&self, slot: Slot, device: Arc<dyn PciDevice>) -> bool {
+    /// Puts a device, which the caller keeps alive, into a slot; false if the slot is taken.
+    pub fn insert(&self, slot: Slot, device: &Arc<dyn PciDevice>) -> bool {
         let mut state = self.state.lock();
         let free = !state.devices.contains_key(&slot);
         if free {
-            state.devices.insert(slot, device);
+            state.devices.insert(slot, Arc::downgrade(device));
         }
         free
     }
 
     /// The devices by slot, for `query-pci`.
     pub fn devices(&self) -> Vec<(Slot, Arc<dyn PciDevice>)> {
-        self.state.lock().devices.iter().map(|(slot, device)| (*slot, device.clone())).collect()
+        let state = self.state.lock();
+        state.devices.iter().filter_map(|(slot, device)| Some((*slot, device.upgrade()?))).collect()
+    }
+
+    fn device(&self, slot: Slot) -> Option<Arc<dyn PciDevice>> {
+        self.state.lock().devices.get(&slot)?.upgrade()
     }
 
     /// Reads a configuration register; all ones where there is no device.
     pub fn read_config(&self, slot: Slot, offset: u8, width: Width) -> u64 {
-        let device = self.state.lock().devices.get(&slot).cloned();
+        let device = self.device(slot);
         device.map_or(width.mask(), |device| device.read_config(offset, width) & width.mask())
     }
 
     /// Writes a configuration register.
     pub fn write_config(&self, slot: Slot, offset: u8, width: Width, value: u64) -> Effect {
-        let device = self.state.lock().devices.get(&slot).cloned();
+        let device = self.device(slot);
         let Some(device) = device else { return Effect::None };
         let effect = device.write_config(offset, width, value & width.mask());
         self.place(slot, &device);

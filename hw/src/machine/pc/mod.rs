@@ -317,7 +317,7 @@ fn add_devices(
         let label = format!("{}@{number:02x}.0", model.name());
         let pin = isa.pin(number);
         let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, messages.clone());
-        pci.insert(Slot::new(number, 0), function.clone());
+        pci.insert(Slot::new(number, 0), &(function.clone() as Arc<dyn PciDevice>));
         devices.push(function);
     }
 
@@ -326,7 +326,7 @@ fn add_devices(
     let functions: [(Slot, Arc<dyn PciDevice>); 3] =
         [(Slot::new(0, 0), bridge.clone()), (Slot::new(1, 0), isa.clone()), (Slot::new(1, 3), power.clone())];
     for (slot, function) in functions {
-        pci.insert(slot, function);
+        pci.insert(slot, &function);
     }
     devices.extend([isa as Arc<dyn Device>, power.clone(), bridge]);
     Ok((devices, power))
