@@ -6,13 +6,12 @@ use std::time::SystemTime;
 use hw::vm::{Event, Subscription, Vm};
 use parking_lot::Mutex;
 
-use super::{Negotiation, Output};
+use super::Output;
 use crate::events;
 use crate::json::{self, Format};
 
 struct Listener {
     output: Weak<Output>,
-    negotiation: Arc<Negotiation>,
     format: Format,
 }
 
@@ -36,18 +35,18 @@ impl Hub {
         Hub { listeners, _subscription: subscription }
     }
 
-    /// Lets events come to `output`, as long as it exists, once `negotiation` is complete.
-    pub(crate) fn add(&self, output: &Arc<Output>, negotiation: Arc<Negotiation>, format: Format) {
+    /// Lets events come to `output` from now on, as long as it exists.
+    pub(crate) fn add(&self, output: &Arc<Output>, format: Format) {
         let mut listeners = self.listeners.lock();
         listeners.retain(|listener| listener.output.strong_count() > 0);
-        listeners.push(Listener { output: Arc::downgrade(output), negotiation, format });
+        listeners.push(Listener { output: Arc::downgrade(output), format });
     }
 }
 
 fn broadcast(listeners: &Mutex<Vec<Listener>>, event: &Event) {
     let message = events::message(event, SystemTime::now());
     let [line, pretty] = [OnceLock::new(), OnceLock::new()];
-    for listener in listeners.lock().iter().filter(|listener| listener.negotiation.is_complete()) {
+    for listener in listeners.lock().iter() {
         let text = if listener.format == Format::Line { &line } else { &pretty };
         let text: &Arc<[u8]> = text.get_or_init(|| json::write(&message, listener.format).into());
         if let Some(output) = listener.output.upgrade() {

@@ -23,7 +23,7 @@ const READ: usize = 4096;
 
 /// Where messages for the client go.
 struct Messages<'a> {
-    output: &'a Output,
+    output: &'a Arc<Output>,
     format: Format,
 }
 
@@ -44,16 +44,16 @@ pub(crate) async fn serve(
     closing: watch::Receiver<bool>,
 ) {
     let dialogue = Dialogue::new(vm);
-    hub.add(output, dialogue.negotiation().clone(), format);
     tokio::select! {
         // Who is gone needs no farewell.
-        _ = talk(dialogue, reader, Messages { output, format }, closing) => {}
+        _ = talk(dialogue, hub, reader, Messages { output, format }, closing) => {}
         () = output.wait_gone() => {}
     }
 }
 
 async fn talk(
     mut dialogue: Dialogue,
+    hub: &Hub,
     mut reader: impl AsyncRead + Unpin,
     messages: Messages<'_>,
     mut closing: watch::Receiver<bool>,
@@ -63,6 +63,7 @@ async fn talk(
     let mut running: Option<JoinHandle<Value>> = None;
     let mut buffer = [0; READ];
     let mut open = true;
+    let mut listening = false;
     loop {
         while waiting.len() < QUEUE
             && let Some(request) = dialogue.next_request()
@@ -85,6 +86,11 @@ async fn talk(
                     Execution::Immediate => messages.send(&call.run()).await?,
                     Execution::Blocking => running = Some(tokio::task::spawn_blocking(|| call.run())),
                 },
+            }
+            // Not before the answer to the command that ended the negotiation is on its way.
+            if !listening && dialogue.negotiation().is_complete() {
+                hub.add(messages.output, messages.format);
+                listening = true;
             }
             // One client's flood must not keep others from this thread.
             tokio::task::yield_now().await;
