@@ -36,6 +36,23 @@ fn names(options: &Options, machine: Option<&str>) -> Result<Vec<String>, Invali
     Ok(names)
 }
 
+/// What `-accel help` prints: the accelerators, whether they work here, and which of them `auto` takes.
+pub(crate) fn help(architecture: Architecture) -> String {
+    let works = |result: Result<(), Error>| match result {
+        Ok(()) => "works here".into(),
+        Err(error) => Invalid::from_error(&error).to_string(),
+    };
+    let kvm = works(Kvm::open(architecture).map(drop));
+    let jit = works(Jit::open(architecture, VirtualClock::new()).map(drop));
+    let choice = probe::choose(architecture);
+    format!(
+        "accelerators for {} guests:\n  kvm    {kvm}\n  jit    {jit} (also tcg)\n  auto   {}: {}\n",
+        architecture.name(),
+        choice.accelerator,
+        choice.reason
+    )
+}
+
 /// Opens the first accelerator that works.
 pub(crate) fn open(
     options: &Options,

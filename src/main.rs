@@ -56,6 +56,9 @@ fn run() -> Result<i32, Invalid> {
     if options.machine.iter().any(|machine| machine == "help") {
         return print(&machine::machine_help(architecture));
     }
+    if options.accel.iter().any(|accelerator| accelerator == "help") {
+        return print(&accelerator::help(architecture));
+    }
     if options.cpu.as_deref() == Some("help") {
         return print(&machine::cpu_help(architecture));
     }

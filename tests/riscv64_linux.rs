@@ -7,10 +7,10 @@ use std::time::Duration;
 use serde_json::json;
 use support::qmp::Client;
 use support::running_guest::{Guest, PROMPT};
-use support::{LIMIT, debian_riscv64, riscv64_guest};
+use support::{LIMIT, debian_riscv64};
 
 fn boots_to_a_shell(test: &str, processors: u32) {
-    let Some(folder) = riscv64_guest(test) else { return };
+    let Some(folder) = support::guest(test, "riscv64") else { return };
     let mut guest = Guest::start(&mut debian_riscv64(&folder, processors)).unwrap();
     let console = guest.wait_for(PROMPT, LIMIT).unwrap();
     assert!(console.contains("OpenSBI"), "{console}");
@@ -33,7 +33,7 @@ fn boots_to_a_shell_with_four_processors() {
 
 #[test]
 fn qmp_controls_the_running_guest() {
-    let Some(folder) = riscv64_guest("qmp_controls_the_running_guest") else { return };
+    let Some(folder) = support::guest("qmp_controls_the_running_guest", "riscv64") else { return };
     let sockets = tempfile::tempdir().unwrap();
     let socket = sockets.path().join("qmp");
     let mut command = debian_riscv64(&folder, 2);

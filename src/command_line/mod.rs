@@ -49,7 +49,11 @@ enum Takes {
 const OPTIONS: &[(&str, Takes, &str)] = &[
     ("arch", Takes::One("NAME"), "architecture of the guest: riscv64 or x86_64"),
     ("machine", Takes::Many("TYPE[,PROP=VALUE]"), "machine type; 'help' lists them (also -M)"),
-    ("accel", Takes::Many("NAME"), "accelerator: kvm, jit (tcg) or auto; the first of several that works is taken"),
+    (
+        "accel",
+        Takes::Many("NAME"),
+        "accelerator: kvm, jit (tcg) or auto; the first of several that works is taken; 'help' tells which do",
+    ),
     ("enable-kvm", Takes::Nothing, "the same as -accel kvm"),
     ("cpu", Takes::One("MODEL"), "processor model; 'help' lists them"),
     ("m", Takes::One("SIZE"), "memory, in MiB or with a suffix K, M, G or T"),

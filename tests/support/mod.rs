@@ -18,15 +18,15 @@ pub(crate) fn brolga() -> Command {
     Command::new(env!("CARGO_BIN_EXE_brolga"))
 }
 
-/// The folder of the riscv64 guest's files; `None`, and a line that says so, where they were not fetched.
-pub(crate) fn riscv64_guest(test: &str) -> Option<PathBuf> {
+/// The folder of a guest's files; `None`, and a line that says so, where they were not fetched.
+pub(crate) fn guest(test: &str, architecture: &str) -> Option<PathBuf> {
     let guests = std::env::var_os("BROLGA_GUESTS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("guests"), PathBuf::from);
-    let folder = guests.join("riscv64");
-    if ["Image", "initrd.cpio", "fw_dynamic.bin"].iter().all(|file| folder.join(file).exists()) {
+    let folder = guests.join(architecture);
+    if ["Image", "initrd.cpio"].iter().all(|file| folder.join(file).exists()) {
         return Some(folder);
     }
-    eprintln!("SKIPPED: {test}: there is no guest; `./x guests` fetches it");
+    eprintln!("SKIPPED: {test}: there is no {architecture} guest; `./x guests` fetches it");
     None
 }
 

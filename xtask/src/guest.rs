@@ -3,21 +3,27 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::guests::Riscv64;
-use crate::{Result, build_brolga, guests, run};
+use crate::guests::{Guest, RISCV64, X86_64};
+use crate::{Result, build_brolga, output, run};
 
-/// Boots the guest on this terminal.
+/// Boots a guest on this terminal: one of the host's own architecture where KVM runs it fast, else riscv64.
 pub(crate) fn boot_on_terminal() -> Result<()> {
-    let guest = guests::fetch()?;
     let brolga = build_brolga()?;
-    println!("booting Debian's riscv64 Linux; Ctrl-A x ends it, Ctrl-A h helps");
-    run(command(&brolga, &guest, 1).args(["-accel", "jit", "-nographic"]))
+    let help = output(Command::new(&brolga).args(["-arch", "x86_64", "-accel", "help"]))?;
+    let fast_kvm = help.lines().any(|line| line.trim().starts_with("auto") && line.contains("kvm:"));
+    let (guest, accelerator) = if fast_kvm { (X86_64, "kvm") } else { (RISCV64, "jit") };
+    guest.fetch()?;
+    println!("booting Debian's {} Linux on {accelerator}; Ctrl-A x ends it, Ctrl-A h helps", guest.architecture);
+    run(command(&brolga, &guest, 1).args(["-accel", accelerator, "-nographic"]))
 }
 
 /// The program with the guest's files and `processors`.
-pub(crate) fn command(program: &Path, guest: &Riscv64, processors: u32) -> Command {
+pub(crate) fn command(program: &Path, guest: &Guest, processors: u32) -> Command {
     let mut command = Command::new(program);
-    command.args(["-M", "virt", "-m", "512", "-smp", &processors.to_string(), "-append", "console=ttyS0"]);
-    command.arg("-bios").arg(&guest.firmware).arg("-kernel").arg(&guest.kernel).arg("-initrd").arg(&guest.initrd);
+    command.args(["-M", guest.machine, "-m", "512", "-smp", &processors.to_string(), "-append", "console=ttyS0"]);
+    command.arg("-kernel").arg(guest.kernel()).arg("-initrd").arg(guest.initrd());
+    if let Some(firmware) = guest.firmware() {
+        command.arg("-bios").arg(firmware);
+    }
     command
 }

@@ -17,62 +17,109 @@ echo \"guest is ready with $(nproc) processors\"
 exec setsid cttyhack sh
 ";
 
-/// Files of the riscv64 guest.
-pub(crate) struct Riscv64 {
-    pub(crate) kernel: PathBuf,
-    pub(crate) initrd: PathBuf,
-    pub(crate) firmware: PathBuf,
+/// A guest that can be booted: Debian's kernel of one architecture.
+#[derive(Clone, Copy)]
+pub(crate) struct Guest {
+    /// The name that `-arch` takes.
+    pub(crate) architecture: &'static str,
+    /// What to give Brolga and QEMU besides files.
+    pub(crate) machine: &'static str,
+    debian_architecture: &'static str,
+    suite: &'static str,
+    kernel_package: &'static str,
+    has_firmware: bool,
 }
 
-impl Riscv64 {
-    fn at(folder: &Path) -> Riscv64 {
-        Riscv64 {
-            kernel: folder.join("Image"),
-            initrd: folder.join("initrd.cpio"),
-            firmware: folder.join("fw_dynamic.bin"),
-        }
+/// Debian 13 for riscv64, started through OpenSBI.
+pub(crate) const RISCV64: Guest = Guest {
+    architecture: "riscv64",
+    machine: "virt",
+    debian_architecture: "riscv64",
+    suite: "trixie",
+    kernel_package: "linux-image-riscv64",
+    has_firmware: true,
+};
+
+/// Debian 12 for x86-64, started directly.
+pub(crate) const X86_64: Guest = Guest {
+    architecture: "x86_64",
+    machine: "pc",
+    debian_architecture: "amd64",
+    suite: "bookworm",
+    kernel_package: "linux-image-cloud-amd64",
+    has_firmware: false,
+};
+
+impl Guest {
+    fn folder(&self) -> PathBuf {
+        root().join("guests").join(self.architecture)
+    }
+
+    /// The kernel.
+    pub(crate) fn kernel(&self) -> PathBuf {
+        self.folder().join("Image")
+    }
+
+    /// The initial RAM disk.
+    pub(crate) fn initrd(&self) -> PathBuf {
+        self.folder().join("initrd.cpio")
+    }
+
+    /// The firmware, for guests that need one.
+    pub(crate) fn firmware(&self) -> Option<PathBuf> {
+        self.has_firmware.then(|| self.folder().join("fw_dynamic.bin"))
     }
 
     fn is_complete(&self) -> bool {
-        self.kernel.exists() && self.initrd.exists() && self.firmware.exists()
+        self.kernel().exists() && self.initrd().exists() && self.firmware().is_none_or(|firmware| firmware.exists())
+    }
+
+    /// Makes sure that the guest's files are there.
+    pub(crate) fn fetch(&self) -> Result<()> {
+        if self.is_complete() {
+            return Ok(());
+        }
+        println!("fetching the {} guest from Debian's packages (once)", self.architecture);
+        let folder = self.folder();
+        let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let work = root().join("guests/packages").join(self.architecture);
+        let suite = Suite::open(&work, self.suite, self.debian_architecture)?;
+        let busybox = suite.unpack("busybox-static")?;
+        let busybox = ["usr/bin/busybox", "bin/busybox"].map(|path| busybox.join(path));
+        let busybox = busybox.iter().find(|path| path.exists()).ok_or("package busybox-static has no busybox")?;
+        let mut archive = Archive::default();
+        for name in ["bin", "dev", "proc", "sys", "tmp"] {
+            archive.folder(name);
+        }
+        archive.program("bin/busybox", &fs::read(busybox).map_err(failed)?);
+        archive.program("init", INIT.as_bytes());
+        write(&self.initrd(), &archive.finish())?;
+        if let Some(path) = self.firmware() {
+            let unpacked = suite.unpack("opensbi")?;
+            let firmware = unpacked.join("usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin");
+            write(&path, &fs::read(firmware).map_err(failed)?)?;
+        }
+        let unpacked = suite.unpack(&suite.first_dependency(self.kernel_package)?)?;
+        let boot = fs::read_dir(unpacked.join("boot")).map_err(failed)?;
+        let kernel = boot
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinu")))
+            .ok_or("the kernel's package has no kernel")?;
+        write(&self.kernel(), &fs::read(kernel).map_err(failed)?)?;
+        // The unpacked modules are many and are not needed.
+        fs::remove_dir_all(&work).map_err(failed)
     }
 }
 
-/// Makes sure that the guests are there.
-pub(crate) fn fetch() -> Result<Riscv64> {
-    let folder = root().join("guests/riscv64");
-    let guest = Riscv64::at(&folder);
-    if guest.is_complete() {
-        return Ok(guest);
+/// Makes sure that every guest is there that this host may boot.
+pub(crate) fn fetch() -> Result<()> {
+    RISCV64.fetch()?;
+    if cfg!(target_arch = "x86_64") && Path::new("/dev/kvm").exists() {
+        X86_64.fetch()?;
     }
-    println!("fetching the riscv64 guest from Debian's packages (about 115 MB, once)");
-    let failed = |error: std::io::Error| format!("{}: {error}", folder.display());
-    fs::create_dir_all(&folder).map_err(failed)?;
-    let work = root().join("guests/packages");
-    let suite = Suite::open(&work, "trixie", "riscv64")?;
-    let busybox = suite.unpack("busybox-static")?;
-    let busybox = ["usr/bin/busybox", "bin/busybox"].map(|path| busybox.join(path));
-    let busybox = busybox.iter().find(|path| path.exists()).ok_or("package busybox-static has no busybox")?;
-    let mut archive = Archive::default();
-    for name in ["bin", "dev", "proc", "sys", "tmp"] {
-        archive.folder(name);
-    }
-    archive.program("bin/busybox", &fs::read(busybox).map_err(failed)?);
-    archive.program("init", INIT.as_bytes());
-    write(&guest.initrd, &archive.finish())?;
-    let firmware = suite.unpack("opensbi")?.join("usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin");
-    write(&guest.firmware, &fs::read(firmware).map_err(failed)?)?;
-    let unpacked = suite.unpack(&suite.first_dependency("linux-image-riscv64")?)?;
-    let boot = fs::read_dir(unpacked.join("boot")).map_err(failed)?;
-    let kernel = boot
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinu")))
-        .ok_or("the kernel's package has no kernel")?;
-    write(&guest.kernel, &fs::read(kernel).map_err(failed)?)?;
-    // The unpacked modules are many and are not needed.
-    fs::remove_dir_all(&work).map_err(failed)?;
-    Ok(guest)
+    Ok(())
 }
 
 /// Writes a file so that it is either whole or absent.

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     let result = match arguments.first().map(String::as_str) {
         Some("boot") => guest::boot_on_terminal(),
         Some("test") => test::run(),
-        Some("guests") => guests::fetch().map(|_| ()),
+        Some("guests") => guests::fetch(),
         Some("bench") => bench::run(),
         Some("soak") => number(20).and_then(soak::run),
         Some("fuzz") => number(600).and_then(soak::fuzz),

@@ -3,19 +3,21 @@
 use std::time::{Duration, Instant};
 
 use crate::guest::command;
+use crate::guests::RISCV64;
 use crate::running_guest::{Guest, PROMPT};
-use crate::{Result, build_brolga, cargo, guests, root};
+use crate::{Result, build_brolga, cargo, root};
 
 /// Boots the guest `boots` times each with one and with four processors, types a command and switches it off.
 pub(crate) fn run_boots(boots: u64) -> Result<Vec<(u32, Vec<f64>)>> {
-    let guest = guests::fetch()?;
+    RISCV64.fetch()?;
     let brolga = build_brolga()?;
     let mut all = Vec::new();
     for processors in [1, 4] {
         let mut seconds = Vec::new();
         for boot in 1..=boots {
             let start = Instant::now();
-            let mut running = Guest::start(command(&brolga, &guest, processors).args(["-accel", "jit", "-nographic"]))?;
+            let mut running =
+                Guest::start(command(&brolga, &RISCV64, processors).args(["-accel", "jit", "-nographic"]))?;
             let failed = |error| format!("boot {boot} with {processors} processors: {error}");
             running.wait_for(PROMPT, Duration::from_secs(240)).map_err(failed)?;
             seconds.push(start.elapsed().as_secs_f64());

@@ -31,6 +31,7 @@ pub(crate) fn run() -> Result<()> {
         }
     };
     check("formatting", cargo().args(["fmt", "--all", "--check"]));
+    check("formatting of the fuzz targets", cargo().args(["fmt", "--check", "--manifest-path", "fuzz/Cargo.toml"]));
     check("clippy", cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]));
     check(
         "documentation",
