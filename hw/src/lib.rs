@@ -13,6 +13,7 @@
 //! devices without holding any of theirs.
 
 pub mod aclint;
+pub mod backend_controllers;
 pub mod bus;
 pub mod cmos;
 pub mod debug_port;

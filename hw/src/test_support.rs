@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use accel::memory::{GuestMemory, MemorySlot};
-use accel::state::CpuState;
+use accel::state::{ControllerState, CpuState, pc};
 use accel::{
     Accelerator, AddressSpace, Architecture, Capabilities, DebugControl, Exit, IoBus, IoEvent, Msi, Vcpu, VcpuHandle,
 };
@@ -302,6 +302,7 @@ pub(crate) struct FakeAccelerator {
     pub(crate) vcpus: Mutex<Vec<Arc<FakeHandle>>>,
     pub(crate) lines: Arc<Lines>,
     pub(crate) msis: Mutex<Vec<Msi>>,
+    pub(crate) controllers_set: Mutex<u32>,
 }
 
 /// The outside of a fake vCPU.
@@ -405,7 +406,8 @@ impl FakeAccelerator {
             most_vcpus: 8,
         };
         let (vcpus, msis) = (Mutex::default(), Mutex::default());
-        Arc::new(FakeAccelerator { capabilities, vcpus, lines: Lines::new(), msis })
+        let controllers_set = Mutex::default();
+        Arc::new(FakeAccelerator { capabilities, vcpus, lines: Lines::new(), msis, controllers_set })
     }
 }
 
@@ -470,6 +472,15 @@ impl Accelerator for FakeAccelerator {
         Ok(Vec::new())
     }
     fn create_interrupt_controller(&self) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn interrupt_controller_state(&self) -> Result<ControllerState, accel::Error> {
+        let io_apic = pc::IoApic { address: 0xfec0_0000, selected: 0, id: 0, levels: 0, redirection: [0; 24] };
+        let controllers = pc::Controllers { pics: Default::default(), io_apic, pit: Default::default() };
+        Ok(ControllerState::Pc(Box::new(controllers)))
+    }
+    fn set_interrupt_controller_state(&self, _state: &ControllerState) -> Result<(), accel::Error> {
+        *self.controllers_set.lock() += 1;
         Ok(())
     }
     fn set_interrupt_line(&self, line: u32, level: bool) -> Result<(), accel::Error> {

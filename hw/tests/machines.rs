@@ -162,6 +162,37 @@ fn an_x86_64_program_prints_finds_the_pci_bus_and_leaves_through_the_debug_exit(
     assert_eq!(events, [Event::Resume, Event::Shutdown(Cause::GuestShutdown)]);
 }
 
+/// The first start masks interrupts in the controller and resets; the second must not find the mask.
+#[test]
+fn a_reset_reaches_the_interrupt_controllers_of_kvm() {
+    let kvm = match accel::kvm::Kvm::open(Architecture::X86_64) {
+        Ok(kvm) => kvm,
+        Err(error) => {
+            eprintln!("SKIPPED: a_reset_reaches_the_interrupt_controllers_of_kvm: {error}");
+            return;
+        }
+    };
+    let code = [
+        &[0xe4, 0x21, 0x3c, 0x5a][..], // in al, 0x21 (mask of the first controller); cmp al, 0x5a
+        &[0x74, 0x27],                 // je failed: an earlier start's mask is still there
+        &[0xa0, 0, 0, 0x40, 0, 0, 0, 0, 0], // mov al, [0x400000]: RAM that no reset clears
+        &[0x3c, 0x77, 0x74, 0x16],     // cmp al, 0x77; je good
+        &[0xb0, 0x77, 0xa2, 0, 0, 0x40, 0, 0, 0, 0, 0], // mov al, 0x77; mov [0x400000], al
+        &[0xb0, 0x5a, 0xe6, 0x21],     // mov al, 0x5a; out 0x21, al
+        &[0xb0, 0xfe, 0xe6, 0x64],     // mov al, 0xfe; out 0x64, al: reset
+        &[0xeb, 0xfe, 0x90],           // wait for it
+        &[0xb0, 0x01, 0xeb, 0x02],     // good: mov al, 1; jmp leave
+        &[0xb0, 0x02],                 // failed: mov al, 2
+        &[0x66, 0xba, 0x01, 0x05, 0xee, 0xf4], // leave: mov dx, 0x501; out dx, al; hlt
+    ]
+    .concat();
+    let (status, _, events) = run(Arc::new(kvm), VirtualClock::new(), &x86_elf(&code), 1, |config| {
+        config.debug_exit = Some((0x501, 2));
+    });
+    assert_eq!(status, Some(3));
+    assert_eq!(events, [Event::Resume, Event::Reset(Cause::GuestReset), Event::Shutdown(Cause::GuestShutdown)]);
+}
+
 #[test]
 fn an_x86_64_triple_fault_resets() {
     let kvm = match accel::kvm::Kvm::open(Architecture::X86_64) {

@@ -85,7 +85,7 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
     let routing = name("_PRT", &routing);
 
     let bridge_id = name("_HID", &EISAName::new("PNP0A03"));
-    let bridge_address = name("_ADR", &0u8);
+    let bridge_number = name("_UID", &0u8);
 
     let serial: Vec<[Name; 3]> = (0u8..)
         .zip(&machine.serial)
@@ -118,7 +118,7 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
     isa.extend(serial.iter().map(|device| device as &dyn Aml));
     let isa = Device::new(Path::new("ISA_"), isa);
 
-    let bridge = Device::new(Path::new("PCI0"), vec![&bridge_id, &bridge_address, &resources, &routing, &isa]);
+    let bridge = Device::new(Path::new("PCI0"), vec![&bridge_id, &bridge_number, &resources, &routing, &isa]);
     table.append_slice(&bytes(&Scope::new(Path::new("_SB_"), vec![&bridge])));
 
     let off = pm::SLEEP_TYPE_OFF as u8;

@@ -14,6 +14,7 @@ use accel::state::CpuState;
 use accel::{Accelerator, Msi};
 
 use super::{Board, BuildError, Config, DeviceModel, Firmware, Parts, virtio_device};
+use crate::backend_controllers::BackendControllers;
 use crate::cmos::Cmos;
 use crate::debug_port::{CONSOLE_PORT, DebugConsole, DebugExit};
 use crate::device::Device;
@@ -329,6 +330,8 @@ fn add_devices(
         pci.insert(slot, &function);
     }
     devices.extend([isa as Arc<dyn Device>, power.clone(), bridge]);
+    // Controllers come last, so that a reset of the devices does not leave lines up.
+    devices.push(BackendControllers::new(parts.accelerator.clone())?);
     Ok((devices, power))
 }
 
