@@ -91,7 +91,7 @@ pub struct MemorySlot {
 /// `address`, backed by an anonymous file called `name`.
 pub fn allocate(name: &str, address: u64, length: u64) -> Result<Arc<Region>, Error> {
     let problem = |problem| Error::Memory { address, length, problem };
-    if length == 0 || length % PAGE_SIZE != 0 || address % PAGE_SIZE != 0 {
+    if length == 0 || !length.is_multiple_of(PAGE_SIZE) || !address.is_multiple_of(PAGE_SIZE) {
         return Err(problem("is not whole pages"));
     }
     if address.checked_add(length).is_none() {

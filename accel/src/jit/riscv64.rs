@@ -22,7 +22,7 @@ pub(super) fn state(cpu: &Cpu<Riscv64>) -> CpuState {
         f: registers(F0),
         fcsr: u32::from(guest.frm) << 5 | cpu.context.float_flags,
         privilege: guest.privilege,
-        mstatus: guest.mstatus,
+        mstatus: csr::mstatus(guest),
         misa: csr::MISA,
         medeleg: guest.medeleg,
         mideleg: guest.mideleg,
@@ -100,6 +100,7 @@ pub(super) fn set_state(cpu: &mut Cpu<Riscv64>, state: &CpuState) -> Result<(), 
     guest.senvcfg = state.senvcfg;
     guest.satp = state.satp;
     guest.stimecmp = state.stimecmp;
+    csr::legalise(guest);
     csr::set_counters(cpu, state.mcountinhibit, state.mcycle, state.minstret);
     cpu.flush_tlb();
     Ok(())

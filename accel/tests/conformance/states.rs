@@ -124,8 +124,8 @@ fn scramble_riscv(state: &mut riscv64::CpuState) {
     state.pc = 0x8000_4444;
     state.fcsr = 0x7f;
     state.privilege = 1;
-    // FS initial, SIE, SPP.
-    state.mstatus = state.mstatus | 1 << 13 | 1 << 8 | 1 << 1;
+    // SD, FS dirty, SIE, SPP.
+    state.mstatus = state.mstatus | 1 << 63 | 3 << 13 | 1 << 8 | 1 << 1;
     state.medeleg = 0xb109;
     state.mideleg = 0x222;
     state.mie = 0xaaa;

@@ -450,7 +450,7 @@ impl<G: Guest> Dispatcher<G> {
         let start = address & !(PAGE_SIZE - 1);
         let known = &mut self.fetch_pages[fetch_page_index(address)];
         if known.start == start && known.mode == mode {
-            return Ok(known.physical | address % PAGE_SIZE);
+            return Ok(known.physical | (address % PAGE_SIZE));
         }
         match G::translate(cpu, address, 2, Access::Execute, mode) {
             Ok(translation) => {

@@ -45,6 +45,8 @@ const ENVCFG_FIOM: u64 = 1;
 pub const MENVCFG_ADUE: u64 = 1 << 61;
 /// `menvcfg`: `stimecmp` drives the supervisor timer interrupt.
 pub const MENVCFG_STCE: u64 = 1 << 63;
+/// The bits of `menvcfg` that exist.
+const MENVCFG: u64 = ENVCFG_FIOM | MENVCFG_ADUE | MENVCFG_STCE;
 
 /// Supervisor software interrupt.
 const SSIP: u64 = 1 << 1;
@@ -150,6 +152,39 @@ pub fn legal_mstatus(old: u64, new: u64) -> u64 {
         legal |= MSTATUS_FS;
     }
     legal
+}
+
+/// Makes all fields of a state legal that comes from outside, as if software had written them.
+pub fn legalise(guest: &mut Riscv64) {
+    guest.mstatus = legal_mstatus(0, guest.mstatus);
+    guest.medeleg &= DELEGABLE_EXCEPTIONS;
+    guest.mideleg &= SUPERVISOR_INTERRUPTS;
+    guest.mie &= INTERRUPTS;
+    guest.mip &= SUPERVISOR_INTERRUPTS;
+    guest.mtvec &= !2;
+    guest.stvec &= !2;
+    guest.mepc &= !1;
+    guest.sepc &= !1;
+    guest.mcounteren &= 0xffff_ffff;
+    guest.scounteren &= 0xffff_ffff;
+    guest.menvcfg &= MENVCFG;
+    guest.senvcfg &= ENVCFG_FIOM;
+    if !is_satp_supported(guest.satp) {
+        guest.satp = 0;
+    }
+    let (configurations, addresses) = (guest.pmpcfg, guest.pmpaddr);
+    // Entries are written while none is locked.
+    guest.pmpcfg = [0; 2];
+    for (entry, address) in addresses.into_iter().enumerate() {
+        guest.set_pmpaddr(entry, address);
+    }
+    for (word, configuration) in configurations.into_iter().enumerate() {
+        guest.set_pmpcfg(word, configuration);
+    }
+}
+
+fn is_satp_supported(satp: u64) -> bool {
+    matches!(satp >> 60, 0 | 8 | 9)
 }
 
 /// `mstatus` as software reads it.
@@ -309,12 +344,9 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
             guest.stimecmp = value;
             arm_timer(cpu);
         }
-        0x180 => {
-            let supported = matches!(value >> 60, 0 | 8 | 9);
-            if supported && guest.satp != value {
-                guest.satp = value;
-                mmu::flush(cpu);
-            }
+        0x180 if is_satp_supported(value) && guest.satp != value => {
+            guest.satp = value;
+            mmu::flush(cpu);
         }
         0x300 => set_mstatus(cpu, value),
         0x302 => guest.medeleg = value & DELEGABLE_EXCEPTIONS,
@@ -323,7 +355,7 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
         0x305 => set_vector(&mut guest.mtvec, value),
         0x306 => guest.mcounteren = value & 0xffff_ffff,
         0x30a => {
-            guest.menvcfg = value & (ENVCFG_FIOM | MENVCFG_ADUE | MENVCFG_STCE);
+            guest.menvcfg = value & MENVCFG;
             arm_timer(cpu);
         }
         0x320 => set_mcountinhibit(cpu, value),
@@ -347,7 +379,8 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
         // The instruction that writes a counter is not counted by it.
         0xb00 => guest.mcycle.set(cpu.context.instructions.wrapping_add(1), value),
         0xb02 => guest.minstret.set(cpu.context.instructions.wrapping_add(1), value),
-        // The others are read-only, whatever is written: misa, events and counters that count nothing.
+        // Values that are not supported, and what is read-only, whatever is written: misa, events and counters that count
+        // nothing.
         _ => (),
     }
 }
@@ -363,4 +396,29 @@ fn set_vector(vector: &mut u64, value: u64) {
 /// become what software wrote (volume II, 3.1.9).
 pub(super) fn value_to_modify(cpu: &Cpu<Riscv64>, number: u32, read: u64) -> u64 {
     if number == 0x344 { read & !SEIP | cpu.guest.mip & SEIP } else { read }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_state_becomes_legal_and_legal_state_stays() {
+        let mut guest = Riscv64::new();
+        guest.mstatus = !(1 << 11);
+        guest.satp = u64::MAX;
+        guest.pmpcfg = [0x9f9f_9f9f_9f9f_9fff; 2];
+        guest.pmpaddr = [u64::MAX; 16];
+        guest.mtvec = u64::MAX;
+        legalise(&mut guest);
+        assert_eq!(guest.mstatus & MSTATUS_MPP, 0);
+        assert_eq!((guest.satp, guest.pmpaddr[15], guest.mtvec & 2), (0, u64::MAX >> 10, 0));
+        assert_eq!(guest.pmp_configuration(0), 0x9f);
+        let legal = format!("{guest:?}");
+        legalise(&mut guest);
+        assert_eq!(format!("{guest:?}"), legal);
+        guest.satp = 8 << 60 | 0x8_0000;
+        legalise(&mut guest);
+        assert_eq!(guest.satp, 8 << 60 | 0x8_0000);
+    }
 }

@@ -12,6 +12,9 @@ pub(super) const EXECUTE: u8 = 4;
 /// The entry may not be changed until reset, and binds machine mode, too.
 const LOCKED: u8 = 0x80;
 
+/// Address registers have 54 bits, of addresses without their two lowest.
+const ADDRESS_MASK: u64 = (1 << 54) - 1;
+
 /// What may be done with the bytes of an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Permission {
@@ -29,16 +32,19 @@ impl Riscv64 {
 
     /// The bytes that an entry matches: the first one and the one behind the last. `None` if it is off.
     fn pmp_range(&self, entry: usize) -> Option<(u64, u64)> {
-        let address = *self.pmpaddr.get(entry)?;
+        let address = *self.pmpaddr.get(entry)? & ADDRESS_MASK;
         match self.pmp_configuration(entry) >> 3 & 3 {
             // TOR
             1 => {
-                let low = entry.checked_sub(1).and_then(|below| self.pmpaddr.get(below)).map_or(0, |below| below << 2);
+                let low = entry
+                    .checked_sub(1)
+                    .and_then(|below| self.pmpaddr.get(below))
+                    .map_or(0, |below| (below & ADDRESS_MASK) << 2);
                 Some((low, address << 2))
             }
             // NA4
             2 => Some((address << 2, (address << 2) + 4)),
-            // NAPOT. Address registers have 54 bits, so nothing here overflows.
+            // NAPOT. Nothing here overflows, given the width of addresses.
             3 => {
                 let ones = address.trailing_ones().min(54);
                 let low = (address & !((1 << ones) - 1)) << 2;
@@ -48,11 +54,24 @@ impl Riscv64 {
         }
     }
 
+    /// The entries that are not off, in order. Every step of a page-table walk looks at them.
+    fn pmp_entries(&self) -> impl Iterator<Item = usize> {
+        /// The field A of each configuration byte.
+        const MODES: u64 = 0x1818_1818_1818_1818;
+        let mut words = self.pmpcfg.map(|word| word & MODES);
+        std::iter::from_fn(move || {
+            let word = words.iter().position(|&word| word != 0)?;
+            let byte = words[word].trailing_zeros() / 8;
+            words[word] &= !(0xff << (byte * 8));
+            Some(word * 8 + byte as usize)
+        })
+    }
+
     /// What a mode may do with `width` bytes of physical memory that lie within one page.
     pub(super) fn pmp_check(&self, physical: u64, width: u64, privilege: u8) -> Permission {
         let page = physical & !(PAGE_SIZE - 1);
         let mut whole_page = true;
-        for entry in 0..self.pmpaddr.len() {
+        for entry in self.pmp_entries() {
             let Some((low, high)) = self.pmp_range(entry) else { continue };
             if high <= page || low >= page.saturating_add(PAGE_SIZE) || low >= high {
                 continue;
@@ -102,7 +121,7 @@ impl Riscv64 {
             return;
         }
         if let Some(slot) = self.pmpaddr.get_mut(entry) {
-            *slot = value & ((1 << 54) - 1);
+            *slot = value & ADDRESS_MASK;
         }
     }
 }
