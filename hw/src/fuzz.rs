@@ -205,15 +205,15 @@ pub fn fuzz_device_registers(data: &[u8]) {
     }
 }
 
-/// The devices of a machine.
-type Devices = Vec<Arc<dyn Device>>;
+/// A bus and the devices on it.
+type BusAndDevices = (Arc<Bus>, Vec<Arc<dyn Device>>);
 
-/// A bus with every device of this crate on it, and the devices.
-fn all_devices() -> Option<(Arc<Bus>, Devices)> {
+/// A bus with every device of this crate on it.
+fn all_devices() -> Option<BusAndDevices> {
     let bus = Arc::new(Bus::new(Arc::new(|_: Effect| {})));
     let (clock, memory) = (VirtualClock::new(), memory()?);
     let line = InterruptLine::disconnected;
-    let mut devices = Devices::new();
+    let mut devices: Vec<Arc<dyn Device>> = Vec::new();
 
     let harts = || (0..4).map(|_| HartLines { software: line(), timer: line() }).collect();
     let aclint = Aclint::new(clock.clone(), harts());

@@ -37,7 +37,7 @@ pub(crate) fn run() -> Result<()> {
         "documentation",
         cargo()
             .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
-            .env("RUSTDOCFLAGS", "-D warnings"),
+            .env("RUSTDOCFLAGS", "-D warnings -A rustdoc::private-intra-doc-links"),
     );
     println!("== tests");
     tests(&mut count)?;

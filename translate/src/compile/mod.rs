@@ -1,6 +1,6 @@
 //! Cranelift: compiles regions of IR blocks to host code, and enters it.
 //!
-//! Nothing outside this module names Cranelift. Compiled code is a function of one argument, the [`Context`], under the tail
+//! Nothing outside this module names Cranelift. Compiled code is a function of one argument, the [`Context`](crate::cpu::Context), under the tail
 //! calling convention: it goes on to other regions by tail calls through their cells, and returns when the dispatcher is
 //! needed. Slow paths are called under a convention that preserves all registers, so that they cost the fast path nothing.
 //!

@@ -15,7 +15,7 @@
 //!
 //! A line each: the block's address and length in bytes; the address of each instruction, before its operations; each
 //! operation, with the number of its result; the terminator. What an operation's name leaves open follows in suffixes:
-//! types, widths, `m` and the number of a translation regime. [`super::parse`] reads the form back.
+//! types, widths, `m` and the number of a translation regime. [`super::parse()`] reads the form back.
 
 use std::fmt;
 
