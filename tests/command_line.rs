@@ -97,6 +97,22 @@ fn a_bare_program_prints_and_ends_the_machine_with_its_status() {
 }
 
 #[test]
+fn the_log_shows_the_ir_of_what_is_translated() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let status = brolga()
+        .args(["-arch", "riscv64", "-accel", "jit", "-bios", "none", "-d", "op", "-D"])
+        .arg(&log)
+        .arg("-kernel")
+        .arg(bare_program(folder.path(), 0x5555))
+        .status()
+        .unwrap();
+    assert!(status.success());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("block 0x80000000") && log.contains("put x5"), "{log}");
+}
+
+#[test]
 fn the_name_it_was_started_under_chooses_the_architecture() {
     let folder = tempfile::tempdir().unwrap();
     let link = folder.path().join("qemu-system-riscv64");

@@ -22,6 +22,8 @@ pub enum Access {
     Read,
     /// Store, or atomic operation.
     Write,
+    /// A debugger's look: permitted like a load, but it leaves no trace in the page tables.
+    Inspect,
 }
 
 /// Where a guest-virtual page is, and what the soft TLB may answer without asking again.

@@ -448,6 +448,21 @@ fn accessed_and_dirty_bits() {
 }
 
 #[test]
+fn a_debuggers_look_leaves_no_trace() {
+    let entry = DATA >> 2 | V | R | W;
+    let mut hart = Hart::new();
+    hart.map(entry);
+    let mode = translate::ir::MemoryMode(SUPERVISOR);
+    let Hart { engine, world } = &mut hart;
+    assert_eq!(engine.translate(&*world, VIRTUAL_PAGE + 5, mode), Some(DATA + 5));
+    assert_eq!(hart.word(TABLE + 0x2000), entry);
+    // Where a load would fault, there is nothing to see.
+    hart.write_csr(MENVCFG, 0);
+    let Hart { engine, world } = &mut hart;
+    assert_eq!(engine.translate(&*world, VIRTUAL_PAGE + 5, mode), None);
+}
+
+#[test]
 fn fences_of_addresses_reach_all_of_a_superpage() {
     let mut hart = Hart::new();
     hart.map(0);

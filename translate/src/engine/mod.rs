@@ -161,10 +161,10 @@ impl<G: Guest> Engine<G> {
         })
     }
 
-    /// Translates a guest-virtual address as a data access of the processor's would; `None` where it would fault.
+    /// Translates a guest-virtual address as a load of the processor's would, without a trace; `None` where it would fault.
     pub fn translate(&mut self, platform: &dyn Platform, address: u64, mode: MemoryMode) -> Option<u64> {
         self.cpu.with_platform(platform, |cpu| {
-            G::translate(cpu, address, 1, Access::Read, mode).ok().map(|translation| translation.physical)
+            G::translate(cpu, address, 1, Access::Inspect, mode).ok().map(|translation| translation.physical)
         })
     }
 
@@ -381,6 +381,7 @@ impl<G: Guest> Dispatcher<G> {
             let first_writes = cpu.code_pages.protect(key.physical);
             let second_writes = key.next_page.map(|next| cpu.code_pages.protect(next));
             let (block, breakpoint) = self.lift(cpu, MOST_INSTRUCTIONS)?;
+            tracing::trace!(target: "op", "\n{}", block.text(crate::ir::GuestNames::<G>::new()));
             let length = u64::from(block.length);
             let in_first = length.min(PAGE_SIZE - key.physical % PAGE_SIZE);
             let mut spans = vec![Span { physical: key.physical, bytes: in_first }];

@@ -77,7 +77,7 @@ pub(super) fn flush_address(cpu: &mut Cpu<Riscv64>, address: u64) {
 pub(super) fn access_fault(address: u64, access: Access) -> Exception {
     let number = match access {
         Access::Execute => exception::INSTRUCTION_ACCESS_FAULT,
-        Access::Read => exception::LOAD_ACCESS_FAULT,
+        Access::Read | Access::Inspect => exception::LOAD_ACCESS_FAULT,
         Access::Write => exception::STORE_ACCESS_FAULT,
     };
     Exception { number, information: address }
@@ -86,7 +86,7 @@ pub(super) fn access_fault(address: u64, access: Access) -> Exception {
 fn page_fault(address: u64, access: Access) -> Exception {
     let number = match access {
         Access::Execute => exception::INSTRUCTION_PAGE_FAULT,
-        Access::Read => exception::LOAD_PAGE_FAULT,
+        Access::Read | Access::Inspect => exception::LOAD_PAGE_FAULT,
         Access::Write => exception::STORE_PAGE_FAULT,
     };
     Exception { number, information: address }
@@ -113,7 +113,7 @@ pub(super) fn translate(
     let permission = cpu.guest.pmp_check(physical, width, privilege);
     let needed = match access {
         Access::Execute => pmp::EXECUTE,
-        Access::Read => pmp::READ,
+        Access::Read | Access::Inspect => pmp::READ,
         Access::Write => pmp::WRITE,
     };
     if permission.allowed & needed == 0 {
@@ -171,7 +171,7 @@ fn walk(
                 entry & READABLE != 0 || cpu.guest.mstatus & csr::MSTATUS_MXR != 0 && entry & EXECUTABLE != 0;
             let permitted = match access {
                 Access::Execute => entry & EXECUTABLE != 0,
-                Access::Read => readable,
+                Access::Read | Access::Inspect => readable,
                 Access::Write => entry & WRITABLE != 0,
             };
             let mode_fits = match mode {
@@ -189,6 +189,9 @@ fn walk(
                 }
                 if permission & pmp::WRITE == 0 {
                     return Err(access_fault(address, access));
+                }
+                if access == Access::Inspect {
+                    return Ok((page | address & offset_mask, readable, false));
                 }
                 match cpu.compare_exchange_physical(entry_address, entry, marked) {
                     Ok(true) => (),
