@@ -3,6 +3,8 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+use qmp::server::split_at_commas;
+
 use super::Invalid;
 
 /// One option's value, taken apart. A comma in a value is written twice.
@@ -21,7 +23,7 @@ impl Group {
     /// or off if they begin with `no`.
     pub(crate) fn parse(option: &'static str, text: &str) -> Result<Group, Invalid> {
         let mut group = Group { option, whole: text.into(), first: None, members: Vec::new() };
-        for (place, part) in split(text).into_iter().enumerate() {
+        for (place, part) in split_at_commas(text).into_iter().enumerate() {
             match part.split_once('=') {
                 Some((key, value)) if !key.is_empty() => group.members.push((key.into(), value.into())),
                 None if place == 0 => group.first = Some(part),
@@ -102,19 +104,6 @@ impl Group {
             Some((key, _)) => Err(self.invalid(format!("{key} is not known; valid are {known}"))),
         }
     }
-}
-
-fn split(text: &str) -> Vec<String> {
-    let mut parts = vec![String::new()];
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        if character == ',' && characters.next_if_eq(&',').is_none() {
-            parts.push(String::new());
-        } else if let Some(part) = parts.last_mut() {
-            part.push(character);
-        }
-    }
-    parts
 }
 
 /// Bytes of a size as users write it: a number with a suffix K, M, G or T, or in units of `unit` bytes without one.

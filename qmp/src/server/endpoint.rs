@@ -107,8 +107,8 @@ impl FromStr for Endpoint {
     }
 }
 
-/// The parts between single commas; double ones stand for commas in a part.
-fn split_at_commas(text: &str) -> Vec<String> {
+/// The parts between single commas; double ones stand for commas in a part. QEMU's options are written so.
+pub fn split_at_commas(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-pub use endpoint::{Endpoint, EndpointError, Role};
+pub use endpoint::{Endpoint, EndpointError, Role, split_at_commas};
 
 use crate::hmp;
 pub use crate::json::Format;

@@ -1,0 +1,151 @@
+//! Memory accesses: the soft TLB's fast path, with everything else in cold blocks.
+
+use std::mem::offset_of;
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, MemFlagsData, types};
+
+use super::super::slow_path::Access;
+use super::{Lowering, guest_memory, trusted};
+use crate::cpu::{Context, TLB_ENTRIES, TlbEntry};
+use crate::guest::Guest;
+use crate::ir::{AtomicOp, MemoryMode, Width};
+use crate::platform::PAGE_SIZE;
+
+impl<G: Guest> Lowering<'_, G> {
+    /// Looks an address up in the soft TLB. Gives the host address in a block that is reached on a hit, and leaves the
+    /// block that is reached on a miss for the caller to fill.
+    pub(super) fn look_up(
+        &mut self,
+        address: clif::Value,
+        width: Width,
+        mode: MemoryMode,
+        write: bool,
+    ) -> (clif::Value, clif::Block) {
+        let page = self.builder.ins().ushr_imm_u(address, i64::from(PAGE_SIZE.trailing_zeros()));
+        let index = self.builder.ins().band_imm_u(page, TLB_ENTRIES as i64 - 1);
+        let entry_size = size_of::<TlbEntry>();
+        let offset = self.builder.ins().ishl_imm_u(index, i64::from(entry_size.trailing_zeros()));
+        let entry = self.builder.ins().iadd(self.tlb, offset);
+        let base = usize::from(mode.0) * TLB_ENTRIES * entry_size;
+        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+        let tag = self.builder.ins().load(types::I64, trusted(), entry, (base + tag) as i32);
+        // An access that crosses into the next page never matches: that page has another entry.
+        let last = if width == Width::Byte {
+            address
+        } else {
+            self.builder.ins().iadd_imm_s(address, width.bytes() as i64 - 1)
+        };
+        let last_page = self.builder.ins().band_imm_s(last, -(PAGE_SIZE as i64));
+        let hit = self.builder.ins().icmp(IntCC::Equal, last_page, tag);
+        let (found, missed) = (self.builder.create_block(), self.cold_block());
+        self.builder.ins().brif(hit, found, &[], missed, &[]);
+        self.builder.switch_to_block(found);
+        let addend = (base + offset_of!(TlbEntry, addend)) as i32;
+        let addend = self.builder.ins().load(types::I64, trusted(), entry, addend);
+        (self.builder.ins().iadd(address, addend), missed)
+    }
+
+    /// Calls a slow path and leaves if it did not complete.
+    pub(super) fn slow_path(
+        &mut self,
+        place: usize,
+        thunk: *const u8,
+        address: clif::Value,
+        access: Access,
+        value: Option<clif::Value>,
+    ) {
+        let target = self.constant(thunk as u64);
+        let access = self.builder.ins().iconst(types::I64, access.encode());
+        let mut arguments = vec![self.context, address, access];
+        arguments.extend(value);
+        let signature = self.signatures.slow_path[usize::from(value.is_some())];
+        self.builder.ins().call_indirect(signature, target, &arguments);
+        self.check_status(place);
+    }
+
+    /// What a slow path computed.
+    pub(super) fn result(&mut self) -> clif::Value {
+        self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, result) as i32)
+    }
+
+    pub(super) fn load(&mut self, place: usize, address: clif::Value, access: Access) -> clif::Value {
+        let (host, missed) = self.look_up(address, access.width, access.mode, false);
+        let ins = self.builder.ins();
+        let flags = guest_memory();
+        let loaded = match (access.width, access.signed) {
+            (Width::Byte, false) => ins.uload8(types::I64, flags, host, 0),
+            (Width::Byte, true) => ins.sload8(types::I64, flags, host, 0),
+            (Width::Half, false) => ins.uload16(types::I64, flags, host, 0),
+            (Width::Half, true) => ins.sload16(types::I64, flags, host, 0),
+            (Width::Word, false) => ins.uload32(flags, host, 0),
+            (Width::Word, true) => ins.sload32(flags, host, 0),
+            (Width::Double, _) => ins.load(types::I64, flags, host, 0),
+        };
+        let done = self.builder.create_block();
+        let result = self.builder.append_block_param(done, types::I64);
+        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, self.runtime.thunks.load, address, access, None);
+        let loaded = self.result();
+        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
+        self.builder.switch_to_block(done);
+        result
+    }
+
+    pub(super) fn store(&mut self, place: usize, address: clif::Value, access: Access, value: clif::Value) {
+        let (host, missed) = self.look_up(address, access.width, access.mode, true);
+        let ins = self.builder.ins();
+        let flags = guest_memory();
+        match access.width {
+            Width::Byte => ins.istore8(flags, value, host, 0),
+            Width::Half => ins.istore16(flags, value, host, 0),
+            Width::Word => ins.istore32(flags, value, host, 0),
+            Width::Double => ins.store(flags, value, host, 0),
+        };
+        let done = self.builder.create_block();
+        self.builder.ins().jump(done, &[]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, self.runtime.thunks.store, address, access, Some(value));
+        self.builder.ins().jump(done, &[]);
+        self.builder.switch_to_block(done);
+    }
+
+    pub(super) fn read_modify_write(
+        &mut self,
+        place: usize,
+        address: clif::Value,
+        access: Access,
+        value: clif::Value,
+    ) -> clif::Value {
+        let (host, missed) = self.look_up(address, access.width, access.mode, true);
+        let op = match access.atomic {
+            AtomicOp::Exchange => AtomicRmwOp::Xchg,
+            AtomicOp::Add => AtomicRmwOp::Add,
+            AtomicOp::And => AtomicRmwOp::And,
+            AtomicOp::Or => AtomicRmwOp::Or,
+            AtomicOp::Xor => AtomicRmwOp::Xor,
+            AtomicOp::MinSigned => AtomicRmwOp::Smin,
+            AtomicOp::MinUnsigned => AtomicRmwOp::Umin,
+            AtomicOp::MaxSigned => AtomicRmwOp::Smax,
+            AtomicOp::MaxUnsigned => AtomicRmwOp::Umax,
+        };
+        let flags = MemFlagsData::trusted();
+        let old = if access.width == Width::Double {
+            self.builder.ins().atomic_rmw(types::I64, flags, op, host, value)
+        } else {
+            let operand = self.builder.ins().ireduce(types::I32, value);
+            let old = self.builder.ins().atomic_rmw(types::I32, flags, op, host, operand);
+            self.builder.ins().sextend(types::I64, old)
+        };
+        let done = self.builder.create_block();
+        let result = self.builder.append_block_param(done, types::I64);
+        self.builder.ins().jump(done, &[BlockArg::Value(old)]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, self.runtime.thunks.read_modify_write, address, access, Some(value));
+        let old = self.result();
+        self.builder.ins().jump(done, &[BlockArg::Value(old)]);
+        self.builder.switch_to_block(done);
+        result
+    }
+}

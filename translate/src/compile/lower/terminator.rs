@@ -1,0 +1,117 @@
+//! The ends of blocks: jumps inside the region, through cells, through the jump cache, and back to the dispatcher.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{self as clif, InstBuilder, types};
+
+use super::{Lowering, trusted};
+use crate::cpu::Context;
+use crate::engine::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Key};
+use crate::guest::Guest;
+use crate::ir::Terminator;
+use crate::platform::PAGE_SIZE;
+
+impl<G: Guest> Lowering<'_, G> {
+    pub(super) fn lower_terminator(&mut self, position: usize) {
+        let count = self.block.instructions.len();
+        let key = self.region.blocks[position].key;
+        match self.block.terminator {
+            Terminator::Jump { target } => self.go_to(key, count, target),
+            Terminator::Branch { condition, taken, not_taken } => {
+                let condition = self.value(condition);
+                let (yes, no) = (self.builder.create_block(), self.builder.create_block());
+                self.builder.ins().brif(condition, yes, &[], no, &[]);
+                self.builder.switch_to_block(yes);
+                self.go_to(key, count, taken);
+                self.builder.switch_to_block(no);
+                self.go_to(key, count, not_taken);
+            }
+            Terminator::JumpIndirect { target, .. } => {
+                let target = self.value(target);
+                self.write_back(count);
+                self.go_through_jump_cache(key.flags, target);
+            }
+            Terminator::Leave { target } => {
+                let target = self.constant(target);
+                self.leave(count, target);
+            }
+            Terminator::LeaveIndirect { target } => {
+                let target = self.value(target);
+                self.leave(count, target);
+            }
+            Terminator::Raise { exception, information } => {
+                let information = self.constant(information);
+                self.set_exception(exception, information);
+                self.exit_stopped(self.block.ops.len());
+            }
+        }
+    }
+
+    pub(super) fn leave(&mut self, count: usize, target: clif::Value) {
+        self.write_back(count);
+        self.store_context(target, offset_of!(Context, pc));
+        let yes = self.constant(1);
+        self.store_context(yes, offset_of!(Context, leave));
+        self.builder.ins().return_(&[]);
+    }
+
+    /// Goes on at a known address: inside the region, through the cell of code in the same page, or through the jump cache.
+    pub(super) fn go_to(&mut self, key: Key, count: usize, target: u64) {
+        if let Some(next) = self.region.position(target) {
+            let retired = self.builder.use_var(self.retired);
+            let retired = self.builder.ins().iadd_imm_s(retired, count as i64);
+            self.builder.def_var(self.retired, retired);
+            self.builder.ins().jump(self.blocks[next], &[]);
+            return;
+        }
+        self.write_back(count);
+        let pc = self.constant(target);
+        match key.in_same_page(target) {
+            Some(key) => {
+                self.store_context(pc, offset_of!(Context, pc));
+                let cell = Arc::as_ptr(&self.generation.cell(key));
+                let cell = self.constant(cell as u64);
+                self.enter_cell(cell);
+            }
+            None => self.go_through_jump_cache(key.flags, pc),
+        }
+    }
+
+    /// Tail-calls the code of a cell; the pc is stored already.
+    pub(super) fn enter_cell(&mut self, cell: clif::Value) {
+        let code = self.builder.ins().load(types::I64, trusted(), cell, 0);
+        self.builder.ins().return_call_indirect(self.signatures.region, code, &[self.context]);
+    }
+
+    /// Goes on at a computed address. Mirrors [`crate::engine::jump_cache_index`].
+    pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value) {
+        self.store_context(pc, offset_of!(Context, pc));
+        let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
+        let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
+        let page = self.builder.ins().ishl_imm_u(page, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
+        let place = self.builder.ins().ushr_imm_u(pc, 1);
+        let place = self.builder.ins().band_imm_u(place, JUMP_CACHE_PLACES as i64 - 1);
+        let index = self.builder.ins().iadd(page, place);
+        let offset = self.builder.ins().ishl_imm_u(index, i64::from(JUMP_CACHE_ENTRY.trailing_zeros()));
+        let base = offset_of!(Context, jump_cache) as i32;
+        let base = self.builder.ins().load(types::I64, trusted(), self.context, base);
+        let entry = self.builder.ins().iadd(base, offset);
+        let load = |lowering: &mut Self, offset: usize| {
+            lowering.builder.ins().load(types::I64, trusted(), entry, offset as i32)
+        };
+        let known_pc = load(self, offset_of!(JumpCacheEntry, pc));
+        let known_flags = load(self, offset_of!(JumpCacheEntry, flags));
+        let same_pc = self.builder.ins().icmp(IntCC::Equal, known_pc, pc);
+        let same_flags = self.builder.ins().icmp_imm_s(IntCC::Equal, known_flags, i64::from(flags));
+        let hit = self.builder.ins().band(same_pc, same_flags);
+        let (found, missed) = (self.builder.create_block(), self.cold_block());
+        self.builder.ins().brif(hit, found, &[], missed, &[]);
+        self.builder.switch_to_block(missed);
+        self.builder.ins().return_(&[]);
+        self.builder.switch_to_block(found);
+        let cell = load(self, offset_of!(JumpCacheEntry, cell));
+        self.enter_cell(cell);
+    }
+}
