@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::mem::ManuallyDrop;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -44,8 +45,14 @@ pub(crate) fn daemonize() -> Result<Background, Invalid> {
             if std::fs::File::from(reader).read_exact(&mut byte).is_ok() {
                 std::process::exit(0);
             }
-            // SAFETY: the child is ours, and a null pointer stands for a status that nobody asks for.
-            unsafe { libc::waitpid(child, std::ptr::null_mut(), 0) };
+            let mut status = 0;
+            // SAFETY: the child is ours, and `status` is there for its status.
+            let waited = unsafe { libc::waitpid(child, &raw mut status, 0) };
+            let status = std::process::ExitStatus::from_raw(status);
+            // Otherwise it has said itself why it ended.
+            if waited == child && status.signal().is_some() {
+                eprintln!("brolga: -daemonize: the process in the background ended with {status}");
+            }
             std::process::exit(1);
         }
     }

@@ -123,3 +123,51 @@ fn restore() {
         set_as_before(&used);
     }
 }
+
+#[cfg(test)]
+#[path = "../tests/support/terminal.rs"]
+#[allow(dead_code)]
+mod on_a_terminal;
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::process::Command;
+
+    use super::on_a_terminal::Session;
+    use super::*;
+
+    const PROGRAM: &str = "terminal::tests::a_thread_panics_while_the_terminal_is_raw";
+
+    /// The program of the test below, which starts it on a terminal; nothing by itself.
+    #[test]
+    fn a_thread_panics_while_the_terminal_is_raw() {
+        if std::env::var_os("BROLGA_TEST_TERMINAL").is_none() {
+            return;
+        }
+        let _raw = RawTerminal::enter(false);
+        let mut key = [0];
+        std::io::stdin().read_exact(&mut key).unwrap();
+        assert!(std::thread::spawn(|| panic!("as it happens")).join().is_err());
+        println!("still here");
+        std::io::stdout().flush().unwrap();
+        std::io::stdin().read_exact(&mut key).unwrap();
+        // Nothing is dropped.
+        std::process::exit(3);
+    }
+
+    #[test]
+    fn a_panic_restores_it() {
+        let mut program = Command::new(std::env::current_exe().unwrap());
+        program.args(["--exact", PROGRAM, "--nocapture"]).env("BROLGA_TEST_TERMINAL", "yes");
+        let mut session = Session::start(&mut program);
+        session.wait_raw(false);
+        session.press(b"k");
+        session.wait_for("as it happens");
+        session.wait_for("still here");
+        assert!(session.is_as_before());
+        session.press(b"\n");
+        assert_eq!(session.wait_for_end().0, Some(3));
+        assert!(session.is_as_before());
+    }
+}

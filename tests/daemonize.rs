@@ -14,7 +14,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::socket_peercred;
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitOptions, getpid, pidfd_open, pidfd_send_signal, set_child_subreaper, waitpid,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process, pidfd_open, pidfd_send_signal, set_child_subreaper,
+    waitpid,
 };
 use serde_json::json;
 use support::LIMIT;
@@ -165,6 +166,30 @@ fn a_start_that_fails_is_told_by_the_parent_and_leaves_nothing() {
             assert_eq!(files(folder.path()), ["image"], "{} {arguments:?}", subject.name);
         }
     }
+}
+
+#[test]
+fn a_child_that_is_killed_while_it_starts_is_told_by_the_parent() {
+    let folder = tempfile::tempdir().unwrap();
+    let pid_file = folder.path().join("pid");
+    let mut command = command(&subject::riscv64_on_jit(), folder.path());
+    // Waits for a client that never comes.
+    command.args(["-serial", "unix:serial,server=on,wait=on"]);
+    let killer = std::thread::spawn(move || {
+        let deadline = std::time::Instant::now() + LIMIT;
+        loop {
+            let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
+            if let Some(pid) = text.strip_suffix('\n').and_then(|number| Pid::from_raw(number.parse().ok()?)) {
+                return kill_process(pid, Signal::KILL).unwrap();
+            }
+            assert!(std::time::Instant::now() < deadline, "there is no pid file");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let (status, output) = run(&mut command);
+    killer.join().unwrap();
+    assert_eq!(status, Some(1), "{output}");
+    assert!(output.starts_with("brolga: -daemonize: ") && output.contains("signal: 9"), "{output}");
 }
 
 #[test]
