@@ -108,14 +108,14 @@ fn live(
     stopped: bool,
 ) -> Result<i32, Invalid> {
     consoles.serve(vm, server)?;
-    if let Some(background) = background {
-        background.ready()?;
-    }
     let started = if stopped { Ok(()) } else { vm.cont() };
     match started {
         // It was asked to end while it waited for its clients.
         Ok(()) | Err(hw::vm::Error::Ended) => {}
         Err(error) => return Err(Invalid::from_error(&error)),
+    }
+    if let Some(background) = background {
+        background.ready()?;
     }
     let status = vm.wait_for_exit();
     if let Some((cpu, error)) = vm.last_internal_error() {

@@ -2,14 +2,16 @@
 
 mod support;
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
-use support::brolga;
 use support::qmp::Client;
 use support::terminal::Session;
+use support::{LIMIT, brolga};
 
 /// The status with which [`program`] switches the machine off.
 const STATUS: i32 = 7;
@@ -132,7 +134,12 @@ fn a_start_that_fails_late_restores_it() {
     command.arg("-qmp").arg(format!("unix:{}/nowhere/qmp,server=on,wait=off", folder.path().display()));
     let mut session = Session::start(&mut command);
     session.wait_raw(false);
-    drop(Client::connect(&socket));
+    let deadline = Instant::now() + LIMIT;
+    // Not a session, as that may end before it has begun.
+    while UnixStream::connect(&socket).is_err() {
+        assert!(Instant::now() < deadline, "nobody listens");
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let (status, output) = session.wait_for_end();
     assert_eq!(status, Some(1), "{output}");
     assert!(output.starts_with("brolga: ") && output.contains("nowhere/qmp"), "{output}");
