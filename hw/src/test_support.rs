@@ -35,6 +35,10 @@ impl Lines {
     pub(crate) fn level(&self, number: u32) -> bool {
         self.levels.lock().get(&number).is_some_and(|(level, _)| *level)
     }
+    /// How often line `number` rose.
+    pub(crate) fn rises(&self, number: u32) -> u32 {
+        self.levels.lock().get(&number).map_or(0, |(_, rises)| *rises)
+    }
     /// Waits until line `number` has `level`; false if it takes longer than `limit`.
     pub(crate) fn wait(&self, number: u32, level: bool, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
