@@ -398,7 +398,7 @@ impl PioDevice for I8254 {
             let speaker = &inner.channels[SPEAKER];
             return u64::from(speaker.registers.gate)
                 | u64::from(inner.speaker_on) << 1
-                | (now / REFRESH & 1) << 4
+                | ((now / REFRESH) & 1) << 4
                 | u64::from(speaker.output(now)) << 5;
         }
         match inner.channels.get_mut(offset as usize) {

@@ -331,6 +331,10 @@ impl FakeHandle {
         self.inner.lock().script.push_back(step);
         self.changed.notify_all();
     }
+    /// Levels of the interrupt inputs, one bit each.
+    pub(crate) fn inputs(&self) -> u64 {
+        self.inner.lock().inputs
+    }
     pub(crate) fn is_inside(&self) -> bool {
         self.inner.lock().inside
     }
@@ -400,9 +404,15 @@ impl Vcpu for FakeVcpu {
 
 impl FakeAccelerator {
     pub(crate) fn new(architecture: Architecture) -> Arc<FakeAccelerator> {
+        FakeAccelerator::with(architecture, architecture == Architecture::X86_64)
+    }
+    pub(crate) fn without_controllers(architecture: Architecture) -> Arc<FakeAccelerator> {
+        FakeAccelerator::with(architecture, false)
+    }
+    fn with(architecture: Architecture, in_kernel_interrupt_controller: bool) -> Arc<FakeAccelerator> {
         let capabilities = Capabilities {
             architecture,
-            in_kernel_interrupt_controller: architecture == Architecture::X86_64,
+            in_kernel_interrupt_controller,
             single_step: false,
             breakpoints: 0,
             watchpoints: 0,

@@ -1,33 +1,32 @@
 //! `pc`: an x86-64 machine around the i440FX host bridge and the PIIX3 and PIIX4 south bridges.
 //!
-//! Its interrupt controllers and its interval timer are the accelerator's own. It boots a kernel directly, or firmware
-//! that the user names; fw_cfg, IDE, VGA and USB are left out so far.
+//! Its interrupt controllers and its interval timer are the accelerator's own where it has some, and else devices. It boots
+//! a kernel directly, or firmware that the user names; fw_cfg, IDE, VGA and USB are left out so far.
 
 mod acpi;
 mod boot;
+mod interrupts;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use accel::memory::{GuestMemory, MemorySlot, allocate};
 use accel::state::CpuState;
-use accel::{Accelerator, Msi};
 
 use super::{Board, BuildError, Config, DeviceModel, Firmware, Parts, virtio_device};
-use crate::backend_controllers::BackendControllers;
 use crate::cmos::Cmos;
 use crate::debug_port::{CONSOLE_PORT, DebugConsole, DebugExit};
 use crate::device::Device;
 use crate::i8042::{self, I8042};
-use crate::interrupt::{InterruptController, InterruptLine};
+use crate::interrupt::InterruptLine;
 use crate::load::{BootFile, Image, LoadError, check_overlaps};
 use crate::ns16550::{self, Ns16550};
 use crate::pci::host_bridge::{self, HostBridge};
 use crate::pci::isa_bridge::IsaBridge;
-use crate::pci::msix::MsiSink;
 use crate::pci::power_management::{self as pm, PowerManagement};
 use crate::pci::{PciBus, PciDevice, Slot};
 use crate::virtio::pci::VirtioPci;
+use interrupts::Interrupts;
 
 /// Most processors: APIC ids have eight bits, and one of them means all.
 pub const CPU_MAX: u32 = 255;
@@ -106,28 +105,10 @@ impl Layout {
     }
 }
 
-/// The accelerator's interrupt controllers.
-struct Controllers(Arc<dyn Accelerator>);
-
-impl InterruptController for Controllers {
-    fn set_input(&self, number: u32, level: bool) {
-        if let Err(error) = self.0.set_interrupt_line(number, level) {
-            tracing::error!("interrupt {number}: {error}");
-        }
-    }
-}
-
 pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildError> {
     if !(LEAST_MEMORY..=MOST_MEMORY).contains(&config.memory) || !config.memory.is_multiple_of(4096) {
         let (least, most, size) = (LEAST_MEMORY, MOST_MEMORY, config.memory);
         return Err(BuildError::Memory { machine: NAME, least, most, size });
-    }
-    if !parts.accelerator.capabilities().in_kernel_interrupt_controller {
-        let problem = format!(
-            "accelerator {} brings no interrupt controllers, and the machine has none of its own yet",
-            parts.accelerator.name()
-        );
-        return Err(BuildError::Unsupported { machine: NAME, problem });
     }
     let layout = Layout::new(config.memory);
     let mut ram_regions =
@@ -183,7 +164,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     }
     check_overlaps(&images)?;
 
-    let (devices, power) = add_devices(config, parts, &ram, &layout, entry.is_some())?;
+    let interrupts = Interrupts::new(parts)?;
+    let (devices, power) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
     Ok(Board {
         ram,
         physical,
@@ -196,6 +178,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
             }
         }),
         power_button: Some(Box::new(move || power.press_button())),
+        local_apics: interrupts.local_apics,
+        processor_buses: interrupts.processor_buses,
     })
 }
 
@@ -256,13 +240,13 @@ type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>);
 fn add_devices(
     config: &Config,
     parts: &Parts<'_>,
+    interrupts: &Interrupts,
     ram: &Arc<GuestMemory>,
     layout: &Layout,
     acpi_mode: bool,
 ) -> Result<Devices, BuildError> {
     let bus = parts.bus;
-    let controllers: Arc<dyn InterruptController> = Arc::new(Controllers(parts.accelerator.clone()));
-    let line = |number: u32| InterruptLine::new(controllers.clone(), number);
+    let line = |number: u32| InterruptLine::new(interrupts.inputs.clone(), number);
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
 
     let cmos = Cmos::new(parts.clock.clone(), line(CMOS_INTERRUPT), &cmos_contents(config, layout));
@@ -301,14 +285,6 @@ fn add_devices(
     bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
     bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
 
-    let messages: MsiSink = {
-        let accelerator = parts.accelerator.clone();
-        Arc::new(move |message: Msi| {
-            if let Err(error) = accelerator.signal_msi(message) {
-                tracing::error!("message-signalled interrupt: {error}");
-            }
-        })
-    };
     for (device, number) in config.devices.iter().zip(FIRST_FREE_DEVICE..) {
         let model: &DeviceModel = &device.model;
         if number >= PCI_DEVICES {
@@ -317,7 +293,7 @@ fn add_devices(
         }
         let label = format!("{}@{number:02x}.0", model.name());
         let pin = isa.pin(number);
-        let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, messages.clone());
+        let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, interrupts.messages.clone());
         pci.insert(Slot::new(number, 0), &(function.clone() as Arc<dyn PciDevice>));
         devices.push(function);
     }
@@ -331,7 +307,7 @@ fn add_devices(
     }
     devices.extend([isa as Arc<dyn Device>, power.clone(), bridge]);
     // Controllers come last, so that a reset of the devices does not leave lines up.
-    devices.push(BackendControllers::new(parts.accelerator.clone())?);
+    devices.push(interrupts.device.clone());
     Ok((devices, power))
 }
 
