@@ -135,7 +135,8 @@ impl Device for OwnControllers {
         "interrupt-controllers"
     }
     fn reset(&self) {
-        let devices: [&dyn Device; 4] = [&*self.local_apics, &*self.io_apic, &*self.pics, &*self.pit];
+        // The timer's output is high after a reset: the others must not see that rise.
+        let devices: [&dyn Device; 4] = [&*self.pit, &*self.pics, &*self.io_apic, &*self.local_apics];
         devices.into_iter().for_each(Device::reset);
     }
     fn save(&self) -> serde_json::Value {
