@@ -20,6 +20,7 @@ pub mod debug_port;
 pub mod device;
 pub mod fuzz;
 pub mod goldfish_rtc;
+pub mod hpet;
 pub mod i8042;
 pub mod i8254;
 pub mod i8259;

@@ -13,6 +13,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 
 use super::{IO_APIC, LOCAL_APIC, PCI_DEVICES, PCI_WINDOW_END};
+use crate::hpet;
 use crate::pci::isa_bridge::FIRMWARE_ROUTES;
 use crate::pci::power_management as pm;
 
@@ -184,6 +185,16 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     bytes(&table.finalize())
 }
 
+fn hpet() -> Vec<u8> {
+    let mut table = Sdt::new(*b"HPET", 56, 1, OEM, TABLE, 1);
+    table.write_u32(36, hpet::BLOCK_ID);
+    let address = bytes(&GAS::new(RegisterSpace::SystemMemory, 64, 0, AccessSize::Undefined, hpet::ADDRESS));
+    for (offset, byte) in (40..).zip(address) {
+        table.write_u8(offset, byte);
+    }
+    table.as_slice().to_vec()
+}
+
 /// All tables, to be put at [`ADDRESS`]; the root pointer comes first. `None` if there is no room.
 pub(super) fn tables(machine: &Machine) -> Option<Vec<u8>> {
     let mut image = vec![0; Rsdp::len()];
@@ -196,9 +207,11 @@ pub(super) fn tables(machine: &Machine) -> Option<Vec<u8>> {
     let dsdt = place(dsdt(machine));
     let fadt = place(fadt(dsdt));
     let madt = place(madt(machine));
+    let hpet = place(hpet());
     let mut xsdt = XSDT::new(OEM, TABLE, 1);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
+    for table in [fadt, madt, hpet] {
+        xsdt.add_entry(table);
+    }
     let xsdt = place(bytes(&xsdt));
     let root = bytes(&Rsdp::new(OEM, xsdt));
     image[..root.len()].copy_from_slice(&root);
@@ -232,6 +245,8 @@ mod tests {
         };
         let xsdt = table(number(&image, 24, 8));
         let (fadt, madt) = (table(number(xsdt, 36, 8)), table(number(xsdt, 44, 8)));
+        let hpet = table(number(xsdt, 52, 8));
+        assert_eq!((&hpet[..4], number(hpet, 44, 8), hpet.len()), (&b"HPET"[..], 0xfed0_0000, 56));
         assert_eq!((&xsdt[..4], &fadt[..4], &madt[..4]), (&b"XSDT"[..], &b"FACP"[..], &b"APIC"[..]));
         assert_eq!(number(fadt, 40, 4), number(fadt, 140, 8));
         let dsdt = table(number(fadt, 140, 8));

@@ -32,6 +32,8 @@ pub(super) struct Interrupts {
     pub(super) messages: MsiSink,
     /// Reset, saving and restoring.
     pub(super) device: Arc<dyn Device>,
+    /// Tells the interval timer that another one takes its place on its interrupt line, or gives it back.
+    pub(super) replace_timer: Arc<dyn Fn(bool) + Send + Sync>,
     /// The local APICs, where they are the machine's.
     pub(super) local_apics: Option<Arc<LocalApics>>,
     /// The bus as each processor sees it; empty where all see the machine's.
@@ -43,7 +45,7 @@ impl Interrupts {
     pub(super) fn new(parts: &Parts<'_>) -> Result<Interrupts, BuildError> {
         let accelerator = parts.accelerator;
         if accelerator.capabilities().in_kernel_interrupt_controller {
-            let sender = accelerator.clone();
+            let (sender, timer) = (accelerator.clone(), accelerator.clone());
             return Ok(Interrupts {
                 inputs: Arc::new(BackendInputs(accelerator.clone())),
                 messages: Arc::new(move |message: Msi| {
@@ -52,6 +54,7 @@ impl Interrupts {
                     }
                 }),
                 device: BackendControllers::new(accelerator.clone())?,
+                replace_timer: Arc::new(move |replaced| replace_backend_timer(&*timer, replaced)),
                 local_apics: None,
                 processor_buses: Vec::new(),
             });
@@ -89,10 +92,29 @@ impl Interrupts {
                 }
                 None => tracing::debug!("a device's interrupt message to {:#x} reaches nobody", message.address),
             }),
+            replace_timer: {
+                let pit = pit.clone();
+                Arc::new(move |replaced| pit.set_replaced_by_hpet(replaced))
+            },
             device: Arc::new(OwnControllers { pics, io_apic, pit, local_apics: local_apics.clone() }),
             local_apics: Some(local_apics),
             processor_buses,
         })
+    }
+}
+
+/// As guests do it once at their start, it does not matter that interrupts of that moment may be lost.
+fn replace_backend_timer(accelerator: &dyn Accelerator, replaced: bool) {
+    let change = || {
+        let ControllerState::Pc(mut state) = accelerator.interrupt_controller_state()?;
+        if state.pit.replaced_by_hpet != replaced {
+            state.pit.replaced_by_hpet = replaced;
+            accelerator.set_interrupt_controller_state(&ControllerState::Pc(state))?;
+        }
+        Ok::<(), accel::Error>(())
+    };
+    if let Err(error) = change() {
+        tracing::error!("the interval timer cannot be replaced: {error}");
     }
 }
 

@@ -17,6 +17,7 @@ use super::{Board, BuildError, Config, DeviceModel, Firmware, Parts, virtio_devi
 use crate::cmos::Cmos;
 use crate::debug_port::{CONSOLE_PORT, DebugConsole, DebugExit};
 use crate::device::Device;
+use crate::hpet::{self, Hpet};
 use crate::i8042::{self, I8042};
 use crate::interrupt::InterruptLine;
 use crate::load::{BootFile, Image, LoadError, check_overlaps};
@@ -68,7 +69,6 @@ const E820_RESERVED: u32 = 2;
 /// Ports and interrupts of the serial ports.
 const SERIAL: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 const CMOS_PORT: u64 = 0x70;
-const CMOS_INTERRUPT: u32 = 8;
 const KEYBOARD_PORT: u64 = 0x60;
 const KEYBOARD_COMMAND_PORT: u64 = 0x64;
 const KEYBOARD_INTERRUPT: u32 = 1;
@@ -249,9 +249,12 @@ fn add_devices(
     let line = |number: u32| InterruptLine::new(interrupts.inputs.clone(), number);
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
 
-    let cmos = Cmos::new(parts.clock.clone(), line(CMOS_INTERRUPT), &cmos_contents(config, layout));
+    let hpet = Hpet::new(parts.clock.clone(), interrupts.inputs.clone(), interrupts.replace_timer.clone());
+    bus.map_memory(hpet::ADDRESS, hpet::SIZE, hpet.clone())?;
+    let cmos = Cmos::new(parts.clock.clone(), hpet.clock_line(), &cmos_contents(config, layout));
     bus.map_ports(CMOS_PORT, 2, 0, cmos.clone())?;
     devices.push(cmos);
+    devices.push(hpet);
 
     let keyboard = I8042::new(line(KEYBOARD_INTERRUPT));
     bus.map_ports(KEYBOARD_PORT, 1, i8042::DATA, keyboard.clone())?;
