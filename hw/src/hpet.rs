@@ -288,7 +288,7 @@ impl Hpet {
             STATUS => state.status,
             COUNTER => registers.counter(now),
             FIRST_TIMER.. => match state.timers.get(((offset - FIRST_TIMER) / TIMER_SIZE) as usize) {
-                Some(timer) if offset % TIMER_SIZE == 0 => timer.configuration,
+                Some(timer) if offset.is_multiple_of(TIMER_SIZE) => timer.configuration,
                 Some(timer) if offset % TIMER_SIZE == 8 => timer.comparator,
                 _ => 0,
             },

@@ -19,6 +19,7 @@ pub mod cmos;
 pub mod debug_port;
 pub mod device;
 pub mod fuzz;
+pub mod fw_cfg;
 pub mod goldfish_rtc;
 pub mod hpet;
 pub mod i8042;

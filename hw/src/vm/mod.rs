@@ -236,7 +236,8 @@ impl Vm {
             DeviceModel::VirtioConsole { backend } => Some(backend),
             DeviceModel::VirtioBlk { .. } | DeviceModel::VirtioRng => None,
         });
-        let backends = config.serial.iter().chain(&config.debug_console).chain(consoles).cloned().collect();
+        let debug_console = config.debug_console.iter().map(|(_, backend)| backend);
+        let backends = config.serial.iter().chain(debug_console).chain(consoles).cloned().collect();
         let core = Arc::new(Core {
             accelerator,
             machine,

@@ -3,10 +3,12 @@
 use super::*;
 use crate::bus::Bus;
 use crate::machine::DeviceConfig;
+use crate::machine::Firmware;
 use crate::test_support::{FakeAccelerator, TestBackend};
 use accel::clock::VirtualClock;
 use accel::state::x86_64::gpr;
 use accel::{Accelerator, AddressSpace, Architecture, IoBus};
+use std::path::PathBuf;
 use vm_memory::{Bytes, GuestAddress};
 
 fn built(config: &Config) -> Result<(Board, Arc<Bus>), BuildError> {
@@ -165,7 +167,7 @@ fn devices_answer_at_their_ports_and_in_their_slots() {
     config.vcpus = 2;
     config.serial.push(TestBackend::new(10));
     config.debug_exit = Some((0x501, 2));
-    config.debug_console = Some(TestBackend::new(10));
+    config.debug_console = Some((0xe9, TestBackend::new(10)));
     config.devices.push(DeviceConfig { id: None, model: DeviceModel::VirtioRng });
     let (_board, bus) = built(&config).unwrap();
     let read = |port, length: usize| {
