@@ -112,6 +112,15 @@ impl Consoles {
         Ok(ports)
     }
 
+    /// Opens what `-debugcon` asks for.
+    pub(crate) fn debug_console(&mut self, options: &Options) -> Result<Option<Arc<dyn CharBackend>>, Invalid> {
+        let Some(text) = &options.debugcon else { return Ok(None) };
+        match device("debugcon", text)? {
+            Description::None => Ok(None),
+            description => self.open(description, "debugcon").map(Some),
+        }
+    }
+
     /// The backend of `-chardev id=...`, for a device.
     pub(crate) fn named(&mut self, id: &str) -> Result<Arc<dyn CharBackend>, Invalid> {
         self.open(Description::Named(id.into()), "chardev")
