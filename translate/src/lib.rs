@@ -24,3 +24,4 @@ pub mod interpret;
 pub mod ir;
 pub mod platform;
 pub mod riscv64;
+pub mod x86_64;

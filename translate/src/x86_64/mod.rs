@@ -1,0 +1,4 @@
+//! The x86-64 guest.
+
+pub mod simd;
+pub mod x87;
