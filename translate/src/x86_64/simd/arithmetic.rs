@@ -191,7 +191,7 @@ pub fn phminposuw(low: u64, high: u64) -> u64 {
 /// Sums of absolute differences of four neighbouring bytes of `a`, from eight positions onward from 0 or 4 (bit 2 of
 /// `immediate`), and of the four bytes of `b` chosen by its bits 1:0.
 pub fn mpsadbw(a: [u64; 2], b: [u64; 2], immediate: u8) -> [u64; 2] {
-    let byte = |source: [u64; 2], index: usize| (source[index / 8 & 1] >> (index % 8 * 8)) as u8;
+    let byte = |source: [u64; 2], index: usize| (source[(index / 8) & 1] >> (index % 8 * 8)) as u8;
     let first_a = usize::from(immediate >> 2 & 1) * 4;
     let first_b = usize::from(immediate & 3) * 4;
     let sum = |position: usize| -> u16 {

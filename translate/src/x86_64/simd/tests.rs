@@ -1,6 +1,7 @@
 //! Every function against the host's own instruction.
 
 #![cfg(target_arch = "x86_64")]
+#![allow(clippy::missing_transmute_annotations, reason = "each intrinsic's signature says the types")]
 
 use std::arch::x86_64::*;
 use std::mem::transmute;
@@ -18,7 +19,7 @@ impl Numbers {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         let random = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        if random % 3 != 0 {
+        if !random.is_multiple_of(3) {
             return random;
         }
         const EDGES: [u8; 8] = [0, 0, 1, 0x7f, 0x80, 0x81, 0xff, 0xff];

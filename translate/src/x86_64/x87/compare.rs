@@ -1,0 +1,120 @@
+//! Comparisons.
+
+use super::X87;
+use super::status::*;
+use crate::x86_64::softfloat::{Class, Format, Number, Ordering, unpack};
+
+/// The flags ZF, PF and CF that FCOMI and its kin set; they clear OF, SF and AF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComparisonFlags {
+    /// ZF: equal or unordered.
+    pub zero: bool,
+    /// PF: unordered.
+    pub parity: bool,
+    /// CF: less or unordered.
+    pub carry: bool,
+}
+
+impl From<Ordering> for ComparisonFlags {
+    fn from(ordering: Ordering) -> ComparisonFlags {
+        ComparisonFlags {
+            zero: matches!(ordering, Ordering::Equal | Ordering::Unordered),
+            parity: ordering == Ordering::Unordered,
+            carry: matches!(ordering, Ordering::Less | Ordering::Unordered),
+        }
+    }
+}
+
+impl X87 {
+    /// FCOM, FCOMP, FCOMPP (or, if `quiet`, FUCOM, FUCOMP, FUCOMPP) with ST(`index`), popping `pops` times.
+    pub fn fcom(&mut self, index: u8, quiet: bool, pops: u8) {
+        if let Some(ordering) = self.compare_registers(index, quiet) {
+            self.set_comparison(ordering);
+            self.pop_times(pops);
+        }
+    }
+
+    /// FCOM and FCOMP with a binary32 operand.
+    pub fn fcom_f32(&mut self, bits: u32, pop: bool) {
+        self.compare_memory(unpack(Format::SINGLE, bits.into()), pop);
+    }
+
+    /// FCOM and FCOMP with a binary64 operand.
+    pub fn fcom_f64(&mut self, bits: u64, pop: bool) {
+        self.compare_memory(unpack(Format::DOUBLE, bits), pop);
+    }
+
+    /// FICOM and FICOMP.
+    pub fn ficom(&mut self, value: i32, pop: bool) {
+        self.compare_memory(Number::finite(value < 0, 63, value.unsigned_abs().into()), pop);
+    }
+
+    /// FTST.
+    pub fn ftst(&mut self) {
+        self.compare_memory(Number::zero(false), false);
+    }
+
+    /// FCOMI and FCOMIP (or, if `quiet`, FUCOMI and FUCOMIP) with ST(`index`): the flags to set, if any.
+    pub fn fcomi(&mut self, index: u8, quiet: bool, pop: bool) -> Option<ComparisonFlags> {
+        let ordering = self.compare_registers(index, quiet)?;
+        self.pop_times(pop.into());
+        Some(ordering.into())
+    }
+
+    fn compare_registers(&mut self, index: u8, quiet: bool) -> Option<Ordering> {
+        match self.underflow(&[0, index]) {
+            Some(true) => Some(Ordering::Unordered),
+            Some(false) => None,
+            None => self.compare_with(self.st(index).unpack(), quiet),
+        }
+    }
+
+    fn compare_with(&mut self, other: Number, quiet: bool) -> Option<Ordering> {
+        let mut environment = self.extended();
+        let ordering = environment.compare(self.st(0).unpack(), other, !quiet);
+        self.conclude(&mut environment).then_some(ordering)
+    }
+
+    fn compare_memory(&mut self, other: Number, pop: bool) {
+        let ordering = match self.underflow(&[0]) {
+            Some(true) => Some(Ordering::Unordered),
+            Some(false) => None,
+            None => self.compare_with(other, false),
+        };
+        if let Some(ordering) = ordering {
+            self.set_comparison(ordering);
+            self.pop_times(pop.into());
+        }
+    }
+
+    fn set_comparison(&mut self, ordering: Ordering) {
+        self.set_conditions(C0 | C2 | C3, false);
+        let conditions = match ordering {
+            Ordering::Greater => 0,
+            Ordering::Less => C0,
+            Ordering::Equal => C3,
+            Ordering::Unordered => C0 | C2 | C3,
+        };
+        self.set_conditions(conditions, true);
+    }
+
+    /// FXAM.
+    pub fn fxam(&mut self) {
+        let number = self.st(0).unpack();
+        let conditions = if self.is_empty(0) {
+            C3 | C0
+        } else {
+            match number.class {
+                Class::Unsupported => 0,
+                Class::Quiet | Class::Signalling => C0,
+                Class::Finite if number.denormal => C3 | C2,
+                Class::Finite => C2,
+                Class::Infinity => C2 | C0,
+                Class::Zero => C3,
+            }
+        };
+        self.set_conditions(C0 | C1 | C2 | C3, false);
+        self.set_conditions(conditions, true);
+        self.set_conditions(C1, number.negative);
+    }
+}
