@@ -271,10 +271,12 @@ impl Environment {
         let Format { precision, largest_exponent } = self.format;
         let least_exponent = 1 - largest_exponent;
         let mut exponent = exponent;
+        let mut wrapped = false;
         let mut rounded = self.round_significand(negative, significand, 128 - precision);
         if exponent < least_exponent && !(rounded.carries && exponent == least_exponent - 1) {
             if self.masked & exception::UNDERFLOW == 0 {
                 self.raise(exception::UNDERFLOW);
+                wrapped = true;
                 exponent += if self.unit == Unit::X87 { EXPONENT_WRAP } else { 0 };
             } else if self.flush_to_zero {
                 self.raise(exception::UNDERFLOW | exception::INEXACT);
@@ -293,7 +295,7 @@ impl Environment {
             self.raise(exception::INEXACT);
         }
         let mut result = rounded.number(negative, exponent);
-        if result.class == Class::Finite && result.exponent > largest_exponent {
+        if !wrapped && result.class == Class::Finite && result.exponent > largest_exponent {
             self.raise(exception::OVERFLOW);
             if self.masked & exception::OVERFLOW == 0 {
                 result.exponent -= if self.unit == Unit::X87 { EXPONENT_WRAP } else { 0 };

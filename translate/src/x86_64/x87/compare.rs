@@ -26,12 +26,11 @@ impl From<Ordering> for ComparisonFlags {
 }
 
 impl X87 {
-    /// FCOM, FCOMP, FCOMPP (or, if `quiet`, FUCOM, FUCOMP, FUCOMPP) with ST(`index`), popping `pops` times.
+    /// FCOM, FCOMP, FCOMPP (or, if `quiet`, FUCOM, FUCOMP, FUCOMPP) with ST(`index`), popping `pops` times. As the others, it does
+    /// not pop after an unmasked exception.
     pub fn fcom(&mut self, index: u8, quiet: bool, pops: u8) {
-        if let Some(ordering) = self.compare_registers(index, quiet) {
-            self.set_comparison(ordering);
-            self.pop_times(pops);
-        }
+        let compared = self.compare_registers(index, quiet);
+        self.set_comparison(compared, pops);
     }
 
     /// FCOM and FCOMP with a binary32 operand.
@@ -54,40 +53,36 @@ impl X87 {
         self.compare_memory(Number::zero(false), false);
     }
 
-    /// FCOMI and FCOMIP (or, if `quiet`, FUCOMI and FUCOMIP) with ST(`index`): the flags to set, if any.
-    pub fn fcomi(&mut self, index: u8, quiet: bool, pop: bool) -> Option<ComparisonFlags> {
-        let ordering = self.compare_registers(index, quiet)?;
-        self.pop_times(pop.into());
-        Some(ordering.into())
+    /// FCOMI and FCOMIP (or, if `quiet`, FUCOMI and FUCOMIP) with ST(`index`): the flags to set.
+    pub fn fcomi(&mut self, index: u8, quiet: bool, pop: bool) -> ComparisonFlags {
+        let (ordering, done) = self.compare_registers(index, quiet);
+        self.pop_times(u8::from(done && pop));
+        ordering.into()
     }
 
-    fn compare_registers(&mut self, index: u8, quiet: bool) -> Option<Ordering> {
+    /// How two registers compare, and whether no unmasked exception stops the instruction.
+    fn compare_registers(&mut self, index: u8, quiet: bool) -> (Ordering, bool) {
         match self.underflow(&[0, index]) {
-            Some(true) => Some(Ordering::Unordered),
-            Some(false) => None,
+            Some(masked) => (Ordering::Unordered, masked),
             None => self.compare_with(self.st(index).unpack(), quiet),
         }
     }
 
-    fn compare_with(&mut self, other: Number, quiet: bool) -> Option<Ordering> {
+    fn compare_with(&mut self, other: Number, quiet: bool) -> (Ordering, bool) {
         let mut environment = self.extended();
         let ordering = environment.compare(self.st(0).unpack(), other, !quiet);
-        self.conclude(&mut environment).then_some(ordering)
+        (ordering, self.conclude(&mut environment))
     }
 
     fn compare_memory(&mut self, other: Number, pop: bool) {
-        let ordering = match self.underflow(&[0]) {
-            Some(true) => Some(Ordering::Unordered),
-            Some(false) => None,
+        let compared = match self.underflow(&[0]) {
+            Some(masked) => (Ordering::Unordered, masked),
             None => self.compare_with(other, false),
         };
-        if let Some(ordering) = ordering {
-            self.set_comparison(ordering);
-            self.pop_times(pop.into());
-        }
+        self.set_comparison(compared, pop.into());
     }
 
-    fn set_comparison(&mut self, ordering: Ordering) {
+    fn set_comparison(&mut self, (ordering, done): (Ordering, bool), pops: u8) {
         self.set_conditions(C0 | C2 | C3, false);
         let conditions = match ordering {
             Ordering::Greater => 0,
@@ -96,6 +91,9 @@ impl X87 {
             Ordering::Unordered => C0 | C2 | C3,
         };
         self.set_conditions(conditions, true);
+        if done {
+            self.pop_times(pops);
+        }
     }
 
     /// FXAM.

@@ -1,5 +1,6 @@
 //! Loads and stores, constants, exchange, conditional moves.
 
+use super::status::C1;
 use super::{INDEFINITE, X87};
 use crate::x86_64::softfloat::exception::{INEXACT, INVALID, OVERFLOW, UNDERFLOW};
 use crate::x86_64::softfloat::{Environment, Float80, Format, Number, pack, unpack};
@@ -95,18 +96,14 @@ impl X87 {
 
     /// FLD ST(`index`).
     pub fn fld_st(&mut self, index: u8) {
-        if !self.is_empty(7) {
-            self.push(INDEFINITE);
-        } else {
-            match self.underflow(&[index]) {
-                Some(true) => self.push_after_fault(INDEFINITE),
-                Some(false) => {}
-                None => self.push(self.st(index)),
-            }
+        match self.underflow(&[index]) {
+            Some(true) => self.push_after_fault(INDEFINITE),
+            Some(false) => {}
+            None => self.push(self.st(index)),
         }
     }
 
-    /// Pushes onto a stack that has room, leaving C1 as it is.
+    /// Pushes without looking whether the stack has room, leaving C1 as it is.
     pub(super) fn push_after_fault(&mut self, value: Float80) {
         self.set_top(self.top() + 7);
         self.set(0, value);
@@ -235,12 +232,18 @@ impl X87 {
         self.set(index, a);
     }
 
-    /// FCMOVcc ST(0), ST(`index`), if its condition is `taken`. An empty register is a fault either way.
+    /// FCMOVcc ST(0), ST(`index`), if its condition holds. An empty register is a fault either way.
     pub fn fcmov(&mut self, index: u8, taken: bool) {
+        let condition = self.status & C1;
         match self.underflow(&[0, index]) {
-            Some(true) if taken => self.set(0, INDEFINITE),
-            None if taken => self.set(0, self.st(index)),
-            _ => {}
+            Some(true) => self.set(0, INDEFINITE),
+            Some(false) => {}
+            None => {
+                self.set_conditions(condition, true);
+                if taken {
+                    self.set(0, self.st(index));
+                }
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::status::*;
 use super::{INDEFINITE, X87};
-use crate::x86_64::softfloat::exception::{INVALID, ZERO_DIVIDE};
+use crate::x86_64::softfloat::exception::{INEXACT, INVALID, ZERO_DIVIDE};
 use crate::x86_64::softfloat::{Class, Environment, Float80, Number};
 
 impl X87 {
@@ -64,21 +64,21 @@ impl X87 {
     }
 
     fn remainder(&mut self, nearest: bool) {
+        self.set_conditions(C2, false);
         match self.underflow(&[0, 1]) {
-            Some(true) => {
-                self.set_conditions(C0 | C2 | C3, false);
-                self.set(0, INDEFINITE);
-            }
+            Some(true) => self.set(0, INDEFINITE),
             Some(false) => {}
             None => {
                 let mut environment = self.extended();
                 let (a, b) = (self.st(0).unpack(), self.st(1).unpack());
                 let Remainder { value, quotient, partial } = remainder(&mut environment, a, b, nearest);
                 if self.finish(environment, 0, value) {
-                    self.set_conditions(C0, quotient & 4 != 0);
-                    self.set_conditions(C3, quotient & 2 != 0);
-                    self.set_conditions(C1, quotient & 1 != 0);
                     self.set_conditions(C2, partial);
+                    if let Some(quotient) = quotient {
+                        self.set_conditions(C0, quotient & 4 != 0);
+                        self.set_conditions(C3, quotient & 2 != 0);
+                        self.set_conditions(C1, quotient & 1 != 0);
+                    }
                 }
             }
         }
@@ -109,7 +109,21 @@ fn scale(environment: &mut Environment, a: Number, b: Number) -> Number {
         _ => 0,
     };
     let exponent = a.exponent + if b.negative { -factor } else { factor };
-    environment.round_number(Number { exponent, ..a })
+    let scaled = environment.round_number(Number { exponent, ..a });
+    // Unmasked, a result beyond even the wrapped range is infinite or zero.
+    match scaled.class {
+        Class::Finite if scaled.exponent > 16383 => {
+            environment.raise(INEXACT);
+            environment.rounded_up = true;
+            Number::infinity(a.negative)
+        }
+        Class::Finite if scaled.exponent < -16445 => {
+            environment.raise(INEXACT);
+            environment.rounded_up = false;
+            Number::zero(a.negative)
+        }
+        _ => scaled,
+    }
 }
 
 /// Exponent and significand.
@@ -133,20 +147,21 @@ fn extract(environment: &mut Environment, a: Number) -> (Number, Number) {
 
 struct Remainder {
     value: Number,
-    /// The quotient, of which the low three bits count.
-    quotient: u64,
+    /// The quotient, of which the low three bits count; `None` if there is none or it is not yet known.
+    quotient: Option<u64>,
     /// The exponents were so far apart that this is only a step towards the remainder.
     partial: bool,
 }
 
 fn remainder(environment: &mut Environment, a: Number, b: Number, nearest: bool) -> Remainder {
-    let whole = |value| Remainder { value, quotient: 0, partial: false };
+    let whole = |value| Remainder { value, quotient: Some(0), partial: false };
+    let strange = |value| Remainder { value, quotient: None, partial: false };
     if let Some(nan) = environment.nan(a, b) {
-        return whole(nan);
+        return strange(nan);
     }
     if a.class == Class::Infinity || b.class == Class::Zero {
         environment.raise(INVALID);
-        return whole(Number::DEFAULT_NAN);
+        return strange(Number::DEFAULT_NAN);
     }
     environment.note_denormals(&[a, b]);
     if a.class == Class::Zero {
@@ -162,7 +177,7 @@ fn remainder(environment: &mut Environment, a: Number, b: Number, nearest: bool)
         let step = 32 + distance % 32;
         let rest = ((u128::from(a.significand) << step) % divisor) as u64;
         let value = Number::finite(a.negative, b.exponent + distance - step, rest);
-        return Remainder { value: environment.round_number(value), quotient: 0, partial: true };
+        return Remainder { value: environment.round_number(value), quotient: None, partial: true };
     }
     // Both in units of half of the divisor's last place.
     let dividend = u128::from(a.significand) << (distance + 1);
@@ -181,5 +196,5 @@ fn remainder(environment: &mut Environment, a: Number, b: Number, nearest: bool)
         let shift = u32::from(rest >> 64 != 0);
         Number::finite(negative, b.exponent - 1 + shift as i32, (rest >> shift) as u64)
     };
-    Remainder { value: environment.round_number(value), quotient, partial: false }
+    Remainder { value: environment.round_number(value), quotient: Some(quotient), partial: false }
 }

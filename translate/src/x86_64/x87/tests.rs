@@ -247,6 +247,20 @@ fn check_on(
     }
 }
 
+/// As [`check`], but for C1, which not all makers change alike.
+fn check_without_c1(name: &str, ours: impl Fn(&mut Machine), host: &dyn Fn(&mut Machine)) {
+    let without = |machine: &mut Machine| machine.unit.status &= !status::C1;
+    let ours = |machine: &mut Machine| {
+        ours(machine);
+        without(machine);
+    };
+    let host = |machine: &mut Machine| {
+        host(machine);
+        without(machine);
+    };
+    check_on(name, ROUNDS, |_, _| {}, ours, &host);
+}
+
 fn check(name: &str, ours: impl Fn(&mut Machine), host: &dyn Fn(&mut Machine)) {
     check_on(name, ROUNDS, |_, _| {}, ours, host);
 }
