@@ -10,6 +10,9 @@ pub mod aes;
 pub mod arithmetic;
 pub mod carryless;
 pub mod compare;
+pub mod float;
+#[cfg(test)]
+mod float_tests;
 mod lanes;
 pub mod pack;
 pub mod sha;

@@ -49,24 +49,28 @@ fn function(name: &str) -> fn(u64, u64) -> u64 {
 /// The intrinsic as a function of two registers.
 macro_rules! host {
     ($intrinsic:ident) => {
-        // SAFETY: the caller has checked that the host has the instruction; the types have the same size.
         |a: Whole, b: Whole| -> Whole {
+            // SAFETY: the test has checked that the host has the instruction; the types have the same size.
             unsafe { transmute($intrinsic(transmute::<Whole, _>(a), transmute::<Whole, _>(b))) }
         }
     };
     (unary $intrinsic:ident) => {
-        // SAFETY: as above.
-        |a: Whole, _: Whole| -> Whole { unsafe { transmute($intrinsic(transmute::<Whole, _>(a))) } }
+        |a: Whole, _: Whole| -> Whole {
+            // SAFETY: as above.
+            unsafe { transmute($intrinsic(transmute::<Whole, _>(a))) }
+        }
     };
     ($intrinsic:ident, $immediate:expr) => {
-        // SAFETY: as above.
         |a: Whole, b: Whole| -> Whole {
+            // SAFETY: as above.
             unsafe { transmute($intrinsic::<{ $immediate }>(transmute::<Whole, _>(a), transmute::<Whole, _>(b))) }
         }
     };
     (unary $intrinsic:ident, $immediate:expr) => {
-        // SAFETY: as above.
-        |a: Whole, _: Whole| -> Whole { unsafe { transmute($intrinsic::<{ $immediate }>(transmute::<Whole, _>(a))) } }
+        |a: Whole, _: Whole| -> Whole {
+            // SAFETY: as above.
+            unsafe { transmute($intrinsic::<{ $immediate }>(transmute::<Whole, _>(a))) }
+        }
     };
 }
 
@@ -179,25 +183,15 @@ fn shuffles() {
         punpckldq punpckhdq _mm_unpacklo_epi32 _mm_unpackhi_epi32
     }
     check("pshufb", |a, b| b.map(|control| pshufb(a[0], a[1], control)), host!(_mm_shuffle_epi8));
-    // SAFETY: the host has the instruction, and the types have the same size.
     let blendv = |a: Whole, b: Whole, mask: Whole| -> [Whole; 3] {
+        // SAFETY: the host has the instructions, and the types have the same size.
         unsafe {
+            let [x, y, z]: [__m128i; 3] = transmute([a, b, mask]);
+            let (singles, doubles): ([__m128; 3], [__m128d; 3]) = (transmute([a, b, mask]), transmute([a, b, mask]));
             [
-                transmute::<__m128i, Whole>(_mm_blendv_epi8(
-                    transmute::<Whole, _>(a),
-                    transmute::<Whole, _>(b),
-                    transmute::<Whole, _>(mask),
-                )),
-                transmute::<__m128, Whole>(_mm_blendv_ps(
-                    transmute::<Whole, _>(a),
-                    transmute::<Whole, _>(b),
-                    transmute::<Whole, _>(mask),
-                )),
-                transmute::<__m128d, Whole>(_mm_blendv_pd(
-                    transmute::<Whole, _>(a),
-                    transmute::<Whole, _>(b),
-                    transmute::<Whole, _>(mask),
-                )),
+                transmute::<__m128i, Whole>(_mm_blendv_epi8(x, y, z)),
+                transmute::<__m128, Whole>(_mm_blendv_ps(singles[0], singles[1], singles[2])),
+                transmute::<__m128d, Whole>(_mm_blendv_pd(doubles[0], doubles[1], doubles[2])),
             ]
         }
     };
@@ -288,11 +282,18 @@ fn cryptography() {
         check("aeskeygenassist", |a, _| aes::aeskeygenassist(a, CONTROL as u8), host!(unary _mm_aeskeygenassist_si128, CONTROL));
         check("pclmulqdq", |a, b| carryless::pclmulqdq(a, b, CONTROL as u8), host!(_mm_clmulepi64_si128, CONTROL));
     });
-    // SAFETY: the host has the instructions.
-    let crc = |a: Whole, b: Whole| unsafe {
+    let crc = |a: Whole, b: Whole| {
         let crc = a[0] as u32;
-        let low = [_mm_crc32_u8(crc, b[0] as u8), _mm_crc32_u16(crc, b[0] as u16), _mm_crc32_u32(crc, b[0] as u32)];
-        [u64::from(low[0]) << 32 | u64::from(low[1]), u64::from(low[2]) << 32 | _mm_crc32_u64(a[0], b[0])]
+        // SAFETY: the host has the instructions.
+        let [byte, word, doubleword, quadword] = unsafe {
+            [
+                _mm_crc32_u8(crc, b[0] as u8).into(),
+                _mm_crc32_u16(crc, b[0] as u16).into(),
+                _mm_crc32_u32(crc, b[0] as u32).into(),
+                _mm_crc32_u64(a[0], b[0]),
+            ]
+        };
+        [byte << 32 | word, doubleword << 32 | quadword]
     };
     let ours = |a: Whole, b: Whole| {
         let [byte, word, doubleword, quadword] = [1, 2, 4, 8].map(|bytes| carryless::crc32(a[0], b[0], bytes));
@@ -333,11 +334,11 @@ fn strings() {
     // Few different characters, so that strings match.
     let string = |numbers: &mut Numbers| -> Whole {
         let alphabet = [0x01, 0x41, 0x42, 0x43, 0x81, 0xff, 0x42, 0x00_u8];
-        let letters = if numbers.next() % 4 == 0 { 8 } else { 3 };
+        let letters = if numbers.next().is_multiple_of(4) { 8 } else { 3 };
         let random = numbers.whole();
         [0, 1].map(|half| {
             let mut bytes = random[half].to_le_bytes().map(|byte| alphabet[usize::from(byte >> 3) % letters]);
-            if random[0] % 5 == 0 && random[1] % 2 == half as u64 {
+            if random[0].is_multiple_of(5) && random[1] % 2 == half as u64 {
                 bytes[(random[0] >> 8) as usize % 8] = 0;
             }
             u64::from_le_bytes(bytes)

@@ -77,6 +77,27 @@ pub enum Ordering {
     Unordered,
 }
 
+/// The flags ZF, PF and CF that FCOMI, COMISS and their kin set; they clear OF, SF and AF.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComparisonFlags {
+    /// ZF: equal or unordered.
+    pub zero: bool,
+    /// PF: unordered.
+    pub parity: bool,
+    /// CF: less or unordered.
+    pub carry: bool,
+}
+
+impl From<Ordering> for ComparisonFlags {
+    fn from(ordering: Ordering) -> ComparisonFlags {
+        ComparisonFlags {
+            zero: matches!(ordering, Ordering::Equal | Ordering::Unordered),
+            parity: ordering == Ordering::Unordered,
+            carry: matches!(ordering, Ordering::Less | Ordering::Unordered),
+        }
+    }
+}
+
 /// Bits of the fraction field, and the bias of the exponent, of binary32 or binary64.
 fn layout(format: Format) -> (u32, i32) {
     (format.precision - 1, format.largest_exponent)
@@ -144,7 +165,7 @@ impl Environment {
     }
 
     /// Rounds the magnitude of a finite number to an integer below 2^64, inexact if not exact; `None` if it is not below.
-    fn to_magnitude(&mut self, a: Number) -> Option<(u64, bool)> {
+    fn round_to_magnitude(&mut self, a: Number) -> Option<(u64, bool)> {
         self.rounded_up = false;
         if a.class == Class::Zero {
             return Some((0, false));
@@ -164,7 +185,7 @@ impl Environment {
         let limit = 1_u64 << (width - 1);
         let value = match a.class {
             Class::Zero | Class::Finite => {
-                self.to_magnitude(a).filter(|&(value, _)| value < limit || a.negative && value == limit)
+                self.round_to_magnitude(a).filter(|&(value, _)| value < limit || a.negative && value == limit)
             }
             _ => None,
         };
@@ -186,7 +207,7 @@ impl Environment {
             return a;
         }
         // Below 2^63 always fits.
-        let (value, inexact) = self.to_magnitude(a).unwrap_or_default();
+        let (value, inexact) = self.round_to_magnitude(a).unwrap_or_default();
         if inexact {
             self.raise(exception::INEXACT);
         }

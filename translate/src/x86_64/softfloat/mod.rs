@@ -7,7 +7,7 @@
 mod arithmetic;
 mod convert;
 
-pub use convert::{Float80, Ordering};
+pub use convert::{ComparisonFlags, Float80, Ordering};
 pub(in crate::x86_64) use convert::{pack, unpack};
 
 use crate::float::{Flags, Rounding};

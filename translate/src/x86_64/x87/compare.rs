@@ -2,28 +2,7 @@
 
 use super::X87;
 use super::status::*;
-use crate::x86_64::softfloat::{Class, Format, Number, Ordering, unpack};
-
-/// The flags ZF, PF and CF that FCOMI and its kin set; they clear OF, SF and AF.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ComparisonFlags {
-    /// ZF: equal or unordered.
-    pub zero: bool,
-    /// PF: unordered.
-    pub parity: bool,
-    /// CF: less or unordered.
-    pub carry: bool,
-}
-
-impl From<Ordering> for ComparisonFlags {
-    fn from(ordering: Ordering) -> ComparisonFlags {
-        ComparisonFlags {
-            zero: matches!(ordering, Ordering::Equal | Ordering::Unordered),
-            parity: ordering == Ordering::Unordered,
-            carry: matches!(ordering, Ordering::Less | Ordering::Unordered),
-        }
-    }
-}
+use crate::x86_64::softfloat::{Class, ComparisonFlags, Format, Number, Ordering, unpack};
 
 impl X87 {
     /// FCOM, FCOMP, FCOMPP (or, if `quiet`, FUCOM, FUCOMP, FUCOMPP) with ST(`index`), popping `pops` times. As the others, it does

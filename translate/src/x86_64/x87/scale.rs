@@ -2,7 +2,7 @@
 
 use super::status::*;
 use super::{INDEFINITE, X87};
-use crate::x86_64::softfloat::exception::{INEXACT, INVALID, ZERO_DIVIDE};
+use crate::x86_64::softfloat::exception::{INEXACT, INVALID, UNDERFLOW, ZERO_DIVIDE};
 use crate::x86_64::softfloat::{Class, Environment, Float80, Number};
 
 impl X87 {
@@ -117,7 +117,7 @@ fn scale(environment: &mut Environment, a: Number, b: Number) -> Number {
             environment.rounded_up = true;
             Number::infinity(a.negative)
         }
-        Class::Finite if scaled.exponent < -16445 => {
+        Class::Finite if scaled.exponent < -16382 && environment.masked & UNDERFLOW == 0 => {
             environment.raise(INEXACT);
             environment.rounded_up = false;
             Number::zero(a.negative)

@@ -105,7 +105,7 @@ fn comparisons() {
     check("ficomp", |m| m.unit.ficom(m.u32() as i32, true), host!("ficomp dword ptr [{memory}]"));
     check("ftst", |m| m.unit.ftst(), host!("ftst"));
     check("fxam", |m| m.unit.fxam(), host!("fxam"));
-    let store = |machine: &mut Machine, flags: compare::ComparisonFlags| {
+    let store = |machine: &mut Machine, flags: crate::x86_64::softfloat::ComparisonFlags| {
         // All flags are set before; OF, SF and AF are cleared.
         let bits = u64::from(flags.zero) << 6 | u64::from(flags.parity) << 2 | u64::from(flags.carry);
         machine.store(&bits.to_le_bytes());
