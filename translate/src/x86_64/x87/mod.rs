@@ -16,6 +16,8 @@ mod mmx;
 mod scale;
 #[cfg(test)]
 mod tests;
+mod transcendental;
+mod wide;
 
 pub use arithmetic::Arithmetic;
 pub use image::{EnvironmentFormat, FXSAVE_BYTES};
