@@ -16,8 +16,11 @@ mod mmu;
 pub mod msr;
 pub mod registers;
 pub mod segment;
+pub mod simd;
+pub mod softfloat;
 pub mod state;
 mod task;
+pub mod x87;
 
 use crate::cpu::Cpu;
 use crate::guest::{Access, Exception, Guest, Helper, NeedsMoreCode, Translation};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 
 use crate::cpu::{Cpu, Status, Stopped};
 use crate::guest::Exception;
@@ -12,6 +13,7 @@ use super::event::Fault;
 use super::flags;
 use super::mmu;
 use super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RDX, segment_base};
+use super::x87::X87;
 use super::segment::{self, Segment, SegmentName, SystemSegment, Table, attribute};
 
 /// CR0: protected mode.
@@ -146,6 +148,8 @@ pub struct X86_64 {
     pub dr7: u64,
     /// MXCSR but for its exception flags, which are [`crate::cpu::Context::float_flags`].
     pub mxcsr: u32,
+    /// The x87 and, in its registers, MMX.
+    pub x87: X87,
     /// SYSCALL: selectors.
     pub star: u64,
     /// SYSCALL: target in 64-bit mode.
@@ -181,14 +185,14 @@ pub struct X86_64 {
     /// Which large pages the soft TLB may hold pieces of.
     pub(super) large_pages: crate::large_pages::LargePages,
     /// How many processors the machine has.
-    pub processors: u32,
+    pub processors: Arc<AtomicU32>,
     /// The bootstrap processor: it does not wait for a start-up signal after INIT.
     pub bootstrap: bool,
 }
 
 impl X86_64 {
     /// A processor before [`reset`].
-    pub fn new(model: Arc<CpuModel>, processors: u32, bootstrap: bool) -> X86_64 {
+    pub fn new(model: Arc<CpuModel>, processors: Arc<AtomicU32>, bootstrap: bool) -> X86_64 {
         X86_64 {
             segments: [Segment::default(); 6],
             ldt: SystemSegment::default(),
@@ -207,6 +211,7 @@ impl X86_64 {
             dr6: 0,
             dr7: 0,
             mxcsr: 0x1f80,
+            x87: X87::default(),
             star: 0,
             lstar: 0,
             cstar: 0,
@@ -276,11 +281,12 @@ impl X86_64 {
 /// model-specific registers as they are (SDM volume 3, table 10-1).
 pub fn reset(cpu: &mut Cpu<X86_64>, init: bool) {
     let before = cpu.guest.clone();
-    let fresh = X86_64::new(before.model.clone(), before.processors, before.bootstrap);
+    let fresh = X86_64::new(before.model.clone(), before.processors.clone(), before.bootstrap);
     let guest = &mut cpu.guest;
     *guest = if init {
         X86_64 {
             mxcsr: before.mxcsr,
+            x87: before.x87,
             xcr0: before.xcr0,
             star: before.star,
             lstar: before.lstar,

@@ -1,5 +1,7 @@
 //! System instructions.
 
+use std::sync::atomic::Ordering;
+
 use crate::cpu::Cpu;
 use crate::ir::Width;
 
@@ -232,7 +234,7 @@ pub(super) extern "C" fn read_processor_number(cpu: &mut Cpu<X86_64>, _: u64, _:
 
 pub(super) extern "C" fn cpuid(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     let (leaf, subleaf) = (cpu.register(RAX) as u32, cpu.register(RCX) as u32);
-    let place = Placement { id: cpu.index as u32, count: cpu.guest.processors };
+    let place = Placement { id: cpu.index as u32, count: cpu.guest.processors.load(Ordering::Relaxed) };
     let answer = cpu.guest.model.answer(leaf, subleaf, place, cpu.guest.cr4 & CR4_OSXSAVE != 0);
     for (register, value) in [RAX, RBX, RCX, RDX].into_iter().zip(answer) {
         cpu.set_register(register, u64::from(value));
