@@ -49,6 +49,20 @@ pub mod vector {
     pub const SIMD: u8 = 19;
 }
 
+/// An event that was on its way to its handler when the state was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PendingEvent {
+    /// An exception, with the fields of [`Exception`].
+    Exception {
+        /// [`Exception::number`].
+        number: u32,
+        /// [`Exception::information`].
+        information: u64,
+    },
+    /// An interrupt with a vector.
+    Interrupt(u8),
+}
+
 /// An exception that something which cannot complete asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fault(pub Exception);
@@ -142,7 +156,8 @@ pub(super) fn wakes(cpu: &Cpu<X86_64>) -> bool {
     if cpu.guest.waits_for_start_up {
         return input(cpu, INPUT_INIT) || input(cpu, INPUT_START_UP);
     }
-    input(cpu, INPUT_INTR) && cpu.guest.eflags & FLAG_IF != 0
+    cpu.guest.pending_event.is_some()
+        || input(cpu, INPUT_INTR) && cpu.guest.eflags & FLAG_IF != 0
         || input(cpu, INPUT_NMI) && !cpu.guest.nmi_masked
         || input(cpu, INPUT_INIT)
 }
@@ -171,6 +186,17 @@ pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
         return false;
     }
     let rip = instruction_pointer(cpu);
+    match cpu.guest.pending_event.take() {
+        Some(PendingEvent::Exception { number, information }) => {
+            raise(cpu, Exception { number, information });
+            return true;
+        }
+        Some(PendingEvent::Interrupt(vector)) => {
+            deliver_all(cpu, vector, None, rip, Source::External);
+            return true;
+        }
+        None => {}
+    }
     if !cpu.guest.nmi_masked && input(cpu, INPUT_NMI) && take_input(cpu, INPUT_NMI) {
         cpu.guest.nmi_masked = true;
         deliver_all(cpu, vector::NMI, None, rip, Source::External);

@@ -9,12 +9,12 @@ use crate::guest::Exception;
 use crate::ir::Width;
 
 use super::cpuid::CpuModel;
-use super::event::Fault;
+use super::event::{Fault, PendingEvent};
 use super::flags;
 use super::mmu;
 use super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RDX, segment_base};
-use super::x87::X87;
 use super::segment::{self, Segment, SegmentName, SystemSegment, Table, attribute};
+use super::x87::X87;
 
 /// CR0: protected mode.
 pub const CR0_PE: u64 = 1 << 0;
@@ -174,6 +174,8 @@ pub struct X86_64 {
     pub other_msrs: BTreeMap<u32, u64>,
     /// The last instruction holds interrupts back for one more.
     pub interrupt_shadow: bool,
+    /// What is delivered before the next instruction.
+    pub pending_event: Option<PendingEvent>,
     /// An NMI is being handled.
     pub nmi_masked: bool,
     /// Waits for a start-up signal.
@@ -224,6 +226,7 @@ impl X86_64 {
             tsc_offset: 0,
             other_msrs: BTreeMap::new(),
             interrupt_shadow: false,
+            pending_event: None,
             nmi_masked: false,
             waits_for_start_up: false,
             cr8: 0,
