@@ -12,6 +12,9 @@ use crate::state::CpuState;
 
 /// A guest architecture of the backend.
 pub(super) trait Processor: Guest {
+    /// The interrupt inputs that [`crate::VcpuHandle::set_interrupt`] reaches, a bit each.
+    const INPUTS: u64;
+
     /// Processor `index`; `count` is how many the machine has so far, and is counted up.
     fn new(index: u32, count: &Arc<AtomicU32>) -> Self;
 

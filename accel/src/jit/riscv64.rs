@@ -15,6 +15,8 @@ use crate::state::riscv64::CpuState;
 const F0: usize = 32;
 
 impl Processor for Riscv64 {
+    const INPUTS: u64 = u64::MAX;
+
     fn new(_index: u32, _count: &Arc<AtomicU32>) -> Riscv64 {
         Riscv64::new()
     }

@@ -26,6 +26,7 @@ pub(super) struct Wake {
 
 /// How the architecture takes signals that are not levels.
 struct Signalling {
+    inputs: u64,
     nmi: fn(&Signals) -> Result<(), Error>,
     init: fn(&Signals),
     start_up: fn(&Signals, u8),
@@ -63,7 +64,8 @@ impl VcpuHandle for Wake {
     }
 
     fn set_interrupt(&self, input: u32, level: bool) {
-        if input < u64::BITS && self.signals.set_input(input, level) {
+        let exists = input < u64::BITS && self.signalling.inputs >> input & 1 != 0;
+        if exists && self.signals.set_input(input, level) {
             self.notify();
         }
     }
@@ -108,7 +110,12 @@ impl<P: Processor> JitVcpu<P> {
             halted: AtomicBool::new(false),
             waiting: Mutex::new(()),
             woken: Condvar::new(),
-            signalling: Signalling { nmi: P::inject_nmi, init: P::inject_init, start_up: P::inject_start_up },
+            signalling: Signalling {
+                inputs: P::INPUTS,
+                nmi: P::inject_nmi,
+                init: P::inject_init,
+                start_up: P::inject_start_up,
+            },
         });
         let timer_wake = wake.clone();
         let timer = shared.clock.timer(move || timer_wake.request(ATTENTION_INTERRUPT));

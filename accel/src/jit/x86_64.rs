@@ -16,6 +16,8 @@ use crate::state::CpuState as AnyState;
 use crate::state::x86_64::{Activity, CpuState, DescriptorTable, Events, Float80, Fpu, InterruptShadow, Segment, msr};
 
 impl Processor for X86_64 {
+    const INPUTS: u64 = 1 << event::INPUT_INTR;
+
     fn new(index: u32, count: &Arc<AtomicU32>) -> X86_64 {
         count.fetch_max(index + 1, Ordering::SeqCst);
         X86_64::new(Arc::new(CpuModel::best()), count.clone(), index == 0)
@@ -232,6 +234,9 @@ const TSC_ADJUST: u32 = 0x3b;
 fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
     if state.events.in_smm {
         return Err(Error::State("the processor is in system-management mode, which the jit does not have".into()));
+    }
+    if let Some(component) = state.fpu.components.keys().next() {
+        return Err(Error::State(format!("it has XSAVE component {component}, and the jit has 0 to 2 only")));
     }
     cpu.context.registers[..16].copy_from_slice(&state.gpr);
     let segments = [

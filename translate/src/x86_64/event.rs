@@ -164,8 +164,8 @@ pub(super) fn wakes(cpu: &Cpu<X86_64>) -> bool {
 
 pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
     if input(cpu, INPUT_INIT) {
+        // A start-up signal that came behind the INIT stays.
         take_input(cpu, INPUT_INIT);
-        take_input(cpu, INPUT_START_UP);
         reset(cpu, true);
         return true;
     }
@@ -181,6 +181,10 @@ pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
         cpu.set_register(super::registers::segment_base(SegmentName::Cs), u64::from(vector) << 12);
         cpu.context.pc = u64::from(vector) << 12;
         return true;
+    }
+    // A processor that does not wait for start-up signals ignores them.
+    if input(cpu, INPUT_START_UP) {
+        take_input(cpu, INPUT_START_UP);
     }
     if cpu.guest.interrupt_shadow {
         return false;

@@ -24,7 +24,10 @@ const MACHINE_CHECK_CAPABILITIES: u32 = 0x179;
 const MACHINE_CHECK_STATUS: u32 = 0x17a;
 const MISC_ENABLE: u32 = 0x1a0;
 const PAT: u32 = 0x277;
-const PAT_AT_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// Registers that only hold what was written and begin with a value other than zero.
+pub(super) const AT_RESET: [(u32, u64); 2] = [(PAT, 0x0007_0406_0007_0406), (MISC_ENABLE, 1)];
+
 const DEADLINE: u32 = 0x6e0;
 const X2APIC: std::ops::RangeInclusive<u32> = 0x800..=0x8ff;
 const EFER: u32 = 0xc000_0080;
@@ -85,7 +88,6 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
         SYSENTER_ESP => cpu.guest.sysenter_esp,
         SYSENTER_EIP => cpu.guest.sysenter_eip,
         MACHINE_CHECK_CAPABILITIES => 10,
-        PAT => cpu.guest.other_msrs.get(&PAT).copied().unwrap_or(PAT_AT_RESET),
         DEADLINE => {
             let deadline = cpu.platform().read_local_apic(LocalApicRegister::Deadline).ok_or_else(unknown)?;
             if deadline == 0 { 0 } else { deadline.wrapping_add(cpu.guest.tsc_offset) }
@@ -103,7 +105,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
         GS_BASE => *base_register(cpu, SegmentName::Gs),
         KERNEL_GS_BASE => cpu.guest.kernel_gs_base,
         TSC_AUX => cpu.guest.tsc_aux,
-        number if is_plain(number) => cpu.guest.other_msrs.get(&number).copied().unwrap_or(0),
+        number if number == PAT || is_plain(number) => cpu.guest.other_msrs.get(&number).copied().unwrap_or(0),
         _ => return Err(unknown()),
     })
 }

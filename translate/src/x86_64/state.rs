@@ -306,7 +306,8 @@ pub fn reset(cpu: &mut Cpu<X86_64>, init: bool) {
             ..fresh
         }
     } else {
-        X86_64 { cr0: CR0_CD | CR0_NW, ..fresh }
+        let other_msrs = BTreeMap::from(super::msr::AT_RESET);
+        X86_64 { cr0: CR0_CD | CR0_NW, other_msrs, ..fresh }
     };
     guest.cr0 |= CR0_ET;
     guest.dr6 = 0xffff_0ff0;
