@@ -6,6 +6,8 @@
 
 mod arithmetic;
 mod convert;
+#[cfg(test)]
+mod tests;
 
 pub use convert::{ComparisonFlags, Float80, Ordering};
 pub(in crate::x86_64) use convert::{pack, unpack};
