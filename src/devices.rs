@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use block::{BlockNode, RawFile};
+use hw::debug_port::CONSOLE_PORT;
 use hw::machine::{Config, DeviceConfig, DeviceModel};
 
 use crate::command_line::{Group, Invalid, Options};
@@ -16,7 +17,7 @@ const DEVICES: &[(&str, &str)] = &[
     ("virtio-serial-device, virtio-serial-pci, virtio-serial", "the bus of a virtconsole"),
     ("virtconsole", "a console: chardev=ID"),
     ("isa-debug-exit", "a port that ends the machine (x86_64): iobase=PORT, iosize=SIZE"),
-    ("isa-debugcon", "a port for messages (x86_64): iobase=0xe9, chardev=ID"),
+    ("isa-debugcon", "a port for messages (x86_64): iobase=PORT, chardev=ID"),
 ];
 
 /// What `-device help` prints.
@@ -31,6 +32,10 @@ pub(crate) fn help() -> String {
 /// Adds all disks and devices to `config`.
 pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Config) -> Result<(), Invalid> {
     let mut disks = drives(options, config)?;
+    let debug_console_port = globals(options)?.unwrap_or(CONSOLE_PORT);
+    if let Some(backend) = consoles.debug_console(options)? {
+        config.debug_console = Some((debug_console_port, backend));
+    }
     let objects = objects(options)?;
     let mut serial_buses = 0;
     for text in &options.devices {
@@ -81,10 +86,11 @@ pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Confi
                 config.debug_exit = Some((base, size));
             }
             "isa-debugcon" => {
-                if group.take_port("iobase")?.is_some_and(|base| base != 0xe9) {
-                    return Err(group.invalid("only iobase=0xe9 is built"));
+                let base = group.take_port("iobase")?.unwrap_or(debug_console_port);
+                if config.debug_console.is_some() {
+                    return Err(group.invalid("there is one already; only one is built"));
                 }
-                config.debug_console = Some(consoles.named(&group.take_required("chardev")?)?);
+                config.debug_console = Some((base, consoles.named(&group.take_required("chardev")?)?));
                 group.finish("iobase and chardev")?;
             }
             _ => {
@@ -95,6 +101,20 @@ pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Confi
         }
     }
     Ok(())
+}
+
+/// The port that `-global isa-debugcon.iobase=PORT` gives the debug console, if it does; no other property is built.
+fn globals(options: &Options) -> Result<Option<u16>, Invalid> {
+    let mut port = None;
+    for text in &options.globals {
+        let valid = "valid is isa-debugcon.iobase=PORT";
+        let value = text
+            .strip_prefix("isa-debugcon.iobase=")
+            .ok_or_else(|| Invalid::new(format!("-global {text}: {valid}")))?;
+        let mut group = Group::parse("global", &format!("iobase={value}"))?;
+        port = group.take_port("iobase")?;
+    }
+    Ok(port)
 }
 
 /// Opens the disks: those of `if=virtio` become devices, those of `if=none` wait for theirs.

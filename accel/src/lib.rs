@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use translate::platform::LocalApicRegister;
+
 use crate::memory::MemorySlot;
 use crate::state::{ControllerState, CpuState};
 
@@ -83,6 +85,9 @@ pub struct Unmapped;
 
 /// What a vCPU calls for every access that guest RAM does not answer.
 ///
+/// The object that [`Vcpu::run`] is given is that processor's own view of the machine: what belongs to a processor, such as
+/// an x86-64 local APIC, answers there for this processor.
+///
 /// KVM exits and JIT slow paths both end here, so a device cannot tell who called. Called on vCPU threads, several at
 /// once. `data` holds 1, 2, 4 or 8 bytes in guest memory order; KVM may split wider or page-crossing accesses.
 pub trait IoBus: Send + Sync {
@@ -91,11 +96,23 @@ pub trait IoBus: Send + Sync {
     /// Writes `data` at `address`.
     fn write(&self, space: AddressSpace, address: u64, data: &[u8]) -> Result<(), Unmapped>;
 
-    /// x86-64, without a controller in the backend: processor `vcpu` accepts the interrupt that its INTR input asks for
-    /// (the INTA cycle). The machine's controller answers with the vector; `None` where there is nothing to accept any
-    /// more, and then the processor goes on as if INTR had not been raised.
-    fn acknowledge_interrupt(&self, vcpu: u32) -> Option<u8> {
-        let _ = vcpu;
+    /// x86-64, without a controller in the backend: the processor accepts the interrupt that its INTR input asks for (the
+    /// INTA cycle). Its controller answers with the vector; `None` where there is nothing to accept any more, and then the
+    /// processor goes on as if INTR had not been raised.
+    fn acknowledge_interrupt(&self) -> Option<u8> {
+        None
+    }
+
+    /// x86-64, without a controller in the backend: the processor reads a register of its local APIC that is not reached
+    /// through memory. `None`: the access raises #GP.
+    fn read_local_apic(&self, register: LocalApicRegister) -> Option<u64> {
+        let _ = register;
+        None
+    }
+
+    /// As [`read_local_apic`](IoBus::read_local_apic), writing. `None`: the access raises #GP.
+    fn write_local_apic(&self, register: LocalApicRegister, value: u64) -> Option<()> {
+        let _ = (register, value);
         None
     }
 }
@@ -217,6 +234,17 @@ pub trait VcpuHandle: Send + Sync {
 
     /// Delivers a non-maskable interrupt; an error where the architecture has none.
     fn inject_nmi(&self) -> Result<(), Error>;
+
+    /// x86-64, without a controller in the backend: an INIT signal. The processor takes the state of SDM volume 3, table
+    /// 10-1, at the next instruction boundary; the bootstrap processor then starts at its reset vector, any other one waits
+    /// for [`inject_start_up`](VcpuHandle::inject_start_up). Elsewhere it does nothing.
+    fn inject_init(&self) {}
+
+    /// x86-64, without a controller in the backend: a start-up signal (SIPI). A processor that waits for one starts in real
+    /// mode at physical address `vector << 12`; another ignores it.
+    fn inject_start_up(&self, vector: u8) {
+        let _ = vector;
+    }
 
     /// True while the processor waits for an interrupt inside [`Vcpu::run`].
     fn is_halted(&self) -> bool;

@@ -10,8 +10,8 @@ use host::chardev::CharBackend;
 use crate::bus::{AccessRules, Effect, PioDevice, Width};
 use crate::device::{Device, StateError};
 
-/// The usual port of the console; it also reads as this.
-pub const CONSOLE_PORT: u64 = 0xe9;
+/// The usual port of the console; wherever it is, it reads as this.
+pub const CONSOLE_PORT: u16 = 0xe9;
 
 /// `isa-debug-exit`. It has no state.
 pub struct DebugExit;
@@ -68,7 +68,7 @@ impl Device for DebugConsole {
 
 impl PioDevice for DebugConsole {
     fn read_port(&self, _offset: u64, _width: Width) -> u64 {
-        CONSOLE_PORT
+        u64::from(CONSOLE_PORT)
     }
     fn write_port(&self, _offset: u64, _width: Width, value: u64) -> Effect {
         // The port has no way to say that there is no room.

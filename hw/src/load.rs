@@ -376,6 +376,14 @@ impl Image {
         self.length.saturating_add(self.zeroes)
     }
 
+    /// Reads from `offset` on; what lies after the image's end reads as zero.
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let inside = self.length.saturating_sub(offset).min(buffer.len() as u64) as usize;
+        let (start, rest) = buffer.split_at_mut(inside);
+        rest.fill(0);
+        if start.is_empty() { Ok(()) } else { self.content.read_exact_at(self.offset + offset, start) }
+    }
+
     /// Checks that all of it is in `memory`.
     pub fn check(&self, memory: &GuestMemory) -> Result<(), LoadError> {
         let space = || LoadError::Space { what: self.name.clone(), address: self.address, length: self.size() };

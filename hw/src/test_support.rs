@@ -35,6 +35,10 @@ impl Lines {
     pub(crate) fn level(&self, number: u32) -> bool {
         self.levels.lock().get(&number).is_some_and(|(level, _)| *level)
     }
+    /// How often line `number` rose.
+    pub(crate) fn rises(&self, number: u32) -> u32 {
+        self.levels.lock().get(&number).map_or(0, |(_, rises)| *rises)
+    }
     /// Waits until line `number` has `level`; false if it takes longer than `limit`.
     pub(crate) fn wait(&self, number: u32, level: bool, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
@@ -327,6 +331,10 @@ impl FakeHandle {
         self.inner.lock().script.push_back(step);
         self.changed.notify_all();
     }
+    /// Levels of the interrupt inputs, one bit each.
+    pub(crate) fn inputs(&self) -> u64 {
+        self.inner.lock().inputs
+    }
     pub(crate) fn is_inside(&self) -> bool {
         self.inner.lock().inside
     }
@@ -396,9 +404,15 @@ impl Vcpu for FakeVcpu {
 
 impl FakeAccelerator {
     pub(crate) fn new(architecture: Architecture) -> Arc<FakeAccelerator> {
+        FakeAccelerator::with(architecture, architecture == Architecture::X86_64)
+    }
+    pub(crate) fn without_controllers(architecture: Architecture) -> Arc<FakeAccelerator> {
+        FakeAccelerator::with(architecture, false)
+    }
+    fn with(architecture: Architecture, in_kernel_interrupt_controller: bool) -> Arc<FakeAccelerator> {
         let capabilities = Capabilities {
             architecture,
-            in_kernel_interrupt_controller: architecture == Architecture::X86_64,
+            in_kernel_interrupt_controller,
             single_step: false,
             breakpoints: 0,
             watchpoints: 0,

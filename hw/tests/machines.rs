@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use accel::clock::VirtualClock;
-use accel::{Accelerator, Architecture};
+use accel::memory::MemorySlot;
+use accel::{Accelerator, Architecture, Capabilities, IoEvent, Msi, Vcpu};
 use host::chardev::FileBackend;
 use hw::machine::{Config, Firmware};
 use hw::vm::{Cause, Event, Vm};
@@ -207,4 +208,111 @@ fn an_x86_64_triple_fault_resets() {
         config.no_reboot = true;
     });
     assert_eq!((status, events), (Some(0), vec![Event::Resume, Event::Shutdown(Cause::GuestReset)]));
+}
+
+/// KVM without its interrupt controllers, so that the machine brings its own.
+struct WithoutControllers {
+    kvm: accel::kvm::Kvm,
+    capabilities: Capabilities,
+}
+
+impl WithoutControllers {
+    fn new(kvm: accel::kvm::Kvm) -> WithoutControllers {
+        let capabilities = Capabilities { in_kernel_interrupt_controller: false, ..kvm.capabilities().clone() };
+        WithoutControllers { kvm, capabilities }
+    }
+}
+
+impl Accelerator for WithoutControllers {
+    fn name(&self) -> &'static str {
+        self.kvm.name()
+    }
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+    fn map_memory(&self, slot: MemorySlot) -> Result<(), accel::Error> {
+        self.kvm.map_memory(slot)
+    }
+    fn unmap_memory(&self, address: u64) -> Result<(), accel::Error> {
+        self.kvm.unmap_memory(address)
+    }
+    fn set_dirty_logging(&self, address: u64, enabled: bool) -> Result<(), accel::Error> {
+        self.kvm.set_dirty_logging(address, enabled)
+    }
+    fn dirty_log(&self, address: u64) -> Result<Vec<u64>, accel::Error> {
+        self.kvm.dirty_log(address)
+    }
+    fn create_interrupt_controller(&self) -> Result<(), accel::Error> {
+        Err(accel::Error::Unsupported { name: self.name(), what: "interrupt controllers in this test" })
+    }
+    fn set_interrupt_line(&self, line: u32, level: bool) -> Result<(), accel::Error> {
+        self.kvm.set_interrupt_line(line, level)
+    }
+    fn signal_msi(&self, msi: Msi) -> Result<(), accel::Error> {
+        self.kvm.signal_msi(msi)
+    }
+    fn register_io_event(&self, event: IoEvent, fd: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        self.kvm.register_io_event(event, fd)
+    }
+    fn unregister_io_event(&self, event: IoEvent, fd: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        self.kvm.unregister_io_event(event, fd)
+    }
+    fn register_interrupt_event(&self, line: u32, fd: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        self.kvm.register_interrupt_event(line, fd)
+    }
+    fn unregister_interrupt_event(&self, line: u32, fd: &vmm_sys_util::eventfd::EventFd) -> Result<(), accel::Error> {
+        self.kvm.unregister_interrupt_event(line, fd)
+    }
+    fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, accel::Error> {
+        self.kvm.create_vcpu(index)
+    }
+}
+
+/// SeaBIOS of Debian's package, with the machine's own controllers and with those of KVM.
+#[test]
+fn seabios_sets_up_the_machine_and_finds_nothing_to_boot() {
+    const NAME: &str = "seabios_sets_up_the_machine_and_finds_nothing_to_boot";
+    const FIRMWARE: &str = "/usr/share/seabios/bios-256k.bin";
+    let firmware = std::env::var_os("BROLGA_SEABIOS").unwrap_or_else(|| FIRMWARE.into());
+    if !std::path::Path::new(&firmware).is_file() {
+        eprintln!("SKIPPED: {NAME}: there is no {}; Debian's package seabios has it", firmware.display());
+        return;
+    }
+    for own in [true, false] {
+        let kvm = match accel::kvm::Kvm::open(Architecture::X86_64) {
+            Ok(kvm) => kvm,
+            Err(error) => {
+                eprintln!("SKIPPED: {NAME}: {error}");
+                return;
+            }
+        };
+        let accelerator: Arc<dyn Accelerator> =
+            if own { Arc::new(WithoutControllers::new(kvm)) } else { Arc::new(kvm) };
+        let output = tempfile::NamedTempFile::new().unwrap();
+        let mut config = Config { memory: 64 << 20, ..Config::default() };
+        config.boot.firmware = Firmware::File(firmware.clone().into());
+        config.debug_console = Some((0x402, Arc::new(FileBackend::open(output.path(), false).unwrap())));
+        let vm = Vm::new(config, accelerator, VirtualClock::new()).unwrap();
+        vm.cont().unwrap();
+        let deadline = std::time::Instant::now() + LIMIT;
+        let log = loop {
+            let log = std::fs::read_to_string(output.path()).unwrap();
+            if log.contains("No bootable device") || std::time::Instant::now() > deadline {
+                break log;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        for expected in [
+            "QEMU fw_cfg DMA interface supported",
+            "e820 map has",
+            "Copying SMBIOS",
+            "ACPI: parse DSDT",
+            "Found 1 cpu(s)",
+            "PS2 keyboard initialized",
+            "No bootable device",
+        ] {
+            assert!(log.contains(expected), "own controllers: {own}; {expected:?} is missing in:\n{log}");
+        }
+        vm.quit(Cause::HostQmpQuit).unwrap();
+    }
 }

@@ -33,7 +33,6 @@ const DR6_SINGLE_STEP: u64 = 1 << 14;
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
     handle: Arc<Handle>,
-    index: u32,
     /// KVM's local APIC decides on halting, interrupts and start-up.
     in_kernel_controller: bool,
     /// What the processor does instead of executing, where KVM does not keep that: [`Activity::Running`] if nothing.
@@ -59,7 +58,6 @@ impl KvmVcpu {
         let activity = if index == 0 || in_kernel_controller { Activity::Running } else { Activity::WaitForSipi };
         Ok(KvmVcpu {
             handle: Arc::new(Handle::new(page, blocking)),
-            index,
             in_kernel_controller,
             activity,
             debug: Debug::default(),
@@ -103,7 +101,7 @@ impl KvmVcpu {
         let ready = unsafe { self.handle.page().ready_for_interrupt() };
         if pending.interrupt
             && ready
-            && let Some(vector) = io.acknowledge_interrupt(self.index)
+            && let Some(vector) = io.acknowledge_interrupt()
         {
             let request = kvm_interrupt { irq: u32::from(vector) };
             // SAFETY: the kernel reads one `kvm_interrupt`, which outlives the call.

@@ -107,7 +107,7 @@ impl IoBus for Bus {
         if is_nothing { Err(Unmapped) } else { Ok(()) }
     }
 
-    fn acknowledge_interrupt(&self, _vcpu: u32) -> Option<u8> {
+    fn acknowledge_interrupt(&self) -> Option<u8> {
         self.lower();
         Some(VECTOR)
     }

@@ -18,8 +18,9 @@ pub struct Config {
     pub boot: Boot,
     /// Host ends of the serial ports, first port first. A port without one is left out.
     pub serial: Vec<Arc<dyn CharBackend>>,
-    /// Host end of the debug console port (x86 `pc`, port 0xe9).
-    pub debug_console: Option<Arc<dyn CharBackend>>,
+    /// Port and host end of the debug console (x86 `pc`; usually [`crate::debug_port::CONSOLE_PORT`]; firmware of Debian's
+    /// packages writes to port 0x402).
+    pub debug_console: Option<(u16, Arc<dyn CharBackend>)>,
     /// First port and number of ports of `isa-debug-exit` (x86 `pc`), if wanted.
     pub debug_exit: Option<(u16, u16)>,
     /// Devices beside those that every such machine has.

@@ -9,13 +9,14 @@ use std::sync::Arc;
 use accel::clock::VirtualClock;
 use accel::memory::{GuestMemory, MemorySlot};
 use accel::state::CpuState;
-use accel::{Accelerator, Architecture, VcpuHandle};
+use accel::{Accelerator, Architecture, IoBus, VcpuHandle};
 
 pub use config::{Boot, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu};
 
 use crate::bus::{Bus, MapError};
 use crate::device::Device;
 use crate::load::{Image, LoadError};
+use crate::local_apic::LocalApics;
 use crate::virtio::VirtioDevice;
 use crate::virtio::blk::VirtioBlk;
 use crate::virtio::console::VirtioConsole;
@@ -126,6 +127,10 @@ pub struct Board {
     pub start_state: StartState,
     /// Tells the guest that the user wants the machine off, where the machine can.
     pub power_button: Option<Box<dyn Fn() + Send + Sync>>,
+    /// The processors' local APICs, where they are devices: they are part of the processors' states.
+    pub local_apics: Option<Arc<LocalApics>>,
+    /// The bus as each processor sees it, by index; empty where all see the machine's own.
+    pub processor_buses: Vec<Arc<dyn IoBus>>,
 }
 
 /// Makes a virtio device that the user asked for.

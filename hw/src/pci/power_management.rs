@@ -108,6 +108,8 @@ impl PowerManagement {
         config.set(0x80, &[0x01]);
         config.allow(0x80, &[0x01]);
         config.allow(0x58, &[0xff; 4]);
+        // Firmware takes system-management mode, which there is none of, for set up.
+        config.set(0x5b, &[0x02]);
         let control = if acpi { CONTROL_ACPI } else { 0 };
         Arc::new_cyclic(|this: &Weak<PowerManagement>| {
             let this = this.clone();

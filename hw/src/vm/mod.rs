@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 use accel::clock::VirtualClock;
 use accel::memory::PAGE_SIZE;
 use accel::state::CpuState;
-use accel::{Accelerator, Architecture, DebugEvent, IoBus, Vcpu, VcpuHandle};
+use accel::{Accelerator, Architecture, DebugEvent, Vcpu, VcpuHandle};
 use host::chardev::CharBackend;
 use parking_lot::{Condvar, Mutex};
 use vm_memory::{Bytes, GuestAddress};
@@ -228,14 +228,16 @@ impl Vm {
                 // A machine that has ended needs no exits.
                 let _ = commands.send(Message { command: Command::VcpuExit { index, exit }, reply: None });
             };
-            VcpuThread::start(index, vcpu, bus.clone() as Arc<dyn IoBus>, exited)
+            let own = board.processor_buses.get(index as usize).cloned();
+            VcpuThread::start(index, vcpu, own.unwrap_or_else(|| bus.clone()), exited)
         };
         let threads = (0..).zip(vcpus).map(start).collect::<Result<_, _>>().map_err(host)?;
         let consoles = config.devices.iter().filter_map(|device| match &device.model {
             DeviceModel::VirtioConsole { backend } => Some(backend),
             DeviceModel::VirtioBlk { .. } | DeviceModel::VirtioRng => None,
         });
-        let backends = config.serial.iter().chain(&config.debug_console).chain(consoles).cloned().collect();
+        let debug_console = config.debug_console.iter().map(|(_, backend)| backend);
+        let backends = config.serial.iter().chain(debug_console).chain(consoles).cloned().collect();
         let core = Arc::new(Core {
             accelerator,
             machine,
@@ -432,9 +434,23 @@ impl Vm {
         self.vcpu(index)?.call(action).ok_or(Error::Ended)
     }
 
-    /// The complete state of processor `index`.
+    /// The complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn cpu_state(&self, index: u32) -> Result<CpuState, Error> {
-        Ok(self.with_vcpu(index, |vcpu| vcpu.state())??)
+        let mut state = self.with_vcpu(index, |vcpu| vcpu.state())??;
+        if let Some(local_apics) = &self.core.board.local_apics {
+            local_apics.save_into(index, &mut state);
+        }
+        Ok(state)
+    }
+
+    /// Replaces the complete state of processor `index`, with that of its local APIC wherever that is.
+    pub fn set_cpu_state(&self, index: u32, state: &CpuState) -> Result<(), Error> {
+        let for_vcpu = state.clone();
+        self.with_vcpu(index, move |vcpu| vcpu.set_state(&for_vcpu))??;
+        if let Some(local_apics) = &self.core.board.local_apics {
+            local_apics.load_from(index, state);
+        }
+        Ok(())
     }
 
     /// Delivers a non-maskable interrupt to every processor (`inject-nmi`).

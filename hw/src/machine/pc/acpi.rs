@@ -1,6 +1,8 @@
-//! ACPI tables of the `pc` machine, for kernels that are booted without firmware.
+//! ACPI tables of the `pc` machine: in place for kernels that are booted without firmware, and for firmware as files with
+//! a script that says what to do with them.
 //!
-//! ACPI Specification 6.5, chapters 5 and 6; PCI Firmware Specification 3.0 for the host bridge's resources.
+//! ACPI Specification 6.5, chapters 5 and 6; PCI Firmware Specification 3.0 for the host bridge's resources; for the script
+//! QEMU's description of its BIOS linker/loader interface.
 
 use acpi_tables::aml::{
     AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope,
@@ -13,6 +15,7 @@ use acpi_tables::xsdt::XSDT;
 use acpi_tables::{Aml, AmlSink};
 
 use super::{IO_APIC, LOCAL_APIC, PCI_DEVICES, PCI_WINDOW_END};
+use crate::hpet;
 use crate::pci::isa_bridge::FIRMWARE_ROUTES;
 use crate::pci::power_management as pm;
 
@@ -184,25 +187,165 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     bytes(&table.finalize())
 }
 
+fn hpet() -> Vec<u8> {
+    let mut table = Sdt::new(*b"HPET", 56, 1, OEM, TABLE, 1);
+    table.write_u32(36, hpet::BLOCK_ID);
+    let address = bytes(&GAS::new(RegisterSpace::SystemMemory, 64, 0, AccessSize::Undefined, hpet::ADDRESS));
+    for (offset, byte) in (40..).zip(address) {
+        table.write_u8(offset, byte);
+    }
+    table.as_slice().to_vec()
+}
+
+/// Checksum of a table, where every table has it.
+const CHECKSUM: usize = 9;
+
+/// All tables but the root pointer, with what must be known to move them.
+struct Tables {
+    bytes: Vec<u8>,
+    /// Where pointers to tables are, and how many bytes they have.
+    pointers: Vec<(usize, u8)>,
+    /// Start and length of the tables with pointers.
+    with_pointers: Vec<(usize, usize)>,
+    /// Where the root system description tables are, with pointers of 32 and of 64 bits.
+    rsdt: usize,
+    xsdt: usize,
+}
+
+impl Tables {
+    /// The tables for guest-physical address `base`.
+    fn new(machine: &Machine, base: u64) -> Tables {
+        let mut bytes = Vec::new();
+        let mut place = |table: Vec<u8>| {
+            bytes.resize(bytes.len().next_multiple_of(16), 0);
+            let start = bytes.len();
+            bytes.extend(&table);
+            (start, table.len())
+        };
+        let address = |(start, _): (usize, usize)| base + start as u64;
+        let dsdt = place(dsdt(machine));
+        let fadt = place(fadt(address(dsdt)));
+        let madt = place(madt(machine));
+        let hpet = place(hpet());
+        let listed = [fadt, madt, hpet];
+        let mut xsdt = XSDT::new(OEM, TABLE, 1);
+        let mut rsdt = Sdt::new(*b"RSDT", 36, 1, OEM, TABLE, 1);
+        for table in listed {
+            xsdt.add_entry(address(table));
+            rsdt.append_slice(&(address(table) as u32).to_le_bytes());
+        }
+        let xsdt = place(self::bytes(&xsdt));
+        let rsdt = place(rsdt.as_slice().to_vec());
+
+        // DSDT and X_DSDT of the FADT, then the entries of the two root tables.
+        let mut pointers = vec![(fadt.0 + 40, 4), (fadt.0 + 140, 8)];
+        pointers.extend((0..listed.len()).map(|index| (xsdt.0 + 36 + 8 * index, 8)));
+        pointers.extend((0..listed.len()).map(|index| (rsdt.0 + 36 + 4 * index, 4)));
+        Tables { bytes, pointers, with_pointers: vec![fadt, xsdt, rsdt], rsdt: rsdt.0, xsdt: xsdt.0 }
+    }
+
+    /// The root pointer to tables at `base`.
+    fn root(&self, base: u64) -> Vec<u8> {
+        let mut root = bytes(&Rsdp::new(OEM, base + self.xsdt as u64));
+        root[16..20].copy_from_slice(&((base + self.rsdt as u64) as u32).to_le_bytes());
+        for (checksum, length) in [(ROOT_CHECKSUM, ROOT_LENGTH_1), (ROOT_CHECKSUM_2, root.len())] {
+            root[checksum] = 0;
+            root[checksum] = root[..length].iter().fold(0, |sum: u8, byte| sum.wrapping_sub(*byte));
+        }
+        root
+    }
+}
+
+// The two checksums of the root pointer: over its first part, and over all of it.
+const ROOT_CHECKSUM: usize = 8;
+const ROOT_LENGTH_1: usize = 20;
+const ROOT_CHECKSUM_2: usize = 32;
+
 /// All tables, to be put at [`ADDRESS`]; the root pointer comes first. `None` if there is no room.
 pub(super) fn tables(machine: &Machine) -> Option<Vec<u8>> {
-    let mut image = vec![0; Rsdp::len()];
-    let mut place = |table: Vec<u8>| {
-        image.resize(image.len().next_multiple_of(16), 0);
-        let address = ADDRESS + image.len() as u64;
-        image.extend(table);
-        address
-    };
-    let dsdt = place(dsdt(machine));
-    let fadt = place(fadt(dsdt));
-    let madt = place(madt(machine));
-    let mut xsdt = XSDT::new(OEM, TABLE, 1);
-    xsdt.add_entry(fadt);
-    xsdt.add_entry(madt);
-    let xsdt = place(bytes(&xsdt));
-    let root = bytes(&Rsdp::new(OEM, xsdt));
-    image[..root.len()].copy_from_slice(&root);
+    let base = ADDRESS + Rsdp::len().next_multiple_of(16) as u64;
+    let tables = Tables::new(machine, base);
+    let mut image = tables.root(base);
+    image.resize((base - ADDRESS) as usize, 0);
+    image.extend(tables.bytes);
     (image.len() <= ROOM).then_some(image)
+}
+
+/// Name of the file with the root pointer.
+pub(super) const ROOT_FILE: &str = "etc/acpi/rsdp";
+/// Name of the file with all other tables.
+pub(super) const TABLES_FILE: &str = "etc/acpi/tables";
+/// Name of the file with the script.
+pub(super) const SCRIPT_FILE: &str = "etc/table-loader";
+
+/// What firmware is given.
+pub(super) struct Files {
+    pub(super) root: Vec<u8>,
+    pub(super) tables: Vec<u8>,
+    pub(super) script: Vec<u8>,
+}
+
+/// The script: commands of 128 bytes each.
+#[derive(Default)]
+struct Script(Vec<u8>);
+
+impl Script {
+    const COMMAND: usize = 128;
+    const NAME: usize = 56;
+    const HIGH_MEMORY: u8 = 1;
+    const LOW_MEMORY: u8 = 2;
+
+    fn command(&mut self, command: u32, names: &[&str], numbers: &[u8]) {
+        let end = self.0.len() + Script::COMMAND;
+        self.0.extend(command.to_le_bytes());
+        for name in names {
+            let mut field = [0; Script::NAME];
+            field[..name.len()].copy_from_slice(name.as_bytes());
+            self.0.extend(field);
+        }
+        self.0.extend(numbers);
+        self.0.resize(end, 0);
+    }
+
+    /// Puts a file into memory.
+    fn allocate(&mut self, file: &str, alignment: u32, zone: u8) {
+        self.command(1, &[file], &[&alignment.to_le_bytes()[..], &[zone]].concat());
+    }
+
+    /// Adds the address of file `of` to the pointer at `offset` in file `within`.
+    fn add_pointer(&mut self, within: &str, of: &str, offset: usize, size: u8) {
+        self.command(2, &[within, of], &[&(offset as u32).to_le_bytes()[..], &[size]].concat());
+    }
+
+    /// Computes the checksum at `offset` over a part of the file.
+    fn add_checksum(&mut self, file: &str, offset: usize, start: usize, length: usize) {
+        let numbers: Vec<u8> =
+            [offset, start, length].iter().flat_map(|number| (*number as u32).to_le_bytes()).collect();
+        self.command(3, &[file], &numbers);
+    }
+}
+
+/// The tables as files for firmware, which moves them and reckons their checksums.
+pub(super) fn files(machine: &Machine) -> Files {
+    let mut tables = Tables::new(machine, 0);
+    let mut root = tables.root(0);
+    let mut script = Script::default();
+    script.allocate(TABLES_FILE, 64, Script::HIGH_MEMORY);
+    script.allocate(ROOT_FILE, 16, Script::LOW_MEMORY);
+    for (offset, size) in &tables.pointers {
+        script.add_pointer(TABLES_FILE, TABLES_FILE, *offset, *size);
+    }
+    // Firmware expects zero where it puts a checksum.
+    for (start, length) in &tables.with_pointers {
+        tables.bytes[start + CHECKSUM] = 0;
+        script.add_checksum(TABLES_FILE, start + CHECKSUM, *start, *length);
+    }
+    script.add_pointer(ROOT_FILE, TABLES_FILE, 16, 4);
+    script.add_pointer(ROOT_FILE, TABLES_FILE, 24, 8);
+    (root[ROOT_CHECKSUM], root[ROOT_CHECKSUM_2]) = (0, 0);
+    script.add_checksum(ROOT_FILE, ROOT_CHECKSUM, 0, ROOT_LENGTH_1);
+    script.add_checksum(ROOT_FILE, ROOT_CHECKSUM_2, 0, root.len());
+    Files { root, tables: tables.bytes, script: script.0 }
 }
 
 #[cfg(test)]
@@ -232,6 +375,8 @@ mod tests {
         };
         let xsdt = table(number(&image, 24, 8));
         let (fadt, madt) = (table(number(xsdt, 36, 8)), table(number(xsdt, 44, 8)));
+        let hpet = table(number(xsdt, 52, 8));
+        assert_eq!((&hpet[..4], number(hpet, 44, 8), hpet.len()), (&b"HPET"[..], 0xfed0_0000, 56));
         assert_eq!((&xsdt[..4], &fadt[..4], &madt[..4]), (&b"XSDT"[..], &b"FACP"[..], &b"APIC"[..]));
         assert_eq!(number(fadt, 40, 4), number(fadt, 140, 8));
         let dsdt = table(number(fadt, 140, 8));
@@ -247,5 +392,45 @@ mod tests {
         }
         assert_eq!(kinds.iter().filter(|kind| **kind == 0).count(), 255);
         assert_eq!(kinds[255..], [1, 2, 2, 2, 2, 2, 4]);
+    }
+
+    /// Does what firmware does: puts the files into memory and carries the script out.
+    fn carry_out(files: &Files, addresses: &[(&str, u64)]) -> [Vec<u8>; 2] {
+        let mut memory = [files.root.clone(), files.tables.clone()];
+        let index = |name: &[u8]| usize::from(name.starts_with(TABLES_FILE.as_bytes()));
+        let address = |name: &[u8]| {
+            addresses.iter().find(|(file, _)| name.starts_with(file.as_bytes())).expect("a file that was allocated").1
+        };
+        for command in files.script.chunks(128) {
+            let at = |start: usize| number(command, start, 4) as usize;
+            match command[0] {
+                1 => assert!(address(&command[4..]).is_multiple_of(number(command, 60, 4))),
+                2 => {
+                    let (offset, size) = (at(116), usize::from(command[120]));
+                    let file = &mut memory[index(&command[4..])];
+                    let pointer = number(file, offset, size) + address(&command[60..]);
+                    file[offset..offset + size].copy_from_slice(&pointer.to_le_bytes()[..size]);
+                }
+                3 => {
+                    let (offset, start, length) = (at(60), at(64), at(68));
+                    let file = &mut memory[index(&command[4..])];
+                    assert_eq!(file[offset], 0);
+                    file[offset] = sum(&file[start..start + length]).wrapping_neg();
+                }
+                command => panic!("{command} is no command"),
+            }
+        }
+        memory
+    }
+
+    #[test]
+    fn the_script_makes_of_the_files_what_is_at_a_fixed_address() {
+        let machine = Machine { cpus: 2, pci_window: 0xe000_0000, serial: vec![(0x3f8, 4)] };
+        let files = files(&machine);
+        let base = ADDRESS + 64;
+        let [root, tables] = carry_out(&files, &[(ROOT_FILE, ADDRESS), (TABLES_FILE, base)]);
+        let fixed = Tables::new(&machine, base);
+        assert_eq!((sum(&root[..20]), sum(&root)), (0, 0));
+        assert_eq!((root, tables), (fixed.root(base), fixed.bytes));
     }
 }

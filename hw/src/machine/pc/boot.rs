@@ -120,6 +120,71 @@ fn command_line(config: &Config, file: &BootFile, room: u64) -> Result<Image, Bu
     Ok(Image::bytes("the kernel command line", COMMAND_LINE, line))
 }
 
+/// A bzImage in the parts that firmware loads by itself.
+pub(super) struct KernelParts {
+    /// Boot sector and real-mode part, with what the loader notes in the header.
+    pub(super) setup: Image,
+    pub(super) kernel: Image,
+    pub(super) command_line: Image,
+    pub(super) initrd: Option<Image>,
+}
+
+// Where firmware puts the real-mode part, and how far its stack and heap reach from there.
+const SETUP: u64 = 0x1_0000;
+const SETUP_HEAP_END: u64 = 0xfe00;
+const CAN_USE_HEAP: u8 = 0x80;
+const HEAP_END_PTR: usize = 0x224;
+/// Largest real-mode part: the boot sector and 64 sectors.
+const MOST_SETUP: u64 = 65 * 512;
+
+/// The kernel that the user named, for firmware to boot by the 16-bit or the 32-bit boot protocol.
+pub(super) fn parts(config: &Config, path: &std::path::Path, layout: &Layout) -> Result<KernelParts, BuildError> {
+    let file = BootFile::open("kernel", path)?;
+    if file.kind != ImageKind::BzImage {
+        return Err(file.wrong("is no bzImage; firmware starts no other kernels").into());
+    }
+    let mut start = vec![0; file.length.min(MOST_SETUP) as usize];
+    file.read_exact_at(0, &mut start)?;
+    let sectors = match get(&start, SETUP_SECTS, 1) {
+        0 => 4,
+        sectors => sectors,
+    };
+    let length = (sectors + 1) * 512;
+    if length > MOST_SETUP || length >= file.length || get(&start, VERSION, 2) < 0x202 {
+        return Err(file
+            .wrong("has no usable set-up header; a kernel with boot protocol 2.02 or later is needed")
+            .into());
+    }
+    start.truncate(length as usize);
+    let limit = match get(&start, INITRD_ADDR_MAX, 4) {
+        0 => 0x3800_0000,
+        last => last.saturating_add(1),
+    };
+    let size = get(&start, INIT_SIZE, 4).max(file.length - length);
+    // A kernel that unpacks itself may do so at the address it prefers.
+    let end = get(&start, PREF_ADDRESS, 8).max(KERNEL).saturating_add(size);
+    let initrd = initrd(config, end, limit, layout)?;
+    let room = match get(&start, CMDLINE_SIZE, 4) {
+        0 => 256,
+        longest => longest.saturating_add(1),
+    };
+    let command_line = command_line(config, &file, room)?;
+    put(&mut start, TYPE_OF_LOADER, u64::from(LOADER_UNDEFINED), 1);
+    put(&mut start, HEAP_END_PTR, SETUP_HEAP_END - 0x200, 2);
+    put(&mut start, CMD_LINE_PTR, COMMAND_LINE, 4);
+    start[LOADFLAGS] |= CAN_USE_HEAP;
+    if let Some(initrd) = &initrd {
+        put(&mut start, RAMDISK_IMAGE, initrd.address, 4);
+        put(&mut start, RAMDISK_SIZE, initrd.size(), 4);
+    }
+    Ok(KernelParts {
+        setup: Image::bytes("the kernel's real-mode part", SETUP, start),
+        kernel: file.part(length, file.length - length, KERNEL),
+        command_line,
+        initrd,
+    })
+}
+
 fn zero_page(config: &Config, layout: &Layout, initrd: Option<&Image>) -> Vec<u8> {
     let mut page = vec![0; 4096];
     put(&mut page, ACPI_RSDP, layout.acpi, 8);

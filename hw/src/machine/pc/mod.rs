@@ -1,33 +1,35 @@
 //! `pc`: an x86-64 machine around the i440FX host bridge and the PIIX3 and PIIX4 south bridges.
 //!
-//! Its interrupt controllers and its interval timer are the accelerator's own. It boots a kernel directly, or firmware
-//! that the user names; fw_cfg, IDE, VGA and USB are left out so far.
+//! Its interrupt controllers and its interval timer are the accelerator's own where it has some, and else devices. It boots
+//! a kernel directly, or firmware; IDE, VGA and USB are left out so far.
 
 mod acpi;
 mod boot;
+mod firmware;
+mod interrupts;
+mod smbios;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use accel::memory::{GuestMemory, MemorySlot, allocate};
 use accel::state::CpuState;
-use accel::{Accelerator, Msi};
 
-use super::{Board, BuildError, Config, DeviceModel, Firmware, Parts, virtio_device};
-use crate::backend_controllers::BackendControllers;
+use super::{Board, BuildError, Config, DeviceModel, Parts, virtio_device};
 use crate::cmos::Cmos;
-use crate::debug_port::{CONSOLE_PORT, DebugConsole, DebugExit};
+use crate::debug_port::{DebugConsole, DebugExit};
 use crate::device::Device;
+use crate::fw_cfg::{self, FwCfg};
+use crate::hpet::{self, Hpet};
 use crate::i8042::{self, I8042};
-use crate::interrupt::{InterruptController, InterruptLine};
-use crate::load::{BootFile, Image, LoadError, check_overlaps};
+use crate::interrupt::InterruptLine;
+use crate::load::{Image, check_overlaps};
 use crate::ns16550::{self, Ns16550};
 use crate::pci::host_bridge::{self, HostBridge};
 use crate::pci::isa_bridge::IsaBridge;
-use crate::pci::msix::MsiSink;
 use crate::pci::power_management::{self as pm, PowerManagement};
 use crate::pci::{PciBus, PciDevice, Slot};
 use crate::virtio::pci::VirtioPci;
+use interrupts::Interrupts;
 
 /// Most processors: APIC ids have eight bits, and one of them means all.
 pub const CPU_MAX: u32 = 255;
@@ -53,8 +55,6 @@ const CONVENTIONAL_USABLE: u64 = 0x9_fc00;
 
 const LEAST_MEMORY: u64 = 2 * MIB;
 const MOST_MEMORY: u64 = 1 << 45;
-/// Largest firmware, which must stay clear of the APICs.
-const MOST_FIRMWARE: u64 = 16 * MIB;
 /// How much of the firmware's end is seen below 1 MiB.
 const FIRMWARE_SHADOW: u64 = 0x2_0000;
 
@@ -69,13 +69,10 @@ const E820_RESERVED: u32 = 2;
 /// Ports and interrupts of the serial ports.
 const SERIAL: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 const CMOS_PORT: u64 = 0x70;
-const CMOS_INTERRUPT: u32 = 8;
 const KEYBOARD_PORT: u64 = 0x60;
 const KEYBOARD_COMMAND_PORT: u64 = 0x64;
 const KEYBOARD_INTERRUPT: u32 = 1;
 const SYSTEM_CONTROL_PORT: u64 = 0x92;
-
-const FIRMWARE_FILE: &str = "bios-256k.bin";
 
 /// Where RAM is.
 struct Layout {
@@ -106,28 +103,10 @@ impl Layout {
     }
 }
 
-/// The accelerator's interrupt controllers.
-struct Controllers(Arc<dyn Accelerator>);
-
-impl InterruptController for Controllers {
-    fn set_input(&self, number: u32, level: bool) {
-        if let Err(error) = self.0.set_interrupt_line(number, level) {
-            tracing::error!("interrupt {number}: {error}");
-        }
-    }
-}
-
 pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildError> {
     if !(LEAST_MEMORY..=MOST_MEMORY).contains(&config.memory) || !config.memory.is_multiple_of(4096) {
         let (least, most, size) = (LEAST_MEMORY, MOST_MEMORY, config.memory);
         return Err(BuildError::Memory { machine: NAME, least, most, size });
-    }
-    if !parts.accelerator.capabilities().in_kernel_interrupt_controller {
-        let problem = format!(
-            "accelerator {} brings no interrupt controllers, and the machine has none of its own yet",
-            parts.accelerator.name()
-        );
-        return Err(BuildError::Unsupported { machine: NAME, problem });
     }
     let layout = Layout::new(config.memory);
     let mut ram_regions =
@@ -135,7 +114,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     if layout.high > 0 {
         ram_regions.push(allocate("ram", FOUR_GIB, layout.high)?);
     }
-    let firmware = firmware(config)?;
+    let firmware = firmware::find(config)?;
     let mut all_regions = ram_regions.clone();
     let mut slots: Vec<MemorySlot> =
         ram_regions.iter().map(|region| MemorySlot { region: region.clone(), read_only: false }).collect();
@@ -159,31 +138,35 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let physical = memory_of(all_regions)?;
 
     let mut entry = None;
-    if firmware.is_none() {
-        let Some(path) = &config.boot.kernel else {
-            return Err(no_firmware(config));
-        };
+    let mut items = None;
+    let machine = acpi::Machine {
+        cpus: parts.vcpus.len() as u32,
+        pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
+        serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
+    };
+    if firmware.is_some() {
+        items = Some(firmware::items(config, &layout, &machine)?);
+    } else {
+        let path = config.boot.kernel.as_ref().ok_or_else(|| firmware::missing(config))?;
         let kernel = boot::load(config, path, &layout)?;
         images.extend(kernel.images);
         entry = Some(kernel.entry);
-        let tables = acpi::tables(&acpi::Machine {
-            cpus: parts.vcpus.len() as u32,
-            pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
-            serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
-        });
-        let tables = tables
+        let tables = acpi::tables(&machine)
             .ok_or_else(|| BuildError::Unsupported { machine: NAME, problem: "its ACPI tables are too long".into() })?;
         images.push(Image::bytes("the ACPI tables", acpi::ADDRESS, tables));
-    } else if config.boot.kernel.is_some() {
-        let problem = "firmware and a kernel together need fw_cfg, which it does not have yet".into();
-        return Err(BuildError::Unsupported { machine: NAME, problem });
     }
     for image in &images {
         image.check(&physical)?;
     }
     check_overlaps(&images)?;
 
-    let (devices, power) = add_devices(config, parts, &ram, &layout, entry.is_some())?;
+    let interrupts = Interrupts::new(parts)?;
+    let (mut devices, power) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
+    if let Some(items) = items {
+        let fw_cfg = FwCfg::new(items, ram.clone());
+        parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
+        devices.insert(0, fw_cfg);
+    }
     Ok(Board {
         ram,
         physical,
@@ -196,42 +179,9 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
             }
         }),
         power_button: Some(Box::new(move || power.press_button())),
+        local_apics: interrupts.local_apics,
+        processor_buses: interrupts.processor_buses,
     })
-}
-
-/// Folders where firmware is looked for.
-fn firmware_folders(config: &Config) -> Vec<PathBuf> {
-    let usual = ["/usr/share/seabios", "/usr/share/qemu"].map(PathBuf::from);
-    config.boot.firmware_folders.iter().cloned().chain(usual).collect()
-}
-
-fn no_firmware(config: &Config) -> BuildError {
-    let folders: Vec<String> = firmware_folders(config).iter().map(|folder| folder.display().to_string()).collect();
-    BuildError::Firmware { wanted: FIRMWARE_FILE, folders: folders.join(", "), package: "seabios" }
-}
-
-/// The firmware, if it is to start: it does unless a kernel is booted directly.
-fn firmware(config: &Config) -> Result<Option<BootFile>, BuildError> {
-    let path = match &config.boot.firmware {
-        Firmware::File(path) => Some(path.clone()),
-        Firmware::None => None,
-        Firmware::Default if config.boot.kernel.is_some() => None,
-        Firmware::Default => {
-            let found = firmware_folders(config).into_iter().map(|folder| folder.join(FIRMWARE_FILE));
-            Some(found.into_iter().find(|path| path.is_file()).ok_or_else(|| no_firmware(config))?)
-        }
-    };
-    let Some(path) = path else { return Ok(None) };
-    let file = BootFile::open("firmware", &path)?;
-    if file.length == 0 || file.length > MOST_FIRMWARE || !file.length.is_multiple_of(0x1_0000) {
-        return Err(LoadError::Form {
-            role: "firmware",
-            path,
-            problem: format!("has {} bytes; 64 KiB to 16 MiB in steps of 64 KiB are possible", file.length),
-        }
-        .into());
-    }
-    Ok(Some(file))
 }
 
 /// What firmware reads from the CMOS RAM.
@@ -256,18 +206,21 @@ type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>);
 fn add_devices(
     config: &Config,
     parts: &Parts<'_>,
+    interrupts: &Interrupts,
     ram: &Arc<GuestMemory>,
     layout: &Layout,
     acpi_mode: bool,
 ) -> Result<Devices, BuildError> {
     let bus = parts.bus;
-    let controllers: Arc<dyn InterruptController> = Arc::new(Controllers(parts.accelerator.clone()));
-    let line = |number: u32| InterruptLine::new(controllers.clone(), number);
+    let line = |number: u32| InterruptLine::new(interrupts.inputs.clone(), number);
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
 
-    let cmos = Cmos::new(parts.clock.clone(), line(CMOS_INTERRUPT), &cmos_contents(config, layout));
+    let hpet = Hpet::new(parts.clock.clone(), interrupts.inputs.clone(), interrupts.replace_timer.clone());
+    bus.map_memory(hpet::ADDRESS, hpet::SIZE, hpet.clone())?;
+    let cmos = Cmos::new(parts.clock.clone(), hpet.clock_line(), &cmos_contents(config, layout));
     bus.map_ports(CMOS_PORT, 2, 0, cmos.clone())?;
     devices.push(cmos);
+    devices.push(hpet);
 
     let keyboard = I8042::new(line(KEYBOARD_INTERRUPT));
     bus.map_ports(KEYBOARD_PORT, 1, i8042::DATA, keyboard.clone())?;
@@ -284,9 +237,9 @@ fn add_devices(
         bus.map_ports(u64::from(port), ns16550::SIZE, 0, uart.clone())?;
         devices.push(uart);
     }
-    if let Some(backend) = &config.debug_console {
+    if let Some((port, backend)) = &config.debug_console {
         let console = DebugConsole::new(backend.clone());
-        bus.map_ports(CONSOLE_PORT, 1, 0, console.clone())?;
+        bus.map_ports(u64::from(*port), 1, 0, console.clone())?;
         devices.push(console);
     }
     if let Some((port, count)) = config.debug_exit {
@@ -301,14 +254,6 @@ fn add_devices(
     bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
     bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
 
-    let messages: MsiSink = {
-        let accelerator = parts.accelerator.clone();
-        Arc::new(move |message: Msi| {
-            if let Err(error) = accelerator.signal_msi(message) {
-                tracing::error!("message-signalled interrupt: {error}");
-            }
-        })
-    };
     for (device, number) in config.devices.iter().zip(FIRST_FREE_DEVICE..) {
         let model: &DeviceModel = &device.model;
         if number >= PCI_DEVICES {
@@ -317,7 +262,7 @@ fn add_devices(
         }
         let label = format!("{}@{number:02x}.0", model.name());
         let pin = isa.pin(number);
-        let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, messages.clone());
+        let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, interrupts.messages.clone());
         pci.insert(Slot::new(number, 0), &(function.clone() as Arc<dyn PciDevice>));
         devices.push(function);
     }
@@ -331,7 +276,7 @@ fn add_devices(
     }
     devices.extend([isa as Arc<dyn Device>, power.clone(), bridge]);
     // Controllers come last, so that a reset of the devices does not leave lines up.
-    devices.push(BackendControllers::new(parts.accelerator.clone())?);
+    devices.push(interrupts.device.clone());
     Ok((devices, power))
 }
 

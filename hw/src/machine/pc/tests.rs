@@ -3,14 +3,20 @@
 use super::*;
 use crate::bus::Bus;
 use crate::machine::DeviceConfig;
+use crate::machine::Firmware;
 use crate::test_support::{FakeAccelerator, TestBackend};
 use accel::clock::VirtualClock;
 use accel::state::x86_64::gpr;
-use accel::{AddressSpace, Architecture, IoBus};
+use accel::{Accelerator, AddressSpace, Architecture, IoBus};
+use std::path::PathBuf;
 use vm_memory::{Bytes, GuestAddress};
 
 fn built(config: &Config) -> Result<(Board, Arc<Bus>), BuildError> {
-    let accelerator: Arc<dyn Accelerator> = FakeAccelerator::new(Architecture::X86_64);
+    built_on(FakeAccelerator::new(Architecture::X86_64), config)
+}
+
+fn built_on(accelerator: Arc<FakeAccelerator>, config: &Config) -> Result<(Board, Arc<Bus>), BuildError> {
+    let accelerator: Arc<dyn Accelerator> = accelerator;
     let bus = Arc::new(Bus::new(Arc::new(|_| {})));
     let vcpus: Vec<_> = (0..config.vcpus).map(|index| accelerator.create_vcpu(index).unwrap().handle()).collect();
     let clock = VirtualClock::new();
@@ -161,7 +167,7 @@ fn devices_answer_at_their_ports_and_in_their_slots() {
     config.vcpus = 2;
     config.serial.push(TestBackend::new(10));
     config.debug_exit = Some((0x501, 2));
-    config.debug_console = Some(TestBackend::new(10));
+    config.debug_console = Some((0xe9, TestBackend::new(10)));
     config.devices.push(DeviceConfig { id: None, model: DeviceModel::VirtioRng });
     let (_board, bus) = built(&config).unwrap();
     let read = |port, length: usize| {
@@ -194,4 +200,92 @@ fn devices_answer_at_their_ports_and_in_their_slots() {
     assert_eq!(status, [0]);
     config(0x04, 0);
     assert!(bus.read(AddressSpace::Memory, 0xe000_0014, &mut status).is_err());
+}
+
+/// A board whose interrupt controllers are devices, and the bus of each processor.
+fn with_own_controllers(config: &Config) -> (Board, Arc<FakeAccelerator>) {
+    let accelerator = FakeAccelerator::without_controllers(Architecture::X86_64);
+    let (board, _) = built_on(accelerator.clone(), config).unwrap();
+    (board, accelerator)
+}
+
+fn out(bus: &Arc<dyn IoBus>, port: u64, values: &[u8]) {
+    values.iter().for_each(|value| bus.write(AddressSpace::Port, port, &[*value]).unwrap());
+}
+
+fn input(bus: &Arc<dyn IoBus>, port: u64) -> u8 {
+    let mut data = [0];
+    bus.read(AddressSpace::Port, port, &mut data).unwrap();
+    data[0]
+}
+
+fn word(bus: &Arc<dyn IoBus>, address: u64, value: u32) {
+    bus.write(AddressSpace::Memory, address, &value.to_le_bytes()).unwrap();
+}
+
+#[test]
+fn own_controllers_carry_a_device_interrupt_to_the_bootstrap_processor() {
+    let kernel = file(&bz_image(0x1000));
+    let mut config = with_kernel(&kernel);
+    config.vcpus = 2;
+    config.serial.push(TestBackend::new(10));
+    let (board, accelerator) = with_own_controllers(&config);
+    let buses = &board.processor_buses;
+    assert_eq!(buses.len(), 2);
+    let interrupted = || accelerator.vcpus.lock().iter().map(|vcpu| vcpu.inputs()).collect::<Vec<_>>();
+    for (port, words) in [(0x20, [0x11]), (0xa0, [0x11])] {
+        out(&buses[0], port, &words);
+    }
+    out(&buses[0], 0x21, &[0x30, 0x04, 0x01, 0xef]);
+    out(&buses[0], 0xa1, &[0x38, 0x02, 0x01, 0xff]);
+    // The serial port's transmitter is empty: ISA interrupt 4.
+    out(&buses[0], 0x3fc, &[0x08]);
+    out(&buses[0], 0x3f9, &[0x02]);
+    assert_eq!(interrupted(), [1, 0]);
+    assert_eq!((buses[0].acknowledge_interrupt(), buses[1].acknowledge_interrupt()), (Some(0x34), None));
+    assert_eq!(interrupted(), [0, 0]);
+    // The same interrupt through the I/O APIC to the other processor.
+    out(&buses[0], 0x21, &[0xff]);
+    word(&buses[1], 0xfee0_00f0, 0x1ff);
+    for (register, value) in [(0x18, 0x41), (0x19, 1 << 24)] {
+        word(&buses[0], 0xfec0_0000, register);
+        word(&buses[0], 0xfec0_0010, value);
+    }
+    input(&buses[0], 0x3fa);
+    out(&buses[0], 0x3f9, &[0x00, 0x02]);
+    assert_eq!((interrupted(), buses[1].acknowledge_interrupt()), (vec![0, 1], Some(0x41)));
+}
+
+#[test]
+fn the_timer_is_isa_interrupt_0_and_input_2_of_the_io_apic() {
+    let kernel = file(&bz_image(0x1000));
+    let (board, accelerator) = with_own_controllers(&with_kernel(&kernel));
+    let bus = &board.processor_buses[0];
+    out(bus, 0x21, &[0xff]);
+    word(bus, 0xfee0_00f0, 0x1ff);
+    word(bus, 0xfec0_0000, 0x14);
+    word(bus, 0xfec0_0010, 0x50);
+    // Mode 0 is low until its count ends, mode 2 high from the start.
+    out(bus, 0x43, &[0x30]);
+    out(bus, 0x43, &[0x34]);
+    assert_eq!((accelerator.vcpus.lock()[0].inputs(), bus.acknowledge_interrupt()), (1, Some(0x50)));
+    assert_eq!(input(bus, 0x61) & 1, 0);
+    for device in &board.devices {
+        device.reset();
+    }
+    assert_eq!(accelerator.vcpus.lock()[0].inputs(), 0);
+}
+
+#[test]
+fn a_state_of_own_controllers_has_the_form_of_those_of_an_accelerator() {
+    let kernel = file(&bz_image(0x1000));
+    let (own, _) = with_own_controllers(&with_kernel(&kernel));
+    let (board, _) = built(&with_kernel(&kernel)).unwrap();
+    let find = |board: &Board| {
+        board.devices.iter().find(|device| device.debug_label() == "interrupt-controllers").unwrap().clone()
+    };
+    let (own, backends) = (find(&own), find(&board));
+    backends.restore(&own.save()).unwrap();
+    own.restore(&backends.save()).unwrap();
+    assert!(own.restore(&serde_json::json!({ "machine": "pc" })).is_err());
 }

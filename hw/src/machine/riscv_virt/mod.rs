@@ -103,6 +103,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         }),
         // The board has no button; a guest learns nothing.
         power_button: None,
+        local_apics: None,
+        processor_buses: Vec::new(),
     })
 }
 

@@ -1,0 +1,163 @@
+//! What the firmware of a `pc` is told, and the firmware itself.
+//!
+//! The items are those that SeaBIOS and OVMF look for under QEMU.
+
+use std::path::PathBuf;
+
+use super::boot::{self, KernelParts};
+use super::{FIRST_FREE_DEVICE, Layout, acpi, smbios};
+use crate::fw_cfg::{Items, key};
+use crate::load::{BootFile, LoadError};
+use crate::machine::{BuildError, Config, DeviceModel, Firmware};
+
+const FILE: &str = "bios-256k.bin";
+
+/// Largest firmware, which must stay clear of the APICs.
+const MOST: u64 = 16 << 20;
+
+/// The serial port that firmware uses as its screen and keyboard where there is no graphics card.
+const SERIAL_CONSOLE: u16 = 0x3f8;
+
+const E820_RAM: u32 = 1;
+
+/// Folders where firmware is looked for.
+fn folders(config: &Config) -> Vec<PathBuf> {
+    let usual = ["/usr/share/seabios", "/usr/share/qemu"].map(PathBuf::from);
+    config.boot.firmware_folders.iter().cloned().chain(usual).collect()
+}
+
+/// The error where firmware is needed and there is none.
+pub(super) fn missing(config: &Config) -> BuildError {
+    let folders: Vec<String> = folders(config).iter().map(|folder| folder.display().to_string()).collect();
+    BuildError::Firmware { wanted: FILE, folders: folders.join(", "), package: "seabios" }
+}
+
+/// The firmware, if it is to start: it does unless a kernel is booted directly. A relative name is looked for in the usual
+/// folders where there is no such file.
+pub(super) fn find(config: &Config) -> Result<Option<BootFile>, BuildError> {
+    let in_folders = |name: &std::path::Path| {
+        folders(config).into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
+    };
+    let path = match &config.boot.firmware {
+        Firmware::File(path) if !path.exists() && path.is_relative() => {
+            Some(in_folders(path).unwrap_or_else(|| path.clone()))
+        }
+        Firmware::File(path) => Some(path.clone()),
+        Firmware::None => None,
+        Firmware::Default if config.boot.kernel.is_some() => None,
+        Firmware::Default => Some(in_folders(FILE.as_ref()).ok_or_else(|| missing(config))?),
+    };
+    let Some(path) = path else { return Ok(None) };
+    let file = BootFile::open("firmware", &path)?;
+    if file.length == 0 || file.length > MOST || !file.length.is_multiple_of(0x1_0000) {
+        return Err(LoadError::Form {
+            role: "firmware",
+            path,
+            problem: format!("has {} bytes; 64 KiB to 16 MiB in steps of 64 KiB are possible", file.length),
+        }
+        .into());
+    }
+    Ok(Some(file))
+}
+
+/// Ranges of RAM: start and length, 64 bits each, and type.
+fn e820(layout: &Layout) -> Vec<u8> {
+    let ranges = [(0, layout.low_end), (super::FOUR_GIB, layout.high)];
+    let present = ranges.into_iter().filter(|(_, length)| *length > 0);
+    present
+        .flat_map(|(start, length)| [&start.to_le_bytes()[..], &length.to_le_bytes(), &E820_RAM.to_le_bytes()].concat())
+        .collect()
+}
+
+/// The disks in the order in which they are tried, as Open Firmware paths, one a line.
+fn boot_order(config: &Config) -> Vec<u8> {
+    let disks = config.devices.iter().zip(FIRST_FREE_DEVICE..);
+    let disks = disks.filter(|(device, _)| matches!(device.model, DeviceModel::VirtioBlk { .. }));
+    let mut order: Vec<u8> =
+        disks.flat_map(|(_, number)| format!("/pci@i0cf8/scsi@{number:x}/disk@0,0\n").into_bytes()).collect();
+    // The last line ends with the text.
+    order.pop();
+    if !order.is_empty() {
+        order.push(0);
+    }
+    order
+}
+
+/// All items.
+pub(super) fn items(config: &Config, layout: &Layout, machine: &acpi::Machine) -> Result<Items, BuildError> {
+    let mut items = Items::default();
+    let cpus = (config.vcpus as u16).to_le_bytes();
+    items.add_bytes(key::UUID, config.uuid.unwrap_or(uuid::Uuid::nil()).as_bytes());
+    items.add_bytes(key::RAM_SIZE, &config.memory.to_le_bytes());
+    items.add_bytes(key::NO_GRAPHICS, &[1, 0]);
+    items.add_bytes(key::CPU_COUNT, &cpus);
+    items.add_bytes(key::MOST_CPUS, &cpus);
+    items.add_bytes(key::NUMA, &[0; 8]);
+    items.add_bytes(key::BOOT_MENU, &[0; 2]);
+    items.add_bytes(key::TIMER_OVERRIDE, &[1]);
+    items.add_file_bytes("etc/e820", e820(layout));
+    let order = boot_order(config);
+    if !order.is_empty() {
+        items.add_file_bytes("bootorder", order);
+    }
+    if !config.serial.is_empty() {
+        items.add_file_bytes("etc/sercon-port", SERIAL_CONSOLE.to_le_bytes());
+    }
+    let tables = acpi::files(machine);
+    items.add_file_bytes(acpi::ROOT_FILE, tables.root);
+    items.add_file_bytes(acpi::TABLES_FILE, tables.tables);
+    items.add_file_bytes(acpi::SCRIPT_FILE, tables.script);
+    let (structures, entry) = smbios::files(config, layout);
+    items.add_file_bytes(smbios::TABLES_FILE, structures);
+    items.add_file_bytes(smbios::ENTRY_FILE, entry);
+    if let Some(path) = &config.boot.kernel {
+        add_kernel(&mut items, boot::parts(config, path, layout)?);
+    }
+    Ok(items)
+}
+
+fn add_kernel(items: &mut Items, parts: KernelParts) {
+    let number = |number: u64| (number as u32).to_le_bytes();
+    for (address, size, data, image) in [
+        (key::SETUP_ADDRESS, key::SETUP_SIZE, key::SETUP_DATA, Some(parts.setup)),
+        (key::KERNEL_ADDRESS, key::KERNEL_SIZE, key::KERNEL_DATA, Some(parts.kernel)),
+        (key::COMMAND_LINE_ADDRESS, key::COMMAND_LINE_SIZE, key::COMMAND_LINE_DATA, Some(parts.command_line)),
+        (key::INITRD_ADDRESS, key::INITRD_SIZE, key::INITRD_DATA, parts.initrd),
+    ] {
+        let Some(image) = image else { continue };
+        items.add_bytes(address, &number(image.address));
+        items.add_bytes(size, &number(image.size()));
+        items.add(data, image);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::DeviceConfig;
+    use std::sync::Arc;
+
+    #[test]
+    fn ram_is_told_below_and_above_4_gib() {
+        let bytes = e820(&Layout::new(6 << 30));
+        assert_eq!(bytes.len(), 40);
+        assert_eq!(bytes[8..20], [0, 0, 0, 0xc0, 0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(bytes[20..28], [0, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(e820(&Layout::new(64 << 20)).len(), 20);
+    }
+
+    #[test]
+    fn disks_are_tried_in_their_order() {
+        let mut config = Config::default();
+        assert!(boot_order(&config).is_empty());
+        config.devices.push(DeviceConfig { id: None, model: DeviceModel::VirtioRng });
+        for _ in 0..2 {
+            let file = tempfile::NamedTempFile::new().unwrap();
+            file.as_file().set_len(4096).unwrap();
+            let disk = Arc::new(block::RawFile::open(file.path(), true).unwrap());
+            let model = DeviceModel::VirtioBlk { disk, serial: String::new() };
+            config.devices.push(DeviceConfig { id: None, model });
+        }
+        assert_eq!(boot_order(&config), b"/pci@i0cf8/scsi@5/disk@0,0\n/pci@i0cf8/scsi@6/disk@0,0\0");
+    }
+}
