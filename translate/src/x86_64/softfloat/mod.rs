@@ -172,6 +172,9 @@ const EXPONENT_WRAP: i32 = 24576;
 /// MXCSR after reset: all exceptions masked, rounding to nearest.
 pub const MXCSR_RESET: u32 = 0x1f80;
 
+/// The bits of MXCSR that may be set (MXCSR_MASK of an FXSAVE image); LDMXCSR and FXRSTOR raise #GP for others.
+pub const MXCSR_MASK: u32 = 0xffff;
+
 /// The rounding mode that two bits of MXCSR, the x87 control word and immediates encode.
 pub fn rounding(bits: u32) -> Rounding {
     match bits & 3 {
