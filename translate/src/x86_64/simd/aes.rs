@@ -18,7 +18,7 @@ const fn multiply(mut a: u8, mut b: u8) -> u8 {
 }
 
 /// The substitution of SubBytes and its inverse.
-const SUBSTITUTION: ([u8; 256], [u8; 256]) = {
+static SUBSTITUTION: ([u8; 256], [u8; 256]) = {
     let (mut forward, mut inverse) = ([0; 256], [0; 256]);
     // 3 generates the field's multiplicative group and f6h is its inverse, so p and q run through all pairs of inverses.
     let (mut p, mut q) = (1_u8, 1_u8);
@@ -41,6 +41,41 @@ const SUBSTITUTION: ([u8; 256], [u8; 256]) = {
     (forward, inverse)
 };
 
+/// What a byte in row 0 adds to its column after substitution and mixing; other rows do the same, rotated.
+const fn mixing_table(substitution: &[u8; 256], column: [u8; 4]) -> [u32; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let value = substitution[byte];
+        table[byte] = u32::from_le_bytes([
+            multiply(value, column[0]),
+            multiply(value, column[1]),
+            multiply(value, column[2]),
+            multiply(value, column[3]),
+        ]);
+        byte += 1;
+    }
+    table
+}
+
+/// The first columns of MixColumns' matrix and its inverse.
+const MIX: [u8; 4] = [2, 1, 1, 3];
+const INVERSE_MIX: [u8; 4] = [14, 9, 13, 11];
+
+const IDENTITY: [u8; 256] = {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = byte as u8;
+        byte += 1;
+    }
+    table
+};
+
+static ENCRYPTION: [u32; 256] = mixing_table(&SUBSTITUTION.0, MIX);
+static DECRYPTION: [u32; 256] = mixing_table(&SUBSTITUTION.1, INVERSE_MIX);
+static INVERSE_MIXING: [u32; 256] = mixing_table(&IDENTITY, INVERSE_MIX);
+
 type State = [u8; 16];
 
 fn state(a: [u64; 2]) -> State {
@@ -55,50 +90,45 @@ fn add(a: [u64; 2], key: [u64; 2]) -> [u64; 2] {
     [a[0] ^ key[0], a[1] ^ key[1]]
 }
 
-/// ShiftRows and SubBytes.
-fn shift_and_substitute(state: State) -> State {
-    from_fn(|index| SUBSTITUTION.0[usize::from(state[(index + index % 4 * 4) % 16])])
+/// Substitutes and mixes columns by a table, where row r of column c comes from column c + `shift` * r.
+fn mix(a: [u64; 2], table: &[u32; 256], shift: usize) -> [u64; 2] {
+    let byte = |column: usize, row: usize| {
+        let column = (column + shift * row) & 3;
+        usize::from((a[column >> 1] >> ((column & 1) * 32 + row * 8)) as u8)
+    };
+    let column = |column: usize| {
+        let rows = [0, 1, 2, 3].map(|row| table[byte(column, row)].rotate_left(8 * row as u32));
+        u64::from(rows[0] ^ rows[1] ^ rows[2] ^ rows[3])
+    };
+    [column(0) | column(1) << 32, column(2) | column(3) << 32]
 }
-
-/// InvShiftRows and InvSubBytes.
-fn inverse_shift_and_substitute(state: State) -> State {
-    from_fn(|index| SUBSTITUTION.1[usize::from(state[(index + 16 - index % 4 * 4) % 16])])
-}
-
-/// Multiplies each column by the circulant matrix whose first row is `row`.
-fn mix_columns(state: State, row: [u8; 4]) -> State {
-    from_fn(|index| {
-        let column = index / 4 * 4;
-        (0..4).fold(0, |sum, other| sum ^ multiply(state[column + other], row[(other + 4 - index % 4) % 4]))
-    })
-}
-
-const MIX: [u8; 4] = [2, 3, 1, 1];
-const INVERSE_MIX: [u8; 4] = [14, 11, 13, 9];
 
 /// One round of encryption.
 pub fn aesenc(a: [u64; 2], key: [u64; 2]) -> [u64; 2] {
-    add(halves(mix_columns(shift_and_substitute(state(a)), MIX)), key)
+    add(mix(a, &ENCRYPTION, 1), key)
 }
 
 /// The last round of encryption.
 pub fn aesenclast(a: [u64; 2], key: [u64; 2]) -> [u64; 2] {
-    add(halves(shift_and_substitute(state(a))), key)
+    let state = state(a);
+    // ShiftRows and SubBytes.
+    add(halves(from_fn(|index| SUBSTITUTION.0[usize::from(state[(index + index % 4 * 4) % 16])])), key)
 }
 
 /// One round of decryption, of the equivalent inverse cipher.
 pub fn aesdec(a: [u64; 2], key: [u64; 2]) -> [u64; 2] {
-    add(halves(mix_columns(inverse_shift_and_substitute(state(a)), INVERSE_MIX)), key)
+    add(mix(a, &DECRYPTION, 3), key)
 }
 
 /// The last round of decryption.
 pub fn aesdeclast(a: [u64; 2], key: [u64; 2]) -> [u64; 2] {
-    add(halves(inverse_shift_and_substitute(state(a))), key)
+    let state = state(a);
+    add(halves(from_fn(|index| SUBSTITUTION.1[usize::from(state[(index + 16 - index % 4 * 4) % 16])])), key)
 }
 
 /// InvMixColumns, which makes round keys for decryption.
 pub fn aesimc(a: [u64; 2]) -> [u64; 2] {
-    halves(mix_columns(state(a), INVERSE_MIX))
+    mix(a, &INVERSE_MIXING, 0)
 }
 
 /// Helps to expand a key, with the round constant `constant`.

@@ -3,8 +3,13 @@
 /// PCLMULQDQ: the carry-less product of one half of each operand, chosen by bits 0 and 4 of `control`.
 pub fn pclmulqdq(a: [u64; 2], b: [u64; 2], control: u8) -> [u64; 2] {
     let (a, b) = (a[usize::from(control & 1)], b[usize::from(control >> 4 & 1)]);
-    let wide = u128::from(b);
-    let product = (0..64).fold(0, |sum, bit| if a >> bit & 1 != 0 { sum ^ wide << bit } else { sum });
+    // Products of four bits and `b`.
+    let mut multiples = [0_u128; 16];
+    for bits in 1..16 {
+        let odd = if bits & 1 != 0 { u128::from(b) } else { 0 };
+        multiples[bits] = multiples[bits >> 1] << 1 ^ odd;
+    }
+    let product = (0..16).rev().fold(0, |product, digit| product << 4 ^ multiples[(a >> (4 * digit)) as usize & 15]);
     [product as u64, (product >> 64) as u64]
 }
 

@@ -251,3 +251,53 @@ fn approximations_are_within_their_bounds() {
         close(reciprocal_square_root(operand), want[0] as u32, operand);
     }
 }
+
+#[test]
+fn the_tables_have_every_instruction() {
+    if !is_x86_feature_detected!("sse4.2") || !is_x86_feature_detected!("ssse3") {
+        eprintln!("SKIPPED: the_tables_have_every_instruction: the host lacks sse4.2 or ssse3");
+        return;
+    }
+    use crate::x86_64::simd::{FLOAT, INTEGER, LANEWISE, float_named, integer_named, lanewise_named};
+    macro_rules! lanewise_all { ($($name:literal)*) => { $(
+        let entry = LANEWISE[lanewise_named($name).unwrap()];
+        check($name, SINGLE, |_, a, b| entry.on_registers(a, [b[0] & 0x7f, b[1]]), |a, b, mxcsr| {
+            let host: Host = host!($name " {a}, {b}");
+            host(a, [b[0] & 0x7f, b[1]], mxcsr)
+        });
+    )* } }
+    lanewise_all! {
+        "paddb" "psubq" "pmaddubsw" "pcmpgtq" "psllw" "psrad" "psrlq" "phaddw" "packusdw" "punpcklbw" "punpcklwd"
+        "punpckldq" "punpckhbw" "punpckhwd" "punpckhdq"
+    }
+    macro_rules! integer_all { ($($name:literal)*) => { $(
+        let function = INTEGER[integer_named($name).unwrap()].function;
+        check($name, SINGLE, |_, a, b| function(a, b, [0; 2]), host!($name " {a}, {b}"));
+    )* } }
+    integer_all! {
+        "pabsb" "pabsd" "pmovsxbw" "pmovsxbq" "pmovzxwd" "pmovzxdq" "pshufb" "unpcklps" "unpckhps" "unpcklpd" "unpckhpd"
+        "punpcklqdq" "punpckhqdq" "movddup" "movsldup" "movshdup" "phminposuw"
+    }
+    macro_rules! with_immediate { ($($name:literal)*) => { $(
+        let function = INTEGER[integer_named($name).unwrap()].function;
+        check($name, SINGLE, |_, a, b| function(a, b, [0x1b, 0]), host!($name " {a}, {b}, 0x1b"));
+        check($name, SINGLE, |_, a, b| function(a, b, [6, 0]), host!($name " {a}, {b}, 6"));
+    )* } }
+    with_immediate! {
+        "palignr" "pshufd" "pshuflw" "pshufhw" "shufps" "shufpd" "pblendw" "blendps" "blendpd" "mpsadbw"
+    }
+    macro_rules! float_all { ($format:ident: $($name:literal $($operands:literal)?),*) => { $(
+        let function = FLOAT[float_named($name).unwrap()].function;
+        check($name, $format, |environment, a, b| function(environment, a, b, [6, 0]), host!($name " {a}, {b}" $($operands)?));
+    )* } }
+    float_all! {
+        SINGLE: "addps", "subss", "minss", "maxps", "divss", "sqrtss", "sqrtps", "cmpps" ", 6", "cmpss" ", 6",
+        "roundps" ", 6", "roundss" ", 6", "addsubps", "haddps", "hsubps", "dpps" ", 6", "cvtss2sd", "cvtps2pd", "cvtdq2ps",
+        "cvtdq2pd", "cvtps2dq", "cvttps2dq"
+    }
+    float_all! {
+        DOUBLE: "addpd", "subsd", "minsd", "maxpd", "divsd", "sqrtsd", "sqrtpd", "cmppd" ", 6", "cmpsd" ", 6",
+        "roundpd" ", 6", "roundsd" ", 6", "addsubpd", "haddpd", "hsubpd", "dppd" ", 6", "cvtsd2ss", "cvtpd2ps",
+        "cvtpd2dq", "cvttpd2dq"
+    }
+}

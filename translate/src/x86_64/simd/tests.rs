@@ -43,7 +43,7 @@ fn check(name: &str, ours: impl Fn(Whole, Whole) -> Whole, host: impl Fn(Whole, 
 
 /// The function of [`LANEWISE`] with this name.
 fn function(name: &str) -> fn(u64, u64) -> u64 {
-    LANEWISE[lanewise(name).unwrap_or_else(|| panic!("{name} is not in the table"))].function
+    LANEWISE[lanewise_named(name).unwrap_or_else(|| panic!("{name} is not in the table"))].function
 }
 
 /// The intrinsic as a function of two registers.

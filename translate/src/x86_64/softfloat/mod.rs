@@ -6,6 +6,8 @@
 
 mod arithmetic;
 mod convert;
+#[cfg(test)]
+mod tests;
 
 pub use convert::{ComparisonFlags, Float80, Ordering};
 pub(in crate::x86_64) use convert::{pack, unpack};
@@ -169,6 +171,9 @@ const EXPONENT_WRAP: i32 = 24576;
 
 /// MXCSR after reset: all exceptions masked, rounding to nearest.
 pub const MXCSR_RESET: u32 = 0x1f80;
+
+/// The bits of MXCSR that may be set (MXCSR_MASK of an FXSAVE image); LDMXCSR and FXRSTOR raise #GP for others.
+pub const MXCSR_MASK: u32 = 0xffff;
 
 /// The rounding mode that two bits of MXCSR, the x87 control word and immediates encode.
 pub fn rounding(bits: u32) -> Rounding {

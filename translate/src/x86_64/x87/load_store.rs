@@ -120,6 +120,15 @@ impl X87 {
         self.pop_times(pop.into());
     }
 
+    /// FSTPNCE ST(`index`), as opcode maps call an undocumented FSTP that only pops if ST(0) is empty.
+    pub fn fstpnce(&mut self, index: u8) {
+        self.set_conditions(C1, false);
+        if !self.is_empty(0) {
+            self.set(index, self.st(0));
+        }
+        self.pop();
+    }
+
     /// FST and FSTP to a binary32 operand: the bits to store, if any.
     pub fn fst_f32(&mut self, pop: bool) -> Option<u32> {
         self.store_float(Format::SINGLE, pop).map(|bits| bits as u32)

@@ -10,6 +10,7 @@
 
 mod arithmetic;
 mod compare;
+mod execute;
 mod image;
 mod load_store;
 mod mmx;
@@ -20,11 +21,12 @@ mod transcendental;
 mod wide;
 
 pub use arithmetic::Arithmetic;
+pub use execute::{Form, Outcome, form, is_control, waits};
 pub use image::{EnvironmentFormat, FXSAVE_BYTES};
 pub use load_store::Constant;
 
-pub use super::softfloat::Float80;
 use super::softfloat::exception::{BEFORE, INVALID};
+pub use super::softfloat::{ComparisonFlags, Float80};
 use super::softfloat::{Environment, Format, Number, exception};
 
 /// Bits of the status word.

@@ -9,6 +9,7 @@ use super::*;
 use crate::x86_64::softfloat::{pack, unpack};
 
 mod arithmetic;
+mod encodings;
 mod images;
 mod stack;
 mod transcendental;
