@@ -101,24 +101,6 @@ fn vector_register(number: usize, part: usize) -> usize {
     usize::from(registers::vector_part(number as u8, part as u8).0)
 }
 
-/// Exception flags as MXCSR has them (invalid, denormal, division by zero, overflow, underflow, inexact from bit 0) from
-/// those of the context, and back.
-const MXCSR_FLAGS: [(u32, u32); 6] = [(16, 1), (32, 2), (8, 4), (4, 8), (2, 16), (1, 32)];
-
-fn mxcsr(cpu: &Cpu<X86_64>) -> u32 {
-    let flags = cpu.context.float_flags;
-    let set = MXCSR_FLAGS.iter().filter(|(context, _)| flags & context != 0);
-    cpu.guest.mxcsr & !0x3f | set.map(|(_, bit)| bit).sum::<u32>()
-}
-
-fn set_mxcsr(cpu: &mut Cpu<X86_64>, value: u32) {
-    use translate::float::Rounding;
-    cpu.guest.mxcsr = value & !0x3f;
-    cpu.context.float_flags = MXCSR_FLAGS.iter().filter(|(_, bit)| value & bit != 0).map(|(context, _)| context).sum();
-    let modes = [Rounding::NearestEven, Rounding::Down, Rounding::Up, Rounding::TowardZero];
-    cpu.context.float_rounding = modes[(value >> 13 & 3) as usize];
-}
-
 fn fpu_out(cpu: &Cpu<X86_64>) -> Fpu {
     let x87 = &cpu.guest.x87;
     let part = |number: usize, part: usize| cpu.context.registers[vector_register(number, part)];
@@ -133,7 +115,7 @@ fn fpu_out(cpu: &Cpu<X86_64>) -> Fpu {
             let value = x87.st(index as u8);
             Float80 { significand: value.significand, sign_exponent: value.sign_exponent }
         }),
-        mxcsr: mxcsr(cpu),
+        mxcsr: guest_state::mxcsr(cpu),
         xmm: std::array::from_fn(|number| [part(number, 0), part(number, 1)]),
         ymm_high: std::array::from_fn(|number| [part(number, 2), part(number, 3)]),
         xcr0: cpu.guest.xcr0,
@@ -160,7 +142,7 @@ fn fpu_in(cpu: &mut Cpu<X86_64>, fpu: &Fpu) {
             cpu.context.registers[vector_register(number, part + 2)] = fpu.ymm_high[number][part];
         }
     }
-    set_mxcsr(cpu, fpu.mxcsr);
+    guest_state::set_mxcsr(cpu, fpu.mxcsr);
     cpu.guest.xcr0 = fpu.xcr0 & 7 | 1;
 }
 

@@ -33,6 +33,9 @@ pub const DIRECTION: Register = Register(19);
 /// Base of the first segment (ES); the others follow in encoding order: CS, SS, DS, FS, GS.
 pub const SEGMENT_BASE: u8 = 20;
 
+/// Low half of a vector operand that is in no register; the high half follows.
+pub const OPERAND: u8 = 26;
+
 /// Low half of XMM0; the high half follows, then XMM1.
 pub const XMM: u8 = 32;
 /// The high half of YMM0, low half first; then that of YMM1.
@@ -53,7 +56,7 @@ pub fn vector_part(number: u8, part: u8) -> Register {
 pub(super) const NAMES: &[&str] = &[
     "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
     "flags_kind", "flags_a", "flags_b", "direction", "es_base", "cs_base", "ss_base", "ds_base", "fs_base", "gs_base",
-    "reserved26", "reserved27", "reserved28", "reserved29", "reserved30", "reserved31",
+    "operand.0", "operand.1", "reserved28", "reserved29", "reserved30", "reserved31",
     "xmm0.0", "xmm0.1", "xmm1.0", "xmm1.1", "xmm2.0", "xmm2.1", "xmm3.0", "xmm3.1",
     "xmm4.0", "xmm4.1", "xmm5.0", "xmm5.1", "xmm6.0", "xmm6.1", "xmm7.0", "xmm7.1",
     "xmm8.0", "xmm8.1", "xmm9.0", "xmm9.1", "xmm10.0", "xmm10.1", "xmm11.0", "xmm11.1",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
 use crate::cpu::{Cpu, Status, Stopped};
+use crate::float::Flags;
 use crate::guest::Exception;
 use crate::ir::Width;
 
@@ -14,6 +15,7 @@ use super::flags;
 use super::mmu;
 use super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RDX, segment_base};
 use super::segment::{self, Segment, SegmentName, SystemSegment, Table, attribute};
+use super::softfloat;
 use super::x87::X87;
 
 /// CR0: protected mode.
@@ -364,6 +366,19 @@ pub(super) fn set_arithmetic_flags(cpu: &mut Cpu<X86_64>, value: u64) {
     registers[usize::from(FLAGS_KIND.0)] = flags::Kind::EXPLICIT.encode();
     registers[usize::from(FLAGS_A.0)] = value;
     registers[usize::from(FLAGS_B.0)] = 0;
+}
+
+/// MXCSR.
+pub fn mxcsr(cpu: &Cpu<X86_64>) -> u32 {
+    cpu.guest.mxcsr & !u32::from(softfloat::exception::ALL)
+        | u32::from(softfloat::from_flags(Flags(cpu.context.float_flags)))
+}
+
+/// Replaces MXCSR.
+pub fn set_mxcsr(cpu: &mut Cpu<X86_64>, value: u32) {
+    cpu.guest.mxcsr = value & softfloat::MXCSR_MASK & !u32::from(softfloat::exception::ALL);
+    cpu.context.float_flags = softfloat::to_flags(value as u16 & softfloat::exception::ALL).0;
+    cpu.context.float_rounding = softfloat::rounding(value >> 13);
 }
 
 /// RIP, while no code runs.

@@ -10,6 +10,7 @@ mod shift;
 mod stack;
 mod string;
 mod system;
+mod vector;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
 
