@@ -7,10 +7,10 @@ mod condition;
 mod moves;
 mod operand;
 mod shift;
+mod sse;
 mod stack;
 mod string;
 mod system;
-mod vector;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
 

@@ -4,7 +4,7 @@ use super::{Lifter, Raises, Result};
 
 impl Lifter {
     /// An instruction of SSE, MMX or the x87.
-    pub(super) fn vector(&mut self) -> Result {
+    pub(super) fn sse(&mut self) -> Result {
         Err(Raises::INVALID_OPCODE)
     }
 }
