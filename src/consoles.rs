@@ -43,9 +43,13 @@ pub(crate) struct Consoles {
     /// The mux on standard input and output, once something uses it.
     terminal_mux: Option<Arc<Mux>>,
     stdio_used_by: Option<&'static str>,
+    /// There will be no standard input and output.
+    daemonize: bool,
     monitors: Vec<Monitor>,
     /// Filled when the machine exists: for Ctrl-A x.
     vm: Arc<OnceLock<std::sync::Weak<Vm>>>,
+    /// How the terminal is to be used while the machine lives: with or without signals from keys.
+    raw_with_signals: Option<bool>,
     raw: Option<RawTerminal>,
 }
 
@@ -64,16 +68,22 @@ impl Consoles {
             opened: HashMap::new(),
             terminal_mux: None,
             stdio_used_by: None,
+            daemonize: options.daemonize,
             monitors: Vec::new(),
             vm: Arc::default(),
+            raw_with_signals: None,
             raw: None,
         })
     }
 
-    /// Opens what `-serial` asks for; with `-nographic` and without it, the terminal, shared with the monitor.
+    /// Opens what `-serial` asks for; with `-nographic` and without both it and `-nodefaults`, the terminal, shared with
+    /// the monitor.
     pub(crate) fn serial_ports(&mut self, options: &Options) -> Result<Vec<Arc<dyn CharBackend>>, Invalid> {
         let mut wanted = options.serials.clone();
-        if wanted.is_empty() && options.nographic {
+        if wanted.is_empty() && options.nographic && !options.nodefaults {
+            if options.daemonize {
+                return Err(Invalid::new("-nographic: with -daemonize there is no terminal; add -serial none"));
+            }
             wanted.push("mon:stdio".into());
         }
         let mut ports = Vec::new();
@@ -192,10 +202,12 @@ impl Consoles {
         Ok(())
     }
 
-    /// Serves the monitors of the machine.
+    /// Serves the monitors of the machine, and makes the terminal raw if it is used. Signals that end the process must be
+    /// handled before, so that they do not leave it so.
     pub(crate) fn serve(&mut self, vm: &Arc<Vm>, server: &Server) -> Result<(), Invalid> {
         // Set once, here.
         let _ = self.vm.set(Arc::downgrade(vm));
+        self.raw = self.raw_with_signals.map(RawTerminal::enter);
         for monitor in self.monitors.drain(..) {
             match monitor {
                 Monitor::At(endpoint, protocol) => {
@@ -212,6 +224,9 @@ impl Consoles {
     }
 
     fn take_stdio(&mut self, user: &'static str) -> Result<(), Invalid> {
+        if self.daemonize {
+            return Err(Invalid::new(format!("-{user} stdio: with -daemonize there is no standard input and output")));
+        }
         match self.stdio_used_by.replace(user) {
             None => Ok(()),
             Some(other) => Err(Invalid::new(format!(
@@ -226,7 +241,7 @@ impl Consoles {
             Description::None | Description::Null => Arc::new(NullBackend),
             Description::Stdio { mux: false } => {
                 self.take_stdio(user)?;
-                self.raw = Some(RawTerminal::enter(true));
+                self.raw_with_signals = Some(true);
                 Arc::new(StdioBackend::open().map_err(failed)?)
             }
             Description::Stdio { mux: true } => {
@@ -234,7 +249,7 @@ impl Consoles {
                     Some(mux) => mux.clone(),
                     None => {
                         self.take_stdio(user)?;
-                        self.raw = Some(RawTerminal::enter(false));
+                        self.raw_with_signals = Some(false);
                         let vm = self.vm.clone();
                         let quit = move || {
                             if let Some(vm) = vm.get().and_then(std::sync::Weak::upgrade) {

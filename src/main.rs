@@ -64,6 +64,8 @@ fn run() -> Result<i32, Invalid> {
     }
     // First of all, while there is one thread only.
     let background = if options.daemonize { Some(process::daemonize()?) } else { None };
+    // Before anything is touched that belongs to another instance with the same file.
+    let _pidfile = options.pidfile.as_deref().map(process::PidFile::create).transpose()?;
     log::start(options.log_items.as_deref(), options.log_file.as_deref())?;
 
     let machine_options = machine::machine_options(&options)?;
@@ -77,28 +79,48 @@ fn run() -> Result<i32, Invalid> {
     let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;
     let vm = Arc::new(vm);
 
-    let _pidfile = options.pidfile.as_deref().map(process::PidFile::create).transpose()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("management")
         .enable_all()
         .build()
         .map_err(|error| Invalid::new(format!("the threads for monitors cannot be started: {error}")))?;
-    runtime.spawn(process::end_on_signals(vm.clone()));
+    let signals = {
+        let _runtime = runtime.enter();
+        process::Signals::new().map_err(|error| Invalid::new(format!("signals cannot be handled: {error}")))?
+    };
+    runtime.spawn(signals.end(vm.clone()));
+    runtime.spawn(terminal::follow_job_control());
     let server = Server::new(vm.clone(), runtime.handle().clone());
-    consoles.serve(&vm, &server)?;
+    let status = live(&vm, &mut consoles, &server, background, options.stopped);
+    // Also after a failure, for the sockets that are there already.
+    server.close();
+    runtime.shutdown_background();
+    status
+}
+
+/// The life of the machine, from its first client to its end; gives the exit status.
+fn live(
+    vm: &Arc<Vm>,
+    consoles: &mut Consoles,
+    server: &Server,
+    background: Option<process::Background>,
+    stopped: bool,
+) -> Result<i32, Invalid> {
+    consoles.serve(vm, server)?;
+    let started = if stopped { Ok(()) } else { vm.cont() };
+    match started {
+        // It was asked to end while it waited for its clients.
+        Ok(()) | Err(hw::vm::Error::Ended) => {}
+        Err(error) => return Err(Invalid::from_error(&error)),
+    }
     if let Some(background) = background {
         background.ready()?;
-    }
-    if !options.stopped {
-        vm.cont().map_err(|error| Invalid::from_error(&error))?;
     }
     let status = vm.wait_for_exit();
     if let Some((cpu, error)) = vm.last_internal_error() {
         eprintln!("brolga: processor {cpu}: {error}");
     }
-    server.close();
-    runtime.shutdown_background();
     Ok(status)
 }
 

@@ -21,6 +21,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use translate::platform::LocalApicRegister;
+
 use crate::memory::MemorySlot;
 use crate::state::{ControllerState, CpuState};
 
@@ -113,20 +115,6 @@ pub trait IoBus: Send + Sync {
         let _ = (register, value);
         None
     }
-}
-
-/// A register of an x86-64 processor's local APIC that instructions other than memory accesses reach.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum LocalApicRegister {
-    /// `IA32_APIC_BASE` (SDM volume 3, 11.4.4).
-    Base,
-    /// CR8: bits 7..4 of the task-priority register, as a number from 0 to 15.
-    TaskPriority,
-    /// The x2APIC register whose MSR has this number less 0x800, 0 to 0xff (SDM volume 3, table 11-6).
-    X2apic(u32),
-    /// `IA32_TSC_DEADLINE`, as nanoseconds of virtual time ([`clock::VirtualClock::now`]) and not as a time stamp: the
-    /// processor, which knows its time stamp counter, converts. 0: disarmed.
-    Deadline,
 }
 
 /// A message-signalled interrupt: the write a device performs to raise it.

@@ -5,6 +5,8 @@
 pub(crate) mod qmp;
 #[path = "../../xtask/src/running_guest.rs"]
 pub(crate) mod running_guest;
+pub(crate) mod subject;
+pub(crate) mod terminal;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -212,6 +212,8 @@ pub struct Cpu<G> {
     pub index: u64,
     /// The processor waits for an interrupt; set by helpers.
     pub halted: bool,
+    /// The processor shut down, and stays so until its state is replaced.
+    pub shut_down: bool,
     /// Memory to watch.
     pub watched: Vec<WatchedRange>,
     /// Address of the watched range of [`Status::Watchpoint`].
@@ -262,6 +264,7 @@ impl<G: Guest> Cpu<G> {
             guest,
             index,
             halted: false,
+            shut_down: false,
             watched: Vec::new(),
             watch_hit: 0,
             tlb,
@@ -427,26 +430,51 @@ impl<G: Guest> Cpu<G> {
                 Ok(whole | part << (8 * byte))
             })
         };
-        result.map_err(|BusError| self.stop_with(G::bus_error(address, access)))
+        result.or_else(|BusError| match G::bus_error(address, access) {
+            Some(exception) => Err(self.stop_with(exception)),
+            None => Ok(u64::MAX >> (64 - 8 * bytes)),
+        })
     }
 
-    /// Host address for an atomic operation on aligned memory, which may be written.
-    pub fn atomic_address(&mut self, address: u64, width: Width, mode: MemoryMode) -> Result<NonNull<u8>, Stopped> {
+    /// Host address for an atomic operation on memory within one page, which may be written; `None` where no RAM answers.
+    pub fn atomic_address(
+        &mut self,
+        address: u64,
+        width: Width,
+        mode: MemoryMode,
+    ) -> Result<Option<NonNull<u8>>, Stopped> {
         let entry = self.tlb.entry(address, mode);
         if entry.write.load(Ordering::Relaxed) == address & !(PAGE_SIZE - 1) {
             let host = entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *mut u8;
             if let Some(host) = NonNull::new(host) {
-                return Ok(host);
+                return Ok(Some(host));
             }
         }
         self.check_watched(address, width.bytes(), true)?;
         let (physical, host) = self.translate(address, width.bytes(), Access::Write, mode)?;
         let Some(page) = host else {
-            return Err(self.stop_with(G::bus_error(address, Access::Write)));
+            return match G::bus_error(address, Access::Write) {
+                Some(exception) => Err(self.stop_with(exception)),
+                None => Ok(None),
+            };
         };
         self.check_code(physical, width.bytes())?;
         // SAFETY: the offset lies within the page.
-        Ok(unsafe { page.add((physical % PAGE_SIZE) as usize) })
+        Ok(Some(unsafe { page.add((physical % PAGE_SIZE) as usize) }))
+    }
+
+    /// Host address of guest-virtual memory up to the end of its page, if reads of it are on the fast path.
+    pub fn host_for_reads(&self, address: u64, mode: MemoryMode) -> Option<*const u8> {
+        let entry = self.tlb.entry(address, mode);
+        let hit = entry.read.load(Ordering::Relaxed) == address & !(PAGE_SIZE - 1);
+        hit.then(|| entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *const u8)
+    }
+
+    /// Host address of guest-virtual memory up to the end of its page, if writes to it are on the fast path.
+    pub fn host_for_writes(&self, address: u64, mode: MemoryMode) -> Option<*mut u8> {
+        let entry = self.tlb.entry(address, mode);
+        let hit = entry.write.load(Ordering::Relaxed) == address & !(PAGE_SIZE - 1);
+        hit.then(|| entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *mut u8)
     }
 
     /// Translates an address, caches the answer, and gives the host page if RAM answers such an access.

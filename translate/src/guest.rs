@@ -52,6 +52,8 @@ pub struct Effects {
     pub reads_registers: bool,
     /// It writes guest registers.
     pub writes_registers: bool,
+    /// It does something besides computing its result, so that it must be called even if nobody uses that.
+    pub acts: bool,
     /// It reads or writes the floating-point flags or rounding mode, the instruction counter, or what translation flags are
     /// made of. A block with such a helper is only ever interpreted; it must be the only instruction of its block.
     pub interpreted: bool,
@@ -60,12 +62,12 @@ pub struct Effects {
 impl Effects {
     /// A function of its arguments only.
     pub const PURE: Effects =
-        Effects { can_raise: false, reads_registers: false, writes_registers: false, interpreted: false };
+        Effects { can_raise: false, reads_registers: false, writes_registers: false, acts: false, interpreted: false };
     /// May raise an exception, and touches no register.
-    pub const RAISES: Effects = Effects { can_raise: true, ..Effects::PURE };
+    pub const RAISES: Effects = Effects { can_raise: true, acts: true, ..Effects::PURE };
     /// May do anything.
     pub const ALL: Effects =
-        Effects { can_raise: true, reads_registers: true, writes_registers: true, interpreted: true };
+        Effects { can_raise: true, reads_registers: true, writes_registers: true, acts: true, interpreted: true };
 }
 
 /// A function of the guest's that operations call.
@@ -112,8 +114,8 @@ pub trait Guest: Sized + Send + 'static {
         mode: MemoryMode,
     ) -> Result<Translation, Exception>;
 
-    /// The exception of an access that nothing on the bus answered.
-    fn bus_error(address: u64, access: Access) -> Exception;
+    /// The exception of an access that nothing on the bus answered; `None`: it reads as all ones, and writes are lost.
+    fn bus_error(address: u64, access: Access) -> Option<Exception>;
 
     /// Takes an exception at the instruction at [`crate::cpu::Context::pc`]: changes state and pc as the architecture says.
     fn raise(cpu: &mut Cpu<Self>, exception: Exception);

@@ -1,6 +1,6 @@
 //! The interpreter: executes IR blocks one operation after the other. It is the reference for what operations mean.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::cpu::{Cpu, NO_RESERVATION, Status, Stopped};
 use crate::float;
@@ -158,7 +158,7 @@ pub(crate) fn sign_extend(from: Type, value: u64) -> u64 {
     ((value << unused) as i64 >> unused) as u64
 }
 
-fn binary(op: BinaryOp, ty: Type, a: u64, b: u64) -> u64 {
+pub(crate) fn binary(op: BinaryOp, ty: Type, a: u64, b: u64) -> u64 {
     let bits = ty.bits();
     let mask = ty.mask();
     let signed = |value| sign_extend(ty, value) as i64;
@@ -190,7 +190,7 @@ fn binary(op: BinaryOp, ty: Type, a: u64, b: u64) -> u64 {
     result & mask
 }
 
-fn unary(op: UnaryOp, ty: Type, a: u64) -> u64 {
+pub(crate) fn unary(op: UnaryOp, ty: Type, a: u64) -> u64 {
     let bits = ty.bits();
     let result = match op {
         UnaryOp::Not => !a,
@@ -203,7 +203,7 @@ fn unary(op: UnaryOp, ty: Type, a: u64) -> u64 {
     result & ty.mask()
 }
 
-fn compare(op: Comparison, ty: Type, a: u64, b: u64) -> bool {
+pub(crate) fn compare(op: Comparison, ty: Type, a: u64, b: u64) -> bool {
     let signed = |value| sign_extend(ty, value) as i64;
     match op {
         Comparison::Equal => a == b,
@@ -217,37 +217,55 @@ fn compare(op: Comparison, ty: Type, a: u64, b: u64) -> bool {
 
 /// An aligned word of guest memory, for atomic operations.
 enum Atomic<'a> {
+    Byte(&'a AtomicU8),
+    Half(&'a AtomicU16),
     Word(&'a AtomicU32),
     Double(&'a AtomicU64),
 }
 
 impl<'a> Atomic<'a> {
-    fn at<G: Guest>(cpu: &mut Cpu<G>, address: u64, width: Width, mode: MemoryMode) -> Result<Atomic<'a>, Stopped> {
-        let host = cpu.atomic_address(address, width, mode)?;
+    /// The word at an address; `None` where it is not aligned or no RAM answers.
+    fn at<G: Guest>(
+        cpu: &mut Cpu<G>,
+        address: u64,
+        width: Width,
+        mode: MemoryMode,
+    ) -> Result<Option<Atomic<'a>>, Stopped> {
+        if !address.is_multiple_of(width.bytes()) {
+            return Ok(None);
+        }
+        let Some(host) = cpu.atomic_address(address, width, mode)? else { return Ok(None) };
+        let host = host.as_ptr();
         // SAFETY: the host page is valid while the processor runs, which is longer than the operation in progress; the
-        // lifter has checked that the address is aligned, and pages are.
-        Ok(unsafe {
+        // address is aligned, and pages are.
+        Ok(Some(unsafe {
             match width {
-                Width::Double => Atomic::Double(AtomicU64::from_ptr(host.as_ptr().cast())),
-                _ => Atomic::Word(AtomicU32::from_ptr(host.as_ptr().cast())),
+                Width::Byte => Atomic::Byte(AtomicU8::from_ptr(host)),
+                Width::Half => Atomic::Half(AtomicU16::from_ptr(host.cast())),
+                Width::Word => Atomic::Word(AtomicU32::from_ptr(host.cast())),
+                Width::Double => Atomic::Double(AtomicU64::from_ptr(host.cast())),
             }
-        })
+        }))
     }
 
     /// Returns the old value, sign-extended, whether or not it was the expected one.
     fn compare_exchange(&self, expected: u64, new: u64) -> u64 {
+        const ORDER: Ordering = Ordering::SeqCst;
         match self {
+            Atomic::Byte(word) => {
+                let result = word.compare_exchange(expected as u8, new as u8, ORDER, ORDER);
+                sign_extend(Type::I8, u64::from(result.unwrap_or_else(|old| old)))
+            }
+            Atomic::Half(word) => {
+                let result = word.compare_exchange((expected as u16).to_le(), (new as u16).to_le(), ORDER, ORDER);
+                sign_extend(Type::I16, u64::from(u16::from_le(result.unwrap_or_else(|old| old))))
+            }
             Atomic::Word(word) => {
-                let result = word.compare_exchange(
-                    (expected as u32).to_le(),
-                    (new as u32).to_le(),
-                    Ordering::SeqCst,
-                    Ordering::SeqCst,
-                );
+                let result = word.compare_exchange((expected as u32).to_le(), (new as u32).to_le(), ORDER, ORDER);
                 sign_extend(Type::I32, u64::from(u32::from_le(result.unwrap_or_else(|old| old))))
             }
             Atomic::Double(word) => {
-                let result = word.compare_exchange(expected.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst);
+                let result = word.compare_exchange(expected.to_le(), new.to_le(), ORDER, ORDER);
                 u64::from_le(result.unwrap_or_else(|old| old))
             }
         }
@@ -255,10 +273,30 @@ impl<'a> Atomic<'a> {
 
     fn load(&self) -> u64 {
         match self {
+            Atomic::Byte(word) => sign_extend(Type::I8, u64::from(word.load(Ordering::SeqCst))),
+            Atomic::Half(word) => sign_extend(Type::I16, u64::from(u16::from_le(word.load(Ordering::SeqCst)))),
             Atomic::Word(word) => sign_extend(Type::I32, u64::from(u32::from_le(word.load(Ordering::SeqCst)))),
             Atomic::Double(word) => u64::from_le(word.load(Ordering::SeqCst)),
         }
     }
+}
+
+/// Taken for operations on memory that no host atomic reaches: misaligned, or a device's. They are atomic among themselves only.
+static UNALIGNED: parking_lot::Mutex<()> = parking_lot::Mutex::new(());
+
+/// Replaces a word of memory by what `change` makes of it, in two accesses; gives the old value, sign-extended.
+fn replace<G: Guest>(
+    cpu: &mut Cpu<G>,
+    address: u64,
+    width: Width,
+    mode: MemoryMode,
+    change: impl Fn(u64) -> Option<u64>,
+) -> Result<u64, Stopped> {
+    let _alone = UNALIGNED.lock();
+    let old = sign_extend(width.integer(), cpu.load(address, width, mode)?);
+    // The store happens in any case, as it does on the machine: it may fault.
+    cpu.store(address, width, mode, change(old).unwrap_or(old))?;
+    Ok(old)
 }
 
 pub(crate) fn atomic<G: Guest>(
@@ -269,24 +307,25 @@ pub(crate) fn atomic<G: Guest>(
     address: u64,
     operand: u64,
 ) -> Result<u64, Stopped> {
-    let memory = Atomic::at(cpu, address, width, mode)?;
-    let ty = width.integer();
-    let operand = sign_extend(ty, operand);
+    let operand = sign_extend(width.integer(), operand);
+    let change = |old: u64| match op {
+        AtomicOp::Exchange => operand,
+        AtomicOp::Add => old.wrapping_add(operand),
+        AtomicOp::And => old & operand,
+        AtomicOp::Or => old | operand,
+        AtomicOp::Xor => old ^ operand,
+        AtomicOp::MinSigned => (old as i64).min(operand as i64) as u64,
+        AtomicOp::MaxSigned => (old as i64).max(operand as i64) as u64,
+        // Sign extension of both sides keeps the unsigned order.
+        AtomicOp::MinUnsigned => old.min(operand),
+        AtomicOp::MaxUnsigned => old.max(operand),
+    };
+    let Some(memory) = Atomic::at(cpu, address, width, mode)? else {
+        return replace(cpu, address, width, mode, |old| Some(change(old)));
+    };
     let mut old = memory.load();
     loop {
-        let new = match op {
-            AtomicOp::Exchange => operand,
-            AtomicOp::Add => old.wrapping_add(operand),
-            AtomicOp::And => old & operand,
-            AtomicOp::Or => old | operand,
-            AtomicOp::Xor => old ^ operand,
-            AtomicOp::MinSigned => (old as i64).min(operand as i64) as u64,
-            AtomicOp::MaxSigned => (old as i64).max(operand as i64) as u64,
-            // Sign extension of both sides keeps the unsigned order.
-            AtomicOp::MinUnsigned => old.min(operand),
-            AtomicOp::MaxUnsigned => old.max(operand),
-        };
-        let found = memory.compare_exchange(old, new);
+        let found = memory.compare_exchange(old, change(old));
         if found == old {
             return Ok(old);
         }
@@ -302,7 +341,13 @@ pub(crate) fn compare_exchange<G: Guest>(
     expected: u64,
     new: u64,
 ) -> Result<u64, Stopped> {
-    Ok(Atomic::at(cpu, address, width, mode)?.compare_exchange(expected, new))
+    match Atomic::at(cpu, address, width, mode)? {
+        Some(memory) => Ok(memory.compare_exchange(expected, new)),
+        None => {
+            let expected = sign_extend(width.integer(), expected);
+            replace(cpu, address, width, mode, |old| (old == expected).then_some(new))
+        }
+    }
 }
 
 pub(crate) fn load_reserved<G: Guest>(
@@ -328,7 +373,8 @@ pub(crate) fn store_conditional<G: Guest>(
     let memory = Atomic::at(cpu, address, width, mode)?;
     let held = std::mem::replace(&mut cpu.context.reservation_address, NO_RESERVATION);
     let expected = cpu.context.reservation_value;
-    Ok(u64::from(held != address || memory.compare_exchange(expected, value) != expected))
+    let stored = memory.is_some_and(|memory| held == address && memory.compare_exchange(expected, value) == expected);
+    Ok(u64::from(!stored))
 }
 
 impl Width {

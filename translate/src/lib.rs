@@ -5,7 +5,7 @@
 //!                                  +--> Cranelift     (hot regions, compiled in background threads)
 //! ```
 //!
-//! Here live the IR ([`ir`]), the guests ([`riscv64`]), a processor's run-time state and soft TLB ([`cpu`]), and the
+//! Here live the IR ([`ir`]), the guests ([`riscv64`], [`x86_64`]), a processor's run-time state and soft TLB ([`cpu`]), and the
 //! back ends. No device, no machine, no operating system and no QMP is known here: what lies outside the processor is
 //! one trait, [`platform::Platform`].
 //!
@@ -22,5 +22,7 @@ pub mod float;
 pub mod guest;
 pub mod interpret;
 pub mod ir;
+mod large_pages;
 pub mod platform;
 pub mod riscv64;
+pub mod x86_64;

@@ -18,6 +18,20 @@ pub struct HostPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusError;
 
+/// A register of an x86-64 processor's local APIC that instructions other than memory accesses reach.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LocalApicRegister {
+    /// `IA32_APIC_BASE` (SDM volume 3, 11.4.4).
+    Base,
+    /// CR8: bits 7..4 of the task-priority register, as a number from 0 to 15.
+    TaskPriority,
+    /// The x2APIC register whose MSR has this number less 0x800, 0 to 0xff (SDM volume 3, table 11-6).
+    X2apic(u32),
+    /// `IA32_TSC_DEADLINE`, as nanoseconds of virtual time and not as a time stamp: the processor, which knows its time stamp
+    /// counter, converts. 0: disarmed.
+    Deadline,
+}
+
 /// The world outside a processor: memory, devices and time. Shared by all processors of a machine.
 pub trait Platform: Sync {
     /// The page of RAM or ROM that holds guest-physical `address`; `None` where [`read`](Platform::read) and
@@ -33,6 +47,34 @@ pub trait Platform: Sync {
 
     /// Writes 1, 2, 4 or 8 bytes, little-endian, where no RAM answers.
     fn write(&self, address: u64, width: u64, value: u64) -> Result<(), BusError>;
+
+    /// Reads 1, 2 or 4 bytes at an x86 I/O port; all ones where nothing answers.
+    fn read_port(&self, port: u16, width: u64) -> u64 {
+        let _ = port;
+        u64::MAX >> (64 - 8 * width)
+    }
+
+    /// Writes 1, 2 or 4 bytes to an x86 I/O port.
+    fn write_port(&self, port: u16, width: u64, value: u64) {
+        let _ = (port, width, value);
+    }
+
+    /// x86: the vector of the interrupt that the processor's input asks for, which it accepts; `None`: there is none any more.
+    fn acknowledge_interrupt(&self) -> Option<u8> {
+        None
+    }
+
+    /// x86: reads a register of the processor's local APIC; `None`: #GP.
+    fn read_local_apic(&self, register: LocalApicRegister) -> Option<u64> {
+        let _ = register;
+        None
+    }
+
+    /// x86: writes a register of the processor's local APIC; `None`: #GP.
+    fn write_local_apic(&self, register: LocalApicRegister, value: u64) -> Option<()> {
+        let _ = (register, value);
+        None
+    }
 
     /// The guest's wall clock: nanoseconds of virtual time.
     fn now(&self) -> u64;

@@ -1,23 +1,28 @@
 //! The JIT backend: guest processors run by `translate`, on any host.
 
 mod platform;
+mod processor;
 mod riscv64;
 mod vcpu;
+mod x86_64;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
+use translate::code::CodePages;
 use translate::engine::{Tiers, Translator};
 use translate::riscv64::Riscv64;
+use translate::x86_64::X86_64;
 use vm_memory::{Address, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::clock::VirtualClock;
 use crate::memory::{MemorySlot, PAGE_SIZE};
 use crate::{Accelerator, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
+use processor::Processor;
 use vcpu::{JitVcpu, Wake};
 
 /// How often a block is interpreted before it is compiled.
@@ -27,7 +32,9 @@ const HOT: u32 = 256;
 pub struct Jit {
     capabilities: Capabilities,
     shared: Arc<Shared>,
-    translator: Arc<Translator<Riscv64>>,
+    code_pages: Arc<CodePages>,
+    /// Makes a processor of the guest's architecture.
+    create: Create,
 }
 
 /// What the vCPUs of one machine share.
@@ -38,6 +45,8 @@ struct Shared {
     io_events: ArcSwap<Vec<(IoEvent, EventFd)>>,
     wakes: Mutex<Vec<Arc<Wake>>>,
     clock: Arc<VirtualClock>,
+    /// How many vCPUs there are.
+    vcpu_count: Arc<AtomicU32>,
 }
 
 /// The memory of a machine, sorted by address; replaced as a whole when it changes.
@@ -67,6 +76,22 @@ impl MemoryMap {
     }
 }
 
+/// Makes a processor by its number.
+type Create = Box<dyn Fn(u32) -> (Box<dyn Vcpu>, Arc<Wake>) + Send + Sync>;
+
+/// What makes the processors of an architecture, and where their translated code is recorded.
+fn processors<P: Processor>(shared: &Arc<Shared>, tiers: Tiers) -> (Arc<CodePages>, Create) {
+    let translator = Translator::<P>::new(tiers);
+    let code_pages = translator.code_pages.clone();
+    let shared = shared.clone();
+    let create = move |index| {
+        let vcpu = JitVcpu::new(index, shared.clone(), translator.clone());
+        let wake = vcpu.wake();
+        (Box::new(vcpu) as Box<dyn Vcpu>, wake)
+    };
+    (code_pages, Box::new(create))
+}
+
 impl Jit {
     /// The JIT for guests of an architecture whose virtual time is that of `clock`.
     pub fn open(architecture: Architecture, clock: Arc<VirtualClock>) -> Result<Jit, Error> {
@@ -75,12 +100,18 @@ impl Jit {
 
     /// As [`Jit::open`], with a say in what is compiled and when.
     pub fn with_tiers(architecture: Architecture, clock: Arc<VirtualClock>, tiers: Tiers) -> Result<Jit, Error> {
-        if architecture != Architecture::Riscv64 {
-            return Err(Error::Unavailable {
-                name: "jit",
-                reason: format!("it runs riscv64 guests only so far, and this one is {}", architecture.name()),
-            });
-        }
+        let shared = Arc::new(Shared {
+            memory: ArcSwap::default(),
+            changing: Mutex::new(()),
+            io_events: ArcSwap::default(),
+            wakes: Mutex::default(),
+            clock,
+            vcpu_count: Arc::default(),
+        });
+        let (code_pages, create) = match architecture {
+            Architecture::Riscv64 => processors::<Riscv64>(&shared, tiers),
+            Architecture::X86_64 => processors::<X86_64>(&shared, tiers),
+        };
         Ok(Jit {
             capabilities: Capabilities {
                 architecture,
@@ -91,14 +122,9 @@ impl Jit {
                 dirty_log: true,
                 most_vcpus: 512,
             },
-            shared: Arc::new(Shared {
-                memory: ArcSwap::default(),
-                changing: Mutex::new(()),
-                io_events: ArcSwap::default(),
-                wakes: Mutex::default(),
-                clock,
-            }),
-            translator: Translator::new(tiers),
+            shared,
+            code_pages,
+            create,
         })
     }
 
@@ -149,7 +175,7 @@ impl Accelerator for Jit {
             enabled: AtomicBool::new(false),
             pages: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
         };
-        let code_pages = self.translator.code_pages.clone();
+        let code_pages = self.code_pages.clone();
         self.change_memory(|slots| {
             let next = slots.partition_point(|other| other.start <= start);
             let overlaps_before = next > 0 && start - slots[next - 1].start < slots[next - 1].length;
@@ -178,13 +204,13 @@ impl Accelerator for Jit {
             unmapped = slot.length;
             Ok(())
         })?;
-        self.translator.code_pages.invalidate_range(address, unmapped);
+        self.code_pages.invalidate_range(address, unmapped);
         Ok(())
     }
 
     fn set_dirty_logging(&self, address: u64, enabled: bool) -> Result<(), Error> {
         self.log(address)?.enabled.store(enabled, Ordering::SeqCst);
-        self.translator.code_pages.revoke_writes(None);
+        self.code_pages.revoke_writes(None);
         Ok(())
     }
 
@@ -192,7 +218,7 @@ impl Accelerator for Jit {
         let log = self.log(address)?;
         let pages = log.pages.iter().map(|word| word.swap(0, Ordering::SeqCst)).collect();
         // The caller reads the pages after this, so writes that came between the two are not lost to it.
-        self.translator.code_pages.revoke_writes(None);
+        self.code_pages.revoke_writes(None);
         Ok(pages)
     }
 
@@ -234,9 +260,9 @@ impl Accelerator for Jit {
     }
 
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {
-        let vcpu = JitVcpu::new(index, self.shared.clone(), self.translator.clone());
-        self.shared.wakes.lock().push(vcpu.wake());
-        Ok(Box::new(vcpu))
+        let (vcpu, wake) = (self.create)(index);
+        self.shared.wakes.lock().push(wake);
+        Ok(vcpu)
     }
 }
 

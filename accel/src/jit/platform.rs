@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use translate::platform::{BusError, HostPage, Platform};
+use translate::platform::{BusError, HostPage, LocalApicRegister, Platform};
 
 use super::{MemoryMap, Shared};
 use crate::clock::Timer;
@@ -17,6 +17,25 @@ pub(super) struct RunPlatform<'a> {
     pub(super) shared: &'a Shared,
     pub(super) io: &'a dyn IoBus,
     pub(super) timer: &'a Timer,
+}
+
+impl RunPlatform<'_> {
+    fn write_to(&self, space: AddressSpace, address: u64, width: u64, value: u64) -> Result<(), BusError> {
+        for (event, fd) in self.shared.io_events.load().iter() {
+            let matches = event.space == space
+                && event.address == address
+                && (event.width == 0
+                    || u64::from(event.width) == width && event.value.is_none_or(|only| only == value));
+            if matches {
+                // A full counter has been signalled already.
+                let _ = fd.write(1);
+                return Ok(());
+            }
+        }
+        let bytes = value.to_le_bytes();
+        let data = bytes.get(..width as usize).ok_or(BusError)?;
+        self.io.write(space, address, data).map_err(|_| BusError)
+    }
 }
 
 impl Platform for RunPlatform<'_> {
@@ -45,20 +64,34 @@ impl Platform for RunPlatform<'_> {
     }
 
     fn write(&self, address: u64, width: u64, value: u64) -> Result<(), BusError> {
-        for (event, fd) in self.shared.io_events.load().iter() {
-            let matches = event.space == AddressSpace::Memory
-                && event.address == address
-                && (event.width == 0
-                    || u64::from(event.width) == width && event.value.is_none_or(|only| only == value));
-            if matches {
-                // A full counter has been signalled already.
-                let _ = fd.write(1);
-                return Ok(());
-            }
+        self.write_to(AddressSpace::Memory, address, width, value)
+    }
+
+    fn read_port(&self, port: u16, width: u64) -> u64 {
+        let mut bytes = [0xff; 8];
+        if let Some(data) = bytes.get_mut(..width as usize)
+            && self.io.read(AddressSpace::Port, u64::from(port), data).is_err()
+        {
+            data.fill(0xff);
         }
-        let bytes = value.to_le_bytes();
-        let data = bytes.get(..width as usize).ok_or(BusError)?;
-        self.io.write(AddressSpace::Memory, address, data).map_err(|_| BusError)
+        u64::from_le_bytes(bytes) & u64::MAX >> (64 - 8 * width)
+    }
+
+    fn write_port(&self, port: u16, width: u64, value: u64) {
+        // Where nothing answers, writes are lost.
+        let _ = self.write_to(AddressSpace::Port, u64::from(port), width, value);
+    }
+
+    fn acknowledge_interrupt(&self) -> Option<u8> {
+        self.io.acknowledge_interrupt()
+    }
+
+    fn read_local_apic(&self, register: LocalApicRegister) -> Option<u64> {
+        self.io.read_local_apic(register)
+    }
+
+    fn write_local_apic(&self, register: LocalApicRegister, value: u64) -> Option<()> {
+        self.io.write_local_apic(register, value)
     }
 
     fn now(&self) -> u64 {

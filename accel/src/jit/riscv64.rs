@@ -1,16 +1,54 @@
 //! A hart's run-time state to and from [`CpuState`].
 
-use translate::cpu::{Cpu, NO_RESERVATION};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use translate::cpu::{Cpu, NO_RESERVATION, Signals};
 use translate::riscv64::{Riscv64, csr};
 
+use super::processor::Processor;
 use crate::Error;
+use crate::state::CpuState as AnyState;
 use crate::state::riscv64::CpuState;
 
 /// Position of the floating-point registers among a hart's registers.
 const F0: usize = 32;
 
+impl Processor for Riscv64 {
+    const INPUTS: u64 = u64::MAX;
+
+    fn new(_index: u32, _count: &Arc<AtomicU32>) -> Riscv64 {
+        Riscv64::new()
+    }
+
+    fn reset(_cpu: &mut Cpu<Riscv64>) {}
+
+    fn state(cpu: &Cpu<Riscv64>) -> AnyState {
+        AnyState::Riscv64(Box::new(state(cpu)))
+    }
+
+    fn set_state(cpu: &mut Cpu<Riscv64>, state: &AnyState) -> Result<(), Error> {
+        match state {
+            AnyState::Riscv64(state) => set_state(cpu, state),
+            _ => Err(Error::State("it is that of another architecture; this processor is a riscv64 hart".into())),
+        }
+    }
+
+    fn settle(cpu: &mut Cpu<Riscv64>) {
+        csr::arm_timer(cpu);
+    }
+
+    fn data_mode(cpu: &Cpu<Riscv64>) -> translate::ir::MemoryMode {
+        translate::riscv64::data_mode(&cpu.guest)
+    }
+
+    fn inject_nmi(_signals: &Signals) -> Result<(), Error> {
+        Err(Error::Unsupported { name: "jit", what: "non-maskable interrupts of a riscv64 hart" })
+    }
+}
+
 /// Copies a hart's state out.
-pub(super) fn state(cpu: &Cpu<Riscv64>) -> CpuState {
+fn state(cpu: &Cpu<Riscv64>) -> CpuState {
     let guest = &cpu.guest;
     let registers = |first: usize| std::array::from_fn(|number| cpu.context.registers[first + number]);
     let mut x: [u64; 32] = registers(0);
@@ -57,7 +95,7 @@ pub(super) fn state(cpu: &Cpu<Riscv64>) -> CpuState {
 }
 
 /// Replaces a hart's state.
-pub(super) fn set_state(cpu: &mut Cpu<Riscv64>, state: &CpuState) -> Result<(), Error> {
+fn set_state(cpu: &mut Cpu<Riscv64>, state: &CpuState) -> Result<(), Error> {
     if ![0, 1, 3].contains(&state.privilege) {
         return Err(Error::State(format!("privilege {} is none; it is 0 (U), 1 (S) or 3 (M)", state.privilege)));
     }

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::{Condvar, Mutex};
 use translate::cpu::{ATTENTION_INTERRUPT, ATTENTION_KICK, Signals, WatchedRange};
 use translate::engine::{Engine, Stop, Translator};
-use translate::riscv64::Riscv64;
 
+use super::Shared;
 use super::platform::RunPlatform;
-use super::{Shared, riscv64};
+use super::processor::Processor;
 use crate::clock::Timer;
 use crate::state::CpuState;
 use crate::{DebugControl, DebugEvent, Error, Exit, IoBus, Vcpu, VcpuHandle, WatchAccess};
@@ -21,6 +21,15 @@ pub(super) struct Wake {
     // Lock order: alone. Held to wait, and to wake who waits.
     waiting: Mutex<()>,
     woken: Condvar,
+    signalling: Signalling,
+}
+
+/// How the architecture takes signals that are not levels.
+struct Signalling {
+    inputs: u64,
+    nmi: fn(&Signals) -> Result<(), Error>,
+    init: fn(&Signals),
+    start_up: fn(&Signals, u8),
 }
 
 impl Wake {
@@ -55,13 +64,26 @@ impl VcpuHandle for Wake {
     }
 
     fn set_interrupt(&self, input: u32, level: bool) {
-        if input < u64::BITS && self.signals.set_input(input, level) {
+        let exists = input < u64::BITS && self.signalling.inputs >> input & 1 != 0;
+        if exists && self.signals.set_input(input, level) {
             self.notify();
         }
     }
 
     fn inject_nmi(&self) -> Result<(), Error> {
-        Err(Error::Unsupported { name: "jit", what: "non-maskable interrupts of a riscv64 hart" })
+        (self.signalling.nmi)(&self.signals)?;
+        self.notify();
+        Ok(())
+    }
+
+    fn inject_init(&self) {
+        (self.signalling.init)(&self.signals);
+        self.notify();
+    }
+
+    fn inject_start_up(&self, vector: u8) {
+        (self.signalling.start_up)(&self.signals, vector);
+        self.notify();
     }
 
     fn is_halted(&self) -> bool {
@@ -69,24 +91,31 @@ impl VcpuHandle for Wake {
     }
 }
 
-/// A riscv64 hart.
-pub(super) struct JitVcpu {
-    engine: Engine<Riscv64>,
+/// A processor.
+pub(super) struct JitVcpu<P: Processor> {
+    engine: Engine<P>,
     shared: Arc<Shared>,
     wake: Arc<Wake>,
-    /// Wakes the hart when its own timer is due.
+    /// Wakes the processor when its own timer is due.
     timer: Timer,
     single_step: bool,
 }
 
-impl JitVcpu {
-    pub(super) fn new(index: u32, shared: Arc<Shared>, translator: Arc<Translator<Riscv64>>) -> JitVcpu {
-        let engine = Engine::new(u64::from(index), Riscv64::new(), translator);
+impl<P: Processor> JitVcpu<P> {
+    pub(super) fn new(index: u32, shared: Arc<Shared>, translator: Arc<Translator<P>>) -> JitVcpu<P> {
+        let mut engine = Engine::new(u64::from(index), P::new(index, &shared.vcpu_count), translator);
+        P::reset(&mut engine.cpu);
         let wake = Arc::new(Wake {
             signals: engine.cpu.signals.clone(),
             halted: AtomicBool::new(false),
             waiting: Mutex::new(()),
             woken: Condvar::new(),
+            signalling: Signalling {
+                inputs: P::INPUTS,
+                nmi: P::inject_nmi,
+                init: P::inject_init,
+                start_up: P::inject_start_up,
+            },
         });
         let timer_wake = wake.clone();
         let timer = shared.clock.timer(move || timer_wake.request(ATTENTION_INTERRUPT));
@@ -111,7 +140,7 @@ impl IoBus for NoBus {
     }
 }
 
-impl Vcpu for JitVcpu {
+impl<P: Processor> Vcpu for JitVcpu<P> {
     fn run(&mut self, io: &dyn IoBus) -> Exit {
         loop {
             let map = self.shared.memory.load_full();
@@ -130,6 +159,7 @@ impl Vcpu for JitVcpu {
                 Stop::Kicked => return Exit::Kicked,
                 Stop::MemoryChanged => {}
                 Stop::Halted => self.wake.wait(),
+                Stop::ShutDown => return Exit::Shutdown,
                 Stop::Breakpoint(address) => return Exit::Debug(DebugEvent::Breakpoint(address)),
                 Stop::Watchpoint(address) => return Exit::Debug(DebugEvent::Watchpoint(address)),
             }
@@ -137,18 +167,14 @@ impl Vcpu for JitVcpu {
     }
 
     fn state(&mut self) -> Result<CpuState, Error> {
-        Ok(CpuState::Riscv64(Box::new(riscv64::state(&self.engine.cpu))))
+        Ok(P::state(&self.engine.cpu))
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
-        let CpuState::Riscv64(state) = state else {
-            return Err(Error::State("it is that of another architecture; this processor is a riscv64 hart".into()));
-        };
-        riscv64::set_state(&mut self.engine.cpu, state)?;
-        // The timer is armed for what was loaded.
+        P::set_state(&mut self.engine.cpu, state)?;
         let map = self.shared.memory.load_full();
         let platform = RunPlatform { map, shared: &self.shared, io: &NoBus, timer: &self.timer };
-        self.engine.cpu.with_platform(&platform, |cpu| translate::riscv64::csr::arm_timer(cpu));
+        self.engine.cpu.with_platform(&platform, |cpu| P::settle(cpu));
         self.wake.signals.request(ATTENTION_INTERRUPT);
         Ok(())
     }
@@ -167,7 +193,7 @@ impl Vcpu for JitVcpu {
     fn translate(&mut self, address: u64) -> Result<Option<u64>, Error> {
         let map = self.shared.memory.load_full();
         let platform = RunPlatform { map, shared: &self.shared, io: &NoBus, timer: &self.timer };
-        let mode = translate::riscv64::data_mode(&self.engine.cpu.guest);
+        let mode = P::data_mode(&self.engine.cpu);
         Ok(self.engine.translate(&platform, address, mode))
     }
 

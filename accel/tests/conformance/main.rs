@@ -77,23 +77,34 @@ macro_rules! suite {
     };
 }
 
-suite!(
-    kvm_x86_64,
-    crate::subject::KVM_X86_64,
-    [
-        debugging::a_guest_steps_itself,
-        debugging::watchpoints_in_user_mode,
-        interrupts::a_requested_nmi_moves_with_the_state,
-        io::access_across_the_end_of_memory,
-        ports::port_io_of_each_width,
-        ports::string_port_io,
-        ports::unmapped_port,
-        several::a_second_processor_starts_up,
-        shutdown::an_instruction_that_cannot_be_emulated_is_named,
-        shutdown::triple_fault,
-        states::a_new_processor_starts_at_the_reset_vector,
-    ]
-);
+macro_rules! x86_64_suites {
+    ($($suite:ident: $subject:expr, [$($more:ident :: $case:ident),*];)*) => {
+        $(suite!(
+            $suite,
+            $subject,
+            [
+                debugging::a_guest_steps_itself,
+                debugging::watchpoints_in_user_mode,
+                interrupts::a_requested_nmi_moves_with_the_state,
+                io::access_across_the_end_of_memory,
+                ports::port_io_of_each_width,
+                ports::string_port_io,
+                ports::unmapped_port,
+                several::a_second_processor_starts_up,
+                shutdown::triple_fault,
+                states::a_new_processor_starts_at_the_reset_vector,
+                $($more::$case,)*
+            ]
+        );)*
+    };
+}
+
+x86_64_suites! {
+    kvm_x86_64: crate::subject::KVM_X86_64, [shutdown::an_instruction_that_cannot_be_emulated_is_named];
+    jit_x86_64: crate::subject::JIT_X86_64, [];
+    compiled_x86_64: crate::subject::COMPILED_X86_64, [];
+    interpreted_x86_64: crate::subject::INTERPRETED_X86_64, [];
+}
 
 suite!(jit_riscv64, crate::subject::JIT_RISCV64, []);
 suite!(compiled_riscv64, crate::subject::COMPILED_RISCV64, []);

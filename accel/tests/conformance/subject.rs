@@ -64,6 +64,22 @@ pub(crate) const JIT_RISCV64: Subject = Subject {
     data_breakpoints: || Ok(()),
 };
 
+/// The JIT with x86-64 guests, as users have it.
+pub(crate) const JIT_X86_64: Subject = Subject {
+    architecture: Architecture::X86_64,
+    open: || jit(Architecture::X86_64, Tiers::Background(64)),
+    iterations: 20_000,
+    data_breakpoints: || Ok(()),
+};
+
+/// As [`COMPILED_RISCV64`], with x86-64 guests.
+pub(crate) const COMPILED_X86_64: Subject =
+    Subject { open: || jit(Architecture::X86_64, Tiers::Immediate(1)), ..JIT_X86_64 };
+
+/// As [`INTERPRETED_RISCV64`], with x86-64 guests.
+pub(crate) const INTERPRETED_X86_64: Subject =
+    Subject { open: || jit(Architecture::X86_64, Tiers::InterpreterOnly), ..JIT_X86_64 };
+
 /// The JIT that compiles all that runs, before it runs a second time.
 pub(crate) const COMPILED_RISCV64: Subject =
     Subject { open: || jit(Architecture::Riscv64, Tiers::Immediate(1)), ..JIT_RISCV64 };

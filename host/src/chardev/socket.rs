@@ -142,6 +142,8 @@ impl SocketBackend {
                 (None, Some(Stream::Tcp(stream)))
             }
             (_, SocketAddress::Unix(path)) => {
+                // The process may leave its folder before it removes the socket.
+                bound = SocketAddress::Unix(std::path::absolute(path).map_err(failed)?);
                 // Only a socket that nobody listens on any more is removed, never another kind of file.
                 let is_socket = std::fs::symlink_metadata(path)
                     .is_ok_and(|metadata| std::os::unix::fs::FileTypeExt::is_socket(&metadata.file_type()));
@@ -169,7 +171,9 @@ impl SocketBackend {
             .name("socket input".into())
             .spawn(move || serve_peers(&reader, listener, first, &waiter))
             .map_err(failed)?;
-        let description = if role == SocketRole::Client { bound.to_string() } else { format!("{bound},server=on") };
+        // A path is shown as the user wrote it, a port as the host chose it.
+        let shown = if matches!(address, SocketAddress::Unix(_)) { address } else { &bound };
+        let description = if role == SocketRole::Client { shown.to_string() } else { format!("{shown},server=on") };
         Ok(SocketBackend { description, address: bound, role, shared, end: Some(end) })
     }
 

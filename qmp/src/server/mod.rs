@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use hw::vm::Vm;
@@ -33,6 +34,9 @@ const BACKLOG: i32 = 128;
 
 /// How long accepting rests after a failure.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often waiting for a client looks whether the machine has ended.
+const ENDED_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What is spoken on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +110,9 @@ impl Server {
                     let _runtime = runtime.enter();
                     bind_unix(path).and_then(UnixListener::from_std).map_err(failed("listen on"))?
                 };
-                self.shared.sockets.lock().push(path.clone());
+                // The process may leave its folder before it ends.
+                let whole = std::path::absolute(path).map_err(failed("listen on"))?;
+                self.shared.sockets.lock().push(whole);
                 self.listen(Listener::Unix(listener), *wait, endpoint, protocol);
             }
             Endpoint::Tcp { host, port, role: Role::Client } => {
@@ -184,8 +190,10 @@ impl Server {
         });
         if wait {
             tracing::info!("waiting for a client on {endpoint}");
-            // An error means that the server closes.
-            let _ = arrived.recv();
+            // Whatever ends the machine ends the waiting, too.
+            while arrived.recv_timeout(ENDED_INTERVAL) == Err(RecvTimeoutError::Timeout)
+                && self.shared.vm.wait_for_exit_at_most(Duration::ZERO).is_none()
+            {}
         }
     }
 

@@ -85,6 +85,8 @@ pub enum Stop {
     MemoryChanged,
     /// The processor waits for an interrupt.
     Halted,
+    /// The processor shut down.
+    ShutDown,
     /// It is about to execute the instruction at this breakpoint.
     Breakpoint(u64),
     /// The last instruction accessed watched memory from this address on.
@@ -149,6 +151,9 @@ impl<G: Guest> Engine<G> {
                 return Some(stop);
             }
             dispatcher.note_flushes(cpu);
+            if cpu.shut_down {
+                return Some(Stop::ShutDown);
+            }
             if cpu.halted && !G::wakes(cpu) {
                 return Some(Stop::Halted);
             }
@@ -216,6 +221,9 @@ impl<G: Guest> Dispatcher<G> {
             }
             if look_again {
                 look_again = false;
+                if cpu.shut_down {
+                    return Stop::ShutDown;
+                }
                 if cpu.halted && !G::wakes(cpu) {
                     return Stop::Halted;
                 }
@@ -429,7 +437,7 @@ impl<G: Guest> Dispatcher<G> {
                 most = 1;
                 G::lift(pc, &code, self.flags, most).map_err(|NeedsMoreCode| {
                     // No guest has instructions that long.
-                    cpu.stop_with(G::bus_error(pc, Access::Execute))
+                    cpu.stop_with(Exception { number: 0, information: pc })
                 })?
             }
         };
@@ -466,7 +474,10 @@ impl<G: Guest> Dispatcher<G> {
 
     fn read_code(&self, cpu: &mut Cpu<G>, address: u64, physical: u64, code: &mut [u8]) -> Result<(), Stopped> {
         let Some(page) = cpu.platform().page(physical) else {
-            let exception: Exception = G::bus_error(address, Access::Execute);
+            let Some(exception) = G::bus_error(address, Access::Execute) else {
+                code.fill(0xff);
+                return Ok(());
+            };
             return Err(cpu.stop_with(exception));
         };
         let offset = (physical % PAGE_SIZE) as usize;

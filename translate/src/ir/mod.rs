@@ -16,6 +16,7 @@ mod builder;
 mod names;
 mod op;
 mod parse;
+mod simplify;
 mod text;
 mod verify;
 
@@ -23,6 +24,7 @@ pub use builder::Builder;
 pub use names::{GuestNames, Names, Numbers};
 pub use op::*;
 pub use parse::{ParseError, parse};
+pub use simplify::simplify;
 pub use text::Text;
 pub use verify::{VerifyError, verify};
 

@@ -285,12 +285,12 @@ pub enum Op {
         /// I64.
         value: Value,
     },
-    /// Atomic read-modify-write, sequentially consistent; gives the old value, sign-extended to I64. The address must be a multiple of the
-    /// width (the lifter checks). Can raise, as a store does.
+    /// Atomic read-modify-write, sequentially consistent; gives the old value, sign-extended to I64. Where the address is not a multiple of
+    /// the width, it may not be atomic. Can raise, as a store does.
     AtomicReadModifyWrite {
         /// What.
         op: AtomicOp,
-        /// [`Width::Word`] or [`Width::Double`].
+        /// How many bytes.
         width: Width,
         /// Translation regime.
         mode: MemoryMode,
@@ -299,10 +299,10 @@ pub enum Op {
         /// I64 operand, of which the low bytes count.
         value: Value,
     },
-    /// Atomic compare and exchange, sequentially consistent; gives the old value, sign-extended to I64. Aligned, as above. Can raise, as a
-    /// store does.
+    /// Atomic compare and exchange, sequentially consistent; gives the old value, sign-extended to I64. As above, where it is not
+    /// aligned. Can raise, as a store does.
     AtomicCompareExchange {
-        /// [`Width::Word`] or [`Width::Double`].
+        /// How many bytes.
         width: Width,
         /// Translation regime.
         mode: MemoryMode,
@@ -313,7 +313,8 @@ pub enum Op {
         /// I64 value stored then.
         new: Value,
     },
-    /// Loads and takes the processor's reservation on the address; sign-extends to I64. Aligned, as above. Can raise.
+    /// Loads and takes the processor's reservation on the address, which must be a multiple of the width (the lifter checks);
+    /// sign-extends to I64. Can raise.
     LoadReserved {
         /// [`Width::Word`] or [`Width::Double`].
         width: Width,

@@ -79,8 +79,8 @@ fn register<G: Guest>(register: Register) -> Result<(), String> {
     require(usize::from(register.0) < G::REGISTERS.len(), || format!("register {} does not exist", register.0))
 }
 
-fn atomic(width: Width, mode: MemoryMode) -> Result<(), String> {
-    require(matches!(width, Width::Word | Width::Double), || format!("an atomic operation cannot be a {width} wide"))?;
+fn reservation(width: Width, mode: MemoryMode) -> Result<(), String> {
+    require(matches!(width, Width::Word | Width::Double), || format!("a reservation cannot be a {width} wide"))?;
     regime(mode)
 }
 
@@ -142,20 +142,24 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
             check(address, Type::I64)?;
             check(value, Type::I64)
         }
-        Op::AtomicReadModifyWrite { width, mode, address, value, .. }
-        | Op::StoreConditional { width, mode, address, value } => {
-            atomic(width, mode)?;
+        Op::AtomicReadModifyWrite { mode, address, value, .. } => {
+            regime(mode)?;
             check(address, Type::I64)?;
             check(value, Type::I64)
         }
-        Op::AtomicCompareExchange { width, mode, address, expected, new } => {
-            atomic(width, mode)?;
+        Op::StoreConditional { width, mode, address, value } => {
+            reservation(width, mode)?;
+            check(address, Type::I64)?;
+            check(value, Type::I64)
+        }
+        Op::AtomicCompareExchange { mode, address, expected, new, .. } => {
+            regime(mode)?;
             check(address, Type::I64)?;
             check(expected, Type::I64)?;
             check(new, Type::I64)
         }
         Op::LoadReserved { width, mode, address } => {
-            atomic(width, mode)?;
+            reservation(width, mode)?;
             check(address, Type::I64)
         }
         Op::Fence => Ok(()),

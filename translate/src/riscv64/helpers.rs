@@ -10,7 +10,7 @@ mod float;
 pub(super) use float::{DYNAMIC_ROUNDING, FloatCode, RoundedOp};
 
 /// What floating-point helpers do: they add to the flags in memory, which compiled code only adds to as well, when it returns.
-const ADDS_FLAGS: Effects = Effects::PURE;
+const ADDS_FLAGS: Effects = Effects { acts: true, ..Effects::PURE };
 
 /// Makes the table of helpers and a constant for the number of each.
 macro_rules! helpers {

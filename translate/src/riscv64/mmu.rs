@@ -4,6 +4,7 @@ use super::{MACHINE, Riscv64, SUPERVISOR, USER, csr, exception, pmp};
 use crate::cpu::Cpu;
 use crate::guest::{Access, Exception, Translation};
 use crate::ir::MemoryMode;
+use crate::large_pages::LargePages;
 use crate::platform::PAGE_SIZE;
 
 /// Data accesses as user mode does them.
@@ -29,35 +30,6 @@ const ACCESSED: u64 = 0x40;
 const DIRTY: u64 = 0x80;
 /// Bits of page-table entries that belong to extensions we do not have; they must be zero.
 const RESERVED: u64 = 0xffc0_0000_0000_0000;
-
-/// Which superpages the soft TLB may hold pieces of since it was last emptied. Its entries are 4 KiB each, so that flushing
-/// one address of a superpage must flush more than that entry. An approximation: never forgets, may remember too much.
-#[derive(Clone, Debug, Default)]
-pub(super) struct LargePages {
-    /// A bit for each residue of the number of a 2 MiB page.
-    megapages: [u64; 16],
-    /// The same for 1 GiB pages; all bits for larger ones.
-    gigapages: u64,
-}
-
-impl LargePages {
-    fn insert(&mut self, address: u64, level: u32) {
-        match level {
-            0 => (),
-            1 => {
-                let number = (address >> 21) as usize;
-                self.megapages[number / 64 % 16] |= 1 << (number % 64);
-            }
-            2 => self.gigapages |= 1 << (address >> 30 & 63),
-            _ => self.gigapages = u64::MAX,
-        }
-    }
-
-    fn may_contain(&self, address: u64) -> bool {
-        let number = (address >> 21) as usize;
-        self.megapages[number / 64 % 16] >> (number % 64) & 1 != 0 || self.gigapages >> (address >> 30 & 63) & 1 != 0
-    }
-}
 
 /// Forgets all cached translations.
 pub(super) fn flush(cpu: &mut Cpu<Riscv64>) {
@@ -199,7 +171,7 @@ fn walk(
                     Err(_) => return Err(access_fault(address, access)),
                 }
             }
-            cpu.guest.large_pages.insert(address, level);
+            cpu.guest.large_pages.insert(address, 12 + 9 * level);
             let physical = page | address & offset_mask;
             return Ok((physical, readable, marked & (WRITABLE | DIRTY) == WRITABLE | DIRTY));
         }

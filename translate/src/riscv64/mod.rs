@@ -115,7 +115,7 @@ pub struct Riscv64 {
     /// What `minstret` counts from; read with [`csr::minstret`].
     pub minstret: csr::Counter,
     /// Which superpages the soft TLB may hold pieces of.
-    large_pages: mmu::LargePages,
+    large_pages: crate::large_pages::LargePages,
 }
 
 impl Riscv64 {
@@ -152,7 +152,7 @@ impl Riscv64 {
             stimecmp: u64::MAX,
             mcycle: csr::Counter::default(),
             minstret: csr::Counter::default(),
-            large_pages: mmu::LargePages::default(),
+            large_pages: crate::large_pages::LargePages::default(),
         }
     }
 }
@@ -201,8 +201,8 @@ impl Guest for Riscv64 {
         mmu::translate(cpu, address, width, access, mode)
     }
 
-    fn bus_error(address: u64, access: Access) -> Exception {
-        mmu::access_fault(address, access)
+    fn bus_error(address: u64, access: Access) -> Option<Exception> {
+        Some(mmu::access_fault(address, access))
     }
 
     fn raise(cpu: &mut Cpu<Riscv64>, exception: Exception) {

@@ -134,8 +134,9 @@ impl<G: Guest> Lowering<'_, G> {
         let old = if access.width == Width::Double {
             self.builder.ins().atomic_rmw(types::I64, flags, op, host, value)
         } else {
-            let operand = self.builder.ins().ireduce(types::I32, value);
-            let old = self.builder.ins().atomic_rmw(types::I32, flags, op, host, operand);
+            let ty = super::clif_type(access.width.integer());
+            let operand = self.builder.ins().ireduce(ty, value);
+            let old = self.builder.ins().atomic_rmw(ty, flags, op, host, operand);
             self.builder.ins().sextend(types::I64, old)
         };
         let done = self.builder.create_block();

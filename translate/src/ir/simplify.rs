@@ -1,0 +1,291 @@
+//! Makes a block shorter without changing what it does.
+//!
+//! Lifters write what each instruction does by itself. This drops what that leaves over: reads of registers whose value is
+//! known, writes that nothing sees before the next, constants computed from constants, and results that nobody uses.
+
+use super::*;
+use crate::cpu::MOST_REGISTERS;
+use crate::guest::Guest;
+use crate::interpret;
+
+/// A shorter block that does the same.
+pub fn simplify<G: Guest>(block: Block) -> Block {
+    let forward = Forward::<G>::run(block);
+    drop_unused::<G>(forward)
+}
+
+/// Replaces every operand of an operation.
+fn map_operands(op: &mut Op, arguments: usize, mut map: impl FnMut(Value) -> Value) {
+    let mut set = |values: &mut [&mut Value]| {
+        for value in values {
+            **value = map(**value);
+        }
+    };
+    match op {
+        Op::Const { .. } | Op::Get { .. } | Op::Fence => {}
+        Op::Put { value, .. } => set(&mut [value]),
+        Op::Binary { a, b, .. }
+        | Op::Compare { a, b, .. }
+        | Op::FloatBinary { a, b, .. }
+        | Op::FloatCompare { a, b, .. } => set(&mut [a, b]),
+        Op::Unary { a, .. }
+        | Op::Extend { a, .. }
+        | Op::Truncate { a, .. }
+        | Op::Bitcast { a, .. }
+        | Op::FloatSquareRoot { a, .. }
+        | Op::FloatConvert { a, .. }
+        | Op::IntegerToFloat { a, .. } => set(&mut [a]),
+        Op::Select { condition, a, b, .. } => set(&mut [condition, a, b]),
+        Op::FloatMultiplyAdd { a, b, c, .. } => set(&mut [a, b, c]),
+        Op::Load { address, .. } | Op::LoadReserved { address, .. } => set(&mut [address]),
+        Op::Store { address, value, .. }
+        | Op::AtomicReadModifyWrite { address, value, .. }
+        | Op::StoreConditional { address, value, .. } => set(&mut [address, value]),
+        Op::AtomicCompareExchange { address, expected, new, .. } => set(&mut [address, expected, new]),
+        Op::Helper { arguments: values, .. } => {
+            for value in values.iter_mut().take(arguments) {
+                set(&mut [value]);
+            }
+        }
+        Op::RaiseIf { condition, information, .. } => set(&mut [condition, information]),
+    }
+}
+
+fn map_terminator(terminator: &mut Terminator, mut map: impl FnMut(Value) -> Value) {
+    match terminator {
+        Terminator::Branch { condition: value, .. }
+        | Terminator::JumpIndirect { target: value, .. }
+        | Terminator::LeaveIndirect { target: value } => *value = map(*value),
+        Terminator::Jump { .. } | Terminator::Leave { .. } | Terminator::Raise { .. } => {}
+    }
+}
+
+fn arguments_of<G: Guest>(op: &Op) -> usize {
+    match op {
+        Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
+        _ => 0,
+    }
+}
+
+/// The pass from the beginning: known registers and constants.
+struct Forward<G> {
+    ops: Vec<Op>,
+    /// What became of the old values.
+    map: Vec<Value>,
+    registers: [Option<Value>; MOST_REGISTERS],
+    _guest: std::marker::PhantomData<G>,
+}
+
+impl<G: Guest> Forward<G> {
+    fn run(mut block: Block) -> Block {
+        let mut forward = Forward::<G> {
+            ops: Vec::with_capacity(block.ops.len()),
+            map: Vec::with_capacity(block.ops.len()),
+            registers: [None; MOST_REGISTERS],
+            _guest: std::marker::PhantomData,
+        };
+        let mut starts = block.instructions.iter_mut().peekable();
+        for (position, op) in block.ops.iter().enumerate() {
+            while let Some(start) = starts.next_if(|start| usize::from(start.op) <= position) {
+                start.op = forward.ops.len() as u16;
+            }
+            let value = forward.op(*op);
+            forward.map.push(value);
+        }
+        for start in starts {
+            start.op = forward.ops.len() as u16;
+        }
+        map_terminator(&mut block.terminator, |value| forward.map[usize::from(value.0)]);
+        block.ops = forward.ops;
+        block
+    }
+
+    fn push(&mut self, op: Op) -> Value {
+        self.ops.push(op);
+        Value((self.ops.len() - 1) as u16)
+    }
+
+    fn op(&mut self, mut op: Op) -> Value {
+        let arguments = arguments_of::<G>(&op);
+        map_operands(&mut op, arguments, |value| self.map[usize::from(value.0)]);
+        match op {
+            Op::Get { register } => {
+                if let Some(known) = self.registers[usize::from(register.0)] {
+                    return known;
+                }
+                let value = self.push(op);
+                self.registers[usize::from(register.0)] = Some(value);
+                value
+            }
+            Op::Put { register, value } => {
+                self.registers[usize::from(register.0)] = Some(value);
+                self.push(op)
+            }
+            Op::Helper { helper, .. } => {
+                if G::HELPERS[usize::from(helper.0)].effects.writes_registers {
+                    self.registers = [None; MOST_REGISTERS];
+                }
+                self.push(op)
+            }
+            _ => match self.folded(&op) {
+                Some(Folded::Value(value)) => value,
+                Some(Folded::Const { ty, bits }) => self.push(Op::Const { ty, bits }),
+                None => self.push(op),
+            },
+        }
+    }
+
+    fn constant(&self, value: Value) -> Option<u64> {
+        match self.ops[usize::from(value.0)] {
+            Op::Const { bits, .. } => Some(bits),
+            _ => None,
+        }
+    }
+
+    /// What an operation without effects comes to, if that is simpler.
+    fn folded(&self, op: &Op) -> Option<Folded> {
+        let constant = |ty: Type, bits: u64| Some(Folded::Const { ty, bits });
+        match *op {
+            Op::Binary { op, ty, a, b } => match (self.constant(a), self.constant(b)) {
+                (Some(a), Some(b)) => constant(ty, interpret::binary(op, ty, a, b)),
+                (None, Some(bits)) => {
+                    let neutral = match op {
+                        BinaryOp::Add
+                        | BinaryOp::Sub
+                        | BinaryOp::Or
+                        | BinaryOp::Xor
+                        | BinaryOp::ShiftLeft
+                        | BinaryOp::ShiftRightUnsigned
+                        | BinaryOp::ShiftRightSigned => bits == 0,
+                        BinaryOp::And => bits == ty.mask(),
+                        BinaryOp::Mul => bits == 1,
+                        _ => false,
+                    };
+                    neutral.then_some(Folded::Value(a))
+                }
+                _ => None,
+            },
+            Op::Unary { op, ty, a } => constant(ty, interpret::unary(op, ty, self.constant(a)?)),
+            Op::Compare { op, ty, a, b } => {
+                constant(Type::I8, u64::from(interpret::compare(op, ty, self.constant(a)?, self.constant(b)?)))
+            }
+            Op::Select { condition, a, b, .. } => {
+                if a == b {
+                    return Some(Folded::Value(a));
+                }
+                Some(Folded::Value(if self.constant(condition)? != 0 { a } else { b }))
+            }
+            Op::Extend { signed, from, to, a } => {
+                let bits = self.constant(a)?;
+                constant(to, if signed { interpret::sign_extend(from, bits) & to.mask() } else { bits })
+            }
+            Op::Truncate { from, to, a } => match self.ops[usize::from(a.0)] {
+                Op::Const { bits, .. } => constant(to, bits & to.mask()),
+                Op::Extend { from: narrow, a: inner, .. } if narrow == to => {
+                    let _ = from;
+                    Some(Folded::Value(inner))
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+enum Folded {
+    Value(Value),
+    Const { ty: Type, bits: u64 },
+}
+
+/// The operation does nothing but compute its result.
+fn is_pure<G: Guest>(op: &Op) -> bool {
+    match op {
+        Op::Const { .. }
+        | Op::Get { .. }
+        | Op::Binary { .. }
+        | Op::Unary { .. }
+        | Op::Compare { .. }
+        | Op::Select { .. }
+        | Op::Extend { .. }
+        | Op::Truncate { .. }
+        | Op::Bitcast { .. } => true,
+        Op::Helper { helper, .. } => {
+            let effects = G::HELPERS[usize::from(helper.0)].effects;
+            !(effects.acts || effects.can_raise || effects.writes_registers || effects.interpreted)
+        }
+        _ => false,
+    }
+}
+
+/// Something may look at the guest's registers at this operation.
+fn observes<G: Guest>(op: &Op) -> bool {
+    match op {
+        Op::Helper { helper, .. } => {
+            let effects = G::HELPERS[usize::from(helper.0)].effects;
+            effects.can_raise || effects.reads_registers || effects.writes_registers
+        }
+        op => op.can_raise(),
+    }
+}
+
+/// The pass from the end: writes that are overwritten, results that are not used.
+fn drop_unused<G: Guest>(mut block: Block) -> Block {
+    let mut used = vec![false; block.ops.len()];
+    let mut kept = vec![false; block.ops.len()];
+    map_terminator(&mut block.terminator, |value| {
+        used[usize::from(value.0)] = true;
+        value
+    });
+    let mut overwritten = [false; MOST_REGISTERS];
+    for position in (0..block.ops.len()).rev() {
+        let op = &mut block.ops[position];
+        kept[position] = match *op {
+            Op::Put { register, .. } => !std::mem::replace(&mut overwritten[usize::from(register.0)], true),
+            Op::Get { register } => {
+                // What was written before is read here.
+                if used[position] {
+                    overwritten[usize::from(register.0)] = false;
+                }
+                used[position]
+            }
+            _ if is_pure::<G>(op) && !used[position] => false,
+            _ => {
+                if observes::<G>(op) {
+                    overwritten = [false; MOST_REGISTERS];
+                }
+                true
+            }
+        };
+        if kept[position] {
+            let arguments = arguments_of::<G>(op);
+            map_operands(op, arguments, |value| {
+                used[usize::from(value.0)] = true;
+                value
+            });
+        }
+    }
+    compact::<G>(block, &kept)
+}
+
+fn compact<G: Guest>(mut block: Block, kept: &[bool]) -> Block {
+    let mut numbers = Vec::with_capacity(kept.len() + 1);
+    let mut next = 0;
+    for keep in kept {
+        numbers.push(Value(next));
+        next += u16::from(*keep);
+    }
+    numbers.push(Value(next));
+    let mut ops = Vec::with_capacity(usize::from(next));
+    for (op, _) in block.ops.iter().zip(kept).filter(|(_, keep)| **keep) {
+        let mut op = *op;
+        let arguments = arguments_of::<G>(&op);
+        map_operands(&mut op, arguments, |value| numbers[usize::from(value.0)]);
+        ops.push(op);
+    }
+    for start in &mut block.instructions {
+        start.op = numbers[usize::from(start.op)].0;
+    }
+    map_terminator(&mut block.terminator, |value| numbers[usize::from(value.0)]);
+    block.ops = ops;
+    block
+}

@@ -1,0 +1,111 @@
+//! What lifted code calls: one function for what takes more than a few operations.
+
+mod integer;
+mod string;
+mod system;
+
+use crate::guest::{Effects, Helper};
+use crate::ir::HelperId;
+
+use super::segment::SegmentName;
+use super::state::X86_64;
+
+pub(super) use string::{RepeatedString, StringOperation};
+
+/// It acts on the world outside or on the processor's state beyond its registers, and may raise.
+const ACTS: Effects = Effects::RAISES;
+
+/// As [`ACTS`], with registers as operands.
+const ACTS_ON_REGISTERS: Effects =
+    Effects { can_raise: true, reads_registers: true, writes_registers: true, acts: true, interpreted: false };
+
+/// Makes the table of helpers and a constant for the number of each.
+macro_rules! helpers {
+    ($($id:ident: $name:literal, $arguments:literal, $effects:expr, $function:path;)*) => {
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        enum Position { $($id),* }
+
+        /// Numbers of the helpers.
+        pub(super) mod id {
+            use super::{HelperId, Position};
+            $(
+                #[doc = concat!("`", $name, "`.")]
+                pub(in super::super) const $id: HelperId = HelperId(Position::$id as u16);
+            )*
+        }
+
+        pub(super) const HELPERS: &[Helper<X86_64>] = &[
+            $(Helper { name: $name, arguments: $arguments, effects: $effects, function: $function },)*
+        ];
+    };
+}
+
+helpers! {
+    COMPUTE_FLAGS: "compute_flags", 3, Effects::PURE, integer::compute_flags;
+    DIVIDE_SIGNED: "divide_signed", 3, Effects::RAISES, integer::divide_signed;
+    DIVIDE_UNSIGNED: "divide_unsigned", 3, Effects::RAISES, integer::divide_unsigned;
+    DECIMAL: "decimal", 3, Effects::PURE, integer::decimal;
+    ROTATE_THROUGH_CARRY: "rotate_through_carry", 3, Effects::PURE, integer::rotate_through_carry;
+    ROTATE_THROUGH_CARRY_FLAGS: "rotate_through_carry_flags", 3, Effects::PURE, integer::rotate_through_carry_flags;
+    BIT_FIELD: "bit_field", 2, Effects::PURE, integer::bit_field;
+    DEPOSIT_BITS: "deposit_bits", 2, Effects::PURE, integer::deposit_bits;
+    EXTRACT_BITS: "extract_bits", 2, Effects::PURE, integer::extract_bits;
+    COMPARE_EXCHANGE_16: "compare_exchange_16", 2, ACTS_ON_REGISTERS, integer::compare_exchange_16;
+    RANDOM: "random", 0, ACTS, integer::random;
+    REPEATED_STRING: "repeated_string", 3, ACTS_ON_REGISTERS, string::repeated_string;
+    CHECK_PORT: "check_port", 2, ACTS, string::check_port;
+    READ_PORT: "read_port", 2, ACTS, string::read_port;
+    WRITE_PORT: "write_port", 3, ACTS, string::write_port;
+    SEGMENT_ADDRESS: "segment_address", 2, ACTS, system::segment_address;
+    CODE_ADDRESS: "code_address", 1, ACTS, system::code_address;
+    READ_SELECTOR: "read_selector", 1, Effects::PURE, system::read_selector;
+    END_SHADOW: "end_shadow", 0, Effects::ALL, system::end_shadow;
+    SINGLE_STEP_TRAP: "single_step_trap", 1, Effects::ALL, system::single_step_trap;
+    SET_INTERRUPT_FLAG: "set_interrupt_flag", 1, Effects::ALL, system::set_interrupt_flag;
+    SET_ACCESS_FLAG: "set_access_flag", 1, Effects::ALL, system::set_access_flag;
+    LOAD_SEGMENT: "load_segment", 2, Effects::ALL, system::load_segment;
+    WRITE_SEGMENT_BASE: "write_segment_base", 2, Effects::ALL, system::write_segment_base;
+    READ_SYSTEM_FLAGS: "read_system_flags", 0, Effects::PURE, system::read_system_flags;
+    WRITE_FLAGS: "write_flags", 2, Effects::ALL, system::write_flags;
+    SOFTWARE_INTERRUPT: "software_interrupt", 2, Effects::ALL, system::software_interrupt;
+    PRIVILEGED_SOFTWARE_INTERRUPT: "privileged_software_interrupt", 2, Effects::ALL, system::privileged_software_interrupt;
+    INTERRUPT_ON_OVERFLOW: "interrupt_on_overflow", 2, Effects::ALL, system::interrupt_on_overflow;
+    INTERRUPT_RETURN: "interrupt_return", 2, Effects::ALL, system::interrupt_return;
+    FAR_JUMP: "far_jump", 3, Effects::ALL, system::far_jump;
+    FAR_CALL: "far_call", 3, Effects::ALL, system::far_call;
+    FAR_RETURN: "far_return", 2, Effects::ALL, system::far_return;
+    SYSCALL: "syscall", 1, Effects::ALL, system::syscall;
+    SYSRET: "sysret", 1, Effects::ALL, system::sysret;
+    SYSENTER: "sysenter", 0, Effects::ALL, system::sysenter;
+    SYSEXIT: "sysexit", 1, Effects::ALL, system::sysexit;
+    HALT: "halt", 0, Effects::ALL, system::halt;
+    PAUSE_PROCESSOR: "pause_processor", 0, ACTS, system::pause_processor;
+    READ_MSR: "read_msr", 1, Effects::ALL, system::read_msr;
+    WRITE_MSR: "write_msr", 3, Effects::ALL, system::write_msr;
+    READ_TIME_STAMP: "read_time_stamp", 0, Effects::ALL, system::read_time_stamp;
+    READ_PROCESSOR_NUMBER: "read_processor_number", 0, Effects::PURE, system::read_processor_number;
+    CPUID: "cpuid", 0, ACTS_ON_REGISTERS, system::cpuid;
+    READ_CONTROL: "read_control", 1, Effects::PURE, system::read_control;
+    WRITE_CONTROL: "write_control", 2, Effects::ALL, system::write_control;
+    LOAD_MACHINE_STATUS: "load_machine_status", 1, Effects::ALL, system::load_machine_status;
+    CLEAR_TASK_SWITCHED: "clear_task_switched", 0, Effects::ALL, system::clear_task_switched;
+    READ_DEBUG: "read_debug", 1, Effects::ALL, system::read_debug;
+    WRITE_DEBUG: "write_debug", 2, Effects::ALL, system::write_debug;
+    READ_EXTENDED_CONTROL: "read_extended_control", 1, Effects::RAISES, system::read_extended_control;
+    WRITE_EXTENDED_CONTROL: "write_extended_control", 3, Effects::ALL, system::write_extended_control;
+    READ_TABLE_BASE: "read_table_base", 1, Effects::PURE, system::read_table_base;
+    READ_TABLE_LIMIT: "read_table_limit", 1, Effects::PURE, system::read_table_limit;
+    LOAD_TABLE: "load_table", 3, Effects::ALL, system::load_table;
+    LOAD_LDT: "load_ldt", 1, Effects::ALL, system::load_ldt;
+    LOAD_TASK: "load_task", 1, Effects::ALL, system::load_task;
+    LOOK_AT_SEGMENT: "look_at_segment", 2, Effects::RAISES, system::look_at_segment;
+    CHECK_USER_MODE_PREVENTION: "check_user_mode_prevention", 0, Effects::RAISES, system::check_user_mode_prevention;
+    INVALIDATE_PAGE: "invalidate_page", 1, Effects::ALL, system::invalidate_page;
+    FLUSH_TLB: "flush_tlb", 0, Effects::ALL, system::flush_tlb;
+    SWAP_GS: "swap_gs", 0, Effects::ALL, system::swap_gs;
+}
+
+/// The second argument of `segment_address`.
+pub(super) fn encode_access(segment: SegmentName, bytes: u64, write: bool) -> u64 {
+    segment as u64 | bytes << 8 | u64::from(write) << 16
+}
