@@ -2,8 +2,10 @@
 
 mod integer;
 mod sse;
+mod state_image;
 mod string;
 mod system;
+mod x87;
 
 use crate::guest::{Effects, Helper};
 use crate::ir::HelperId;
@@ -12,7 +14,9 @@ use super::segment::SegmentName;
 use super::state::X86_64;
 
 pub(super) use sse::VectorOperands;
+pub(super) use state_image::encode_state_image;
 pub(super) use string::{RepeatedString, StringOperation};
+pub(super) use x87::X87Operand;
 
 /// It acts on the world outside or on the processor's state beyond its registers, and may raise.
 const ACTS: Effects = Effects::RAISES;
@@ -119,9 +123,19 @@ helpers! {
     INSERT_SINGLE: "insert_single", 3, ON_REGISTERS, sse::insert_single;
     COMPARE_STRINGS: "compare_strings", 2, ON_REGISTERS, sse::compare_strings;
     SWAP_GS: "swap_gs", 0, Effects::ALL, system::swap_gs;
+    X87_WAIT: "x87_wait", 0, ACTS, x87::wait;
+    X87_ON_REGISTERS: "x87_on_registers", 3, ACTS, x87::on_registers;
+    X87_LOAD: "x87_load", 3, ACTS, x87::load;
+    X87_STORE: "x87_store", 3, ACTS, x87::store;
+    X87_LOAD_IMAGE: "x87_load_image", 2, ACTS, x87::load_image;
+    X87_STORE_IMAGE: "x87_store_image", 2, ACTS, x87::store_image;
+    FXSAVE: "fxsave", 2, Effects::ALL, state_image::fxsave;
+    FXRSTOR: "fxrstor", 2, Effects::ALL, state_image::fxrstor;
+    LOAD_MXCSR: "load_mxcsr", 1, Effects::ALL, state_image::load_mxcsr;
+    READ_MXCSR: "read_mxcsr", 0, Effects::ALL, state_image::read_mxcsr;
 }
 
 /// The second argument of `segment_address`.
 pub(super) fn encode_access(segment: SegmentName, bytes: u64, write: bool) -> u64 {
-    segment as u64 | bytes << 8 | u64::from(write) << 16
+    segment as u64 | bytes << 8 | u64::from(write) << 32
 }
