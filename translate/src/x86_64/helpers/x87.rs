@@ -130,6 +130,14 @@ pub(super) fn store_bytes(cpu: &mut Cpu<X86_64>, address: u64, bytes: &[u8], mod
     Ok(())
 }
 
+/// EMMS.
+pub(super) extern "C" fn empty_mmx(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    if check_pending(cpu).is_ok() {
+        cpu.guest.x87.emms();
+    }
+    0
+}
+
 /// FWAIT.
 pub(super) extern "C" fn wait(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     // The helper's end looks at the status.
