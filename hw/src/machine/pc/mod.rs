@@ -7,6 +7,7 @@ mod acpi;
 mod boot;
 mod firmware;
 mod interrupts;
+mod multiboot;
 mod smbios;
 
 use std::sync::Arc;
@@ -143,15 +144,13 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let physical = memory_of(all_regions)?;
 
     let mut entry = None;
-    let mut items = None;
     let machine = acpi::Machine {
         cpus: parts.vcpus.len() as u32,
         pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
         serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
     };
-    if firmware.is_some() {
-        items = Some(firmware::items(config, &layout, &machine)?);
-    } else {
+    let items = firmware::items(config, &layout, &machine, firmware.is_some())?;
+    if firmware.is_none() {
         let path = config.boot.kernel.as_ref().ok_or_else(|| firmware::missing(config))?;
         let kernel = boot::load(config, path, &layout)?;
         images.extend(kernel.images);
@@ -167,11 +166,9 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
 
     let interrupts = Interrupts::new(parts)?;
     let (mut devices, power) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
-    if let Some(items) = items {
-        let fw_cfg = FwCfg::new(items, ram.clone());
-        parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
-        devices.insert(0, fw_cfg);
-    }
+    let fw_cfg = FwCfg::new(items, ram.clone());
+    parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
+    devices.insert(0, fw_cfg);
     Ok(Board {
         ram,
         physical,
