@@ -4,6 +4,7 @@
 //! head of a region ([`region`]) that a background thread compiles. What processors share is the [`Translator`]; what
 //! each has for itself is its [`Engine`].
 
+mod queue;
 mod region;
 mod translations;
 
@@ -266,11 +267,7 @@ impl<G: Guest> Dispatcher<G> {
         }
         let ended = interpret(cpu, &translation.block, &mut self.values);
         if translation.count_execution(self.translator.tiers()) {
-            let region = region::form(&self.generation, translation);
-            // The head itself may have been invalidated meanwhile.
-            if !region.blocks.is_empty() {
-                self.translator.request(self.generation.clone(), region);
-            }
+            self.translator.request(&self.generation, &translation.key);
         }
         ended
     }

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
-use super::region::Region;
+use super::queue::{Queue, Request};
+use super::region;
 use crate::code::{CodePages, Invalidate};
 use crate::compile::{CodeMemory, CompileError, Compiler, EntryPoint, Runtime};
 use crate::cpu::Cpu;
@@ -104,6 +104,8 @@ pub struct Translation {
     pub interpreted: bool,
     valid: AtomicBool,
     executions: AtomicU32,
+    /// It is waiting to be compiled, or that was tried.
+    requested: AtomicBool,
     /// Heads of compiled regions that contain this block.
     regions: Mutex<Vec<Weak<Translation>>>,
 }
@@ -128,7 +130,10 @@ impl Translation {
         match tiers {
             Tiers::InterpreterOnly => false,
             Tiers::Background(threshold) | Tiers::Immediate(threshold) => {
-                count.is_multiple_of(threshold) && !self.interpreted && !self.breakpoint && self.spans.len() == 1
+                count >= threshold
+                    && !(self.interpreted || self.breakpoint)
+                    && self.spans.len() == 1
+                    && !self.requested.swap(true, Ordering::Relaxed)
             }
         }
     }
@@ -206,6 +211,7 @@ impl Generation {
             interpreted,
             valid: AtomicBool::new(true),
             executions: AtomicU32::new(0),
+            requested: AtomicBool::new(false),
             regions: Mutex::new(Vec::new()),
         });
         if let Some(old) = self.translations.write().insert(key, translation.clone()) {
@@ -227,15 +233,10 @@ pub struct Translator<G: Guest> {
     runtime: Option<Arc<Runtime<G>>>,
     generation: RwLock<Arc<Generation>>,
     generation_number: AtomicU64,
-    queue: Mutex<Option<Sender<Request>>>,
+    queue: Option<Arc<Queue>>,
     immediate: Mutex<Option<Compiler<G>>>,
     breakpoints: RwLock<BTreeMap<u64, usize>>,
     regions_compiled: Arc<AtomicU64>,
-}
-
-struct Request {
-    generation: Arc<Generation>,
-    region: Region,
 }
 
 impl<G: Guest> Translator<G> {
@@ -254,14 +255,15 @@ impl<G: Guest> Translator<G> {
         let tiers = if runtime.is_some() { tiers } else { Tiers::InterpreterOnly };
         let regions_compiled = Arc::new(AtomicU64::new(0));
         let queue = runtime.as_ref().filter(|_| matches!(tiers, Tiers::Background(_))).map(|runtime| {
-            let (sender, receiver) = channel();
+            let queue = Arc::new(Queue::default());
+            let requests = queue.clone();
             let compiler = Compiler::new(runtime.clone());
             let count = regions_compiled.clone();
             std::thread::Builder::new()
                 .name("jit compiler".into())
-                .spawn(move || serve(compiler, &receiver, &count))
+                .spawn(move || serve(compiler, &requests, &count))
                 .expect("the host refuses a thread for the compiler");
-            sender
+            queue
         });
         let immediate = runtime
             .as_ref()
@@ -274,7 +276,7 @@ impl<G: Guest> Translator<G> {
             runtime,
             generation: RwLock::new(generation),
             generation_number: AtomicU64::new(0),
-            queue: Mutex::new(queue),
+            queue,
             immediate: Mutex::new(immediate),
             breakpoints: RwLock::new(BTreeMap::new()),
             regions_compiled,
@@ -315,13 +317,15 @@ impl<G: Guest> Translator<G> {
         self.regions_compiled.load(Ordering::Relaxed)
     }
 
-    /// Asks for a region to be compiled.
-    pub(super) fn request(&self, generation: Arc<Generation>, region: Region) {
-        if let Some(queue) = &*self.queue.lock() {
-            // The compile thread ends only after this sender is gone.
-            let _ = queue.send(Request { generation, region });
+    /// Asks for the region that begins with a block to be compiled.
+    pub(super) fn request(&self, generation: &Arc<Generation>, key: &Key) {
+        // It may have been invalidated meanwhile.
+        let Some(head) = generation.find(key) else { return };
+        let request = Request { generation: generation.clone(), head };
+        if let Some(queue) = &self.queue {
+            queue.push(request);
         } else if let Some(compiler) = &mut *self.immediate.lock() {
-            compile(compiler, &Request { generation, region }, &self.regions_compiled);
+            compile(compiler, &request, &self.regions_compiled);
         }
     }
 
@@ -366,6 +370,14 @@ impl<G: Guest> Translator<G> {
     }
 }
 
+impl<G: Guest> Drop for Translator<G> {
+    fn drop(&mut self) {
+        if let Some(queue) = &self.queue {
+            queue.close();
+        }
+    }
+}
+
 fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> Arc<Generation> {
     let (none, code, kept): (_, _, Arc<dyn Send + Sync>) = match runtime {
         Some(runtime) => (runtime.return_to_dispatcher().0, CodeMemory::new(CODE_SIZE), runtime.clone()),
@@ -388,18 +400,23 @@ fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> A
     })
 }
 
-fn serve<G: Guest>(mut compiler: Compiler<G>, requests: &Receiver<Request>, count: &AtomicU64) {
-    while let Ok(request) = requests.recv() {
+fn serve<G: Guest>(mut compiler: Compiler<G>, requests: &Queue, count: &AtomicU64) {
+    while let Some(request) = requests.take() {
         compile(&mut compiler, &request, count);
     }
 }
 
 fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &AtomicU64) {
-    let head = &request.region.blocks[0];
+    let head = &request.head;
     if !head.is_valid() || head.cell.compiled().is_some() {
         return;
     }
-    let entry = match compiler.compile(&request.region, &request.generation) {
+    let region = region::form(&request.generation, head);
+    // The head itself may have been invalidated meanwhile.
+    if region.blocks.is_empty() {
+        return;
+    }
+    let entry = match compiler.compile(&region, &request.generation) {
         Ok(entry) => entry,
         Err(error) => {
             if matches!(error, CompileError::Full) {
@@ -409,13 +426,13 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
             return;
         }
     };
-    for block in &request.region.blocks {
+    for block in &region.blocks {
         block.regions.lock().push(Arc::downgrade(head));
     }
     head.cell.link(entry.0);
     count.fetch_add(1, Ordering::Relaxed);
     // One that was invalidated before it knew of this region has not unlinked it.
-    if !request.region.blocks.iter().all(|block| block.is_valid()) {
+    if !region.blocks.iter().all(|block| block.is_valid()) {
         head.cell.unlink();
     }
 }
