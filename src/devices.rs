@@ -19,6 +19,7 @@ const DEVICES: &[(&str, &str)] = &[
     ("virtio-rng-device, virtio-rng-pci, virtio-rng", "random numbers: rng=ID"),
     ("virtio-serial-device, virtio-serial-pci, virtio-serial", "the bus of a virtconsole"),
     ("virtconsole", "a console: chardev=ID"),
+    ("pc-testdev, pci-testdev", "what kvm-unit-tests expect (x86_64)"),
     ("isa-debug-exit", "a port that ends the machine (x86_64): iobase=PORT, iosize=SIZE"),
     ("isa-debugcon", "a port for messages (x86_64): iobase=PORT, chardev=ID"),
 ];
@@ -99,6 +100,14 @@ pub(crate) fn add(
                 group.take("name");
                 group.finish("chardev, name and id")?;
                 config.devices.push(DeviceConfig { id, model: DeviceModel::VirtioConsole { backend } });
+            }
+            "pc-testdev" => {
+                group.finish("id")?;
+                config.test_device = true;
+            }
+            "pci-testdev" => {
+                group.finish("id")?;
+                config.devices.push(DeviceConfig { id, model: DeviceModel::PciTestdev });
             }
             "isa-debug-exit" => {
                 let base = group.take_port("iobase")?.unwrap_or(0x501);

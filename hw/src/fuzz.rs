@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use accel::clock::VirtualClock;
 use accel::memory::{GuestMemory, allocate};
-use accel::{AddressSpace, IoBus};
+use accel::{AddressSpace, IoBus, LocalApicRegister, VcpuHandle};
 use block::BlockNode;
 use host::chardev::NullBackend;
 use parking_lot::Mutex;
@@ -15,13 +15,23 @@ use crate::bus::{Bus, Effect, MmioDevice, Width};
 use crate::cmos::Cmos;
 use crate::debug_port::{DebugConsole, DebugExit};
 use crate::device::Device;
+use crate::fw_cfg::{self, FwCfg, Items};
 use crate::goldfish_rtc::{self, GoldfishRtc};
+use crate::hpet::{self, Hpet};
 use crate::i8042::I8042;
+use crate::i8254::I8254;
+use crate::i8259::{self, I8259};
+use crate::ide;
 use crate::interrupt::InterruptLine;
+use crate::io_apic::{self, IoApic};
+use crate::local_apic::{LINT0, LocalApics};
 use crate::ns16550::{self, Ns16550};
+use crate::pc_testdev::{self, PcTestdev};
 use crate::pci::host_bridge::{self, HostBridge};
 use crate::pci::isa_bridge::IsaBridge;
+use crate::pci::piix3_ide::Piix3Ide;
 use crate::pci::power_management::{self, PowerManagement};
+use crate::pci::testdev::PciTestdev;
 use crate::pci::{PciBus, PciDevice, Slot};
 use crate::plic::{self, Plic};
 use crate::sifive_test::{self, SifiveTest};
@@ -194,6 +204,9 @@ pub fn fuzz_device_registers(data: &[u8]) {
         } else {
             let _ = bus.write(space, address, &input.take::<8>()[..length]);
         }
+        if operation & 0xf0 == 0x80 {
+            let _ = bus.acknowledge_interrupt();
+        }
         if operation == 0xff {
             devices.iter().for_each(|device| device.reset());
         }
@@ -205,8 +218,22 @@ pub fn fuzz_device_registers(data: &[u8]) {
     }
 }
 
-/// A bus and the devices on it.
-type BusAndDevices = (Arc<Bus>, Vec<Arc<dyn Device>>);
+/// A processor that hears nothing.
+struct NoProcessor;
+
+impl VcpuHandle for NoProcessor {
+    fn kick(&self) {}
+    fn set_interrupt(&self, _input: u32, _level: bool) {}
+    fn inject_nmi(&self) -> Result<(), accel::Error> {
+        Ok(())
+    }
+    fn is_halted(&self) -> bool {
+        false
+    }
+}
+
+/// A processor's view of a bus, and the devices on it.
+type BusAndDevices = (Arc<dyn IoBus>, Vec<Arc<dyn Device>>);
 
 /// A bus with every device of this crate on it.
 fn all_devices() -> Option<BusAndDevices> {
@@ -244,7 +271,7 @@ fn all_devices() -> Option<BusAndDevices> {
     bus.map_ports(0xe9, 1, 0, console.clone()).ok()?;
     let pci = PciBus::new(&bus);
     let isa = IsaBridge::with_lines((0..16).map(|_| line()).collect());
-    let power = PowerManagement::new(clock, line(), true);
+    let power = PowerManagement::new(clock.clone(), line(), true);
     bus.map_ports(0x600, power_management::PORT_COUNT, 0, power.clone()).ok()?;
     bus.map_ports(0xb2, 1, power_management::COMMAND_OFFSET, power.clone()).ok()?;
     let bridge = HostBridge::new(pci.clone());
@@ -261,7 +288,41 @@ fn all_devices() -> Option<BusAndDevices> {
         pci.insert(Slot(slot), &function);
     }
     devices.extend([cmos as Arc<dyn Device>, keyboard, exit, console, isa, power, bridge]);
-    Some((bus, devices))
+
+    let processors: [Arc<dyn VcpuHandle>; 2] = [Arc::new(NoProcessor), Arc::new(NoProcessor)];
+    let apics = LocalApics::new(&processors, &clock);
+    let pics = I8259::new(InterruptLine::new(apics.clone(), LINT0));
+    for (port, offset) in [(0x20, i8259::FIRST), (0xa0, i8259::SECOND), (0x4d0, i8259::LEVEL)] {
+        bus.map_ports(port, 2, offset, pics.clone()).ok()?;
+    }
+    let io_apic = IoApic::new(apics.clone());
+    bus.map_memory(8 * SLOT, io_apic::SIZE, io_apic.clone()).ok()?;
+    let pit = I8254::new(clock.clone(), InterruptLine::new(pics.clone(), 0));
+    bus.map_ports(0x40, 5, 0, pit.clone()).ok()?;
+    let hpet = Hpet::new(clock.clone(), io_apic.clone(), Arc::new(|_| {}));
+    bus.map_memory(9 * SLOT, hpet::SIZE, hpet.clone()).ok()?;
+    let test = PcTestdev::new(io_apic.clone());
+    bus.map_memory(10 * SLOT, pc_testdev::SIZE, test.clone()).ok()?;
+    bus.map_ports(0x2000, 24, pc_testdev::INTERRUPTS, test.clone()).ok()?;
+    let mut items = Items::default();
+    items.add_file_bytes("fuzz", vec![1; 1000]);
+    let fw_cfg = FwCfg::new(items, memory.clone());
+    bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone()).ok()?;
+    let disk: Arc<dyn BlockNode> = Arc::new(MemoryDisk(Mutex::new(vec![0; DISK])));
+    let drive = |kind| Some(ide::Drive { kind, medium: Some(disk.clone()), serial: String::new() });
+    let drives = [drive(ide::DriveKind::Disk), drive(ide::DriveKind::CdRom)];
+    let channel = ide::Channel::new("ide".into(), drives, line(), memory).ok()?;
+    bus.map_ports(0x1f0, ide::COMMAND_PORTS, 0, channel.clone()).ok()?;
+    bus.map_ports(0x3f6, 1, ide::CONTROL, channel.clone()).ok()?;
+    let function = Piix3Ide::new([channel.clone(), channel.clone()]);
+    pci.insert(Slot(9), &(function.clone() as Arc<dyn PciDevice>));
+    let pci_test = PciTestdev::new("pci-testdev".into());
+    pci.insert(Slot::new(7, 0), &(pci_test.clone() as Arc<dyn PciDevice>));
+    devices.extend([pit as Arc<dyn Device>, pics.clone(), io_apic, apics.clone(), hpet, test, fw_cfg]);
+    devices.extend([channel as Arc<dyn Device>, function, pci_test]);
+    let view = apics.processor_bus(1, bus, Arc::new(move || pics.acknowledge()))?;
+    view.write_local_apic(LocalApicRegister::Base, (11 * SLOT) | 0x800)?;
+    Some((view, devices))
 }
 
 #[cfg(test)]
@@ -295,7 +356,7 @@ mod tests {
                 let (space, address) = if operation & 0x08 != 0 {
                     (AddressSpace::Port, u64::from(input.half()))
                 } else {
-                    (AddressSpace::Memory, u64::from(device % 8) * SLOT + u64::from(input.half() % 0x4200))
+                    (AddressSpace::Memory, u64::from(device % 12) * SLOT + u64::from(input.half() % 0x4200))
                 };
                 let _ = bus.write(space, address, &bytes[..1 << (operation & 3)]);
             }

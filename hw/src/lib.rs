@@ -32,6 +32,7 @@ pub mod load;
 pub mod local_apic;
 pub mod machine;
 pub mod ns16550;
+pub mod pc_testdev;
 pub mod pci;
 pub mod plic;
 pub mod sifive_test;

@@ -236,22 +236,29 @@ impl BootFile {
 
     /// The loadable segments of an ELF file for `machine`, at their physical addresses.
     pub fn elf(&self, machine: u16) -> Result<ElfImage, LoadError> {
+        match self.kind {
+            ImageKind::Elf { is_64_bit: false, .. } => self.elf_of::<elf::FileHeader32<LittleEndian>>(machine),
+            _ => self.elf_of::<elf::FileHeader64<LittleEndian>>(machine),
+        }
+    }
+
+    fn elf_of<H: FileHeader<Endian = LittleEndian>>(&self, machine: u16) -> Result<ElfImage, LoadError> {
         let data = FileContent { content: &self.content, length: self.length, position: 0 };
         let cache = ReadCache::new(data);
         let malformed = |error: object::Error| self.wrong(format!("is a malformed ELF file: {error}"));
-        let header = elf::FileHeader64::<LittleEndian>::parse(&cache).map_err(malformed)?;
+        let header = H::parse(&cache).map_err(malformed)?;
         let endian = LittleEndian;
-        if header.e_machine.get(endian).0 != machine {
+        if header.e_machine(endian).0 != machine {
             return Err(self.wrong("is an ELF file for another architecture"));
         }
-        if usize::from(header.e_phnum.get(endian)) > MOST_SEGMENTS {
+        if usize::from(header.e_phnum(endian)) > MOST_SEGMENTS {
             return Err(self.wrong(format!("has more than {MOST_SEGMENTS} program headers")));
         }
         let segments = header.program_headers(endian, &cache).map_err(malformed)?;
-        let entry = header.e_entry.get(endian);
+        let entry = header.e_entry(endian).into();
         let mut elf = ElfImage { images: Vec::new(), entry, lowest: u64::MAX, end: 0, pvh_entry: None };
         for segment in segments {
-            match segment.p_type.get(endian) {
+            match segment.p_type(endian) {
                 elf::PT_LOAD => {}
                 elf::PT_NOTE => {
                     elf.pvh_entry = elf.pvh_entry.or(self.pvh_note(segment, &cache));
@@ -259,9 +266,9 @@ impl BootFile {
                 }
                 _ => continue,
             }
-            let (offset, length) = (segment.p_offset.get(endian), segment.p_filesz.get(endian));
-            let (address, size) = (segment.p_paddr.get(endian), segment.p_memsz.get(endian));
-            let virtual_address = segment.p_vaddr.get(endian);
+            let (offset, length) = (segment.p_offset(endian).into(), segment.p_filesz(endian).into());
+            let (address, size) = (segment.p_paddr(endian).into(), segment.p_memsz(endian).into());
+            let virtual_address = segment.p_vaddr(endian).into();
             if size == 0 {
                 continue;
             }
@@ -286,13 +293,13 @@ impl BootFile {
     }
 
     /// The 32-bit entry point that a kernel offers for the x86/HVM direct boot ABI (Xen's ELF note 18).
-    fn pvh_note(
+    fn pvh_note<P: ProgramHeader<Endian = LittleEndian>>(
         &self,
-        segment: &elf::ProgramHeader64<LittleEndian>,
+        segment: &P,
         cache: &ReadCache<FileContent<'_>>,
     ) -> Option<u64> {
         const XEN_ELFNOTE_PHYS32_ENTRY: u32 = 18;
-        if segment.p_filesz.get(LittleEndian) > 1 << 20 {
+        if segment.p_filesz(LittleEndian).into() > 1 << 20 {
             return None;
         }
         let mut notes = segment.notes(LittleEndian, cache).ok()??;
@@ -369,6 +376,11 @@ impl Image {
         let bytes = bytes.into();
         let length = bytes.len() as u64;
         Image { name: name.into(), address, content: Content::Bytes(bytes), offset: 0, length, zeroes: 0 }
+    }
+
+    /// The image with `zeroes` zero bytes after it.
+    pub fn with_zeroes(self, zeroes: u64) -> Image {
+        Image { zeroes, ..self }
     }
 
     /// Number of bytes it occupies in memory.

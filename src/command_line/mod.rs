@@ -90,6 +90,7 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     ("mon", Takes::Many("chardev=ID"), "a monitor on a character device: mode=control|readline, pretty"),
     ("display", Takes::One("TYPE"), "display: only 'none' is built"),
     ("vga", Takes::One("TYPE"), "graphics card: only 'none' is built"),
+    ("vnc", Takes::One("DISPLAY"), "VNC server: only 'none' is built"),
     ("nographic", Takes::Nothing, "no display; serial port and monitor on the terminal"),
     ("nodefaults", Takes::Nothing, "no devices that were not asked for"),
     ("no-user-config", Takes::Nothing, "accepted; there are no user configuration files"),
@@ -206,7 +207,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
     let one = |name: &str| many(name).pop();
     let path = |name: &str| one(name).map(PathBuf::from);
     let given = |name: &str| matches.get_count(name) > 0;
-    for (name, only) in [("display", "none"), ("vga", "none")] {
+    for (name, only) in [("display", "none"), ("vga", "none"), ("vnc", "none")] {
         if let Some(value) = one(name).filter(|value| value != only) {
             return Err(Invalid::new(format!("-{name} {value}: Brolga has no displays yet; valid is {only}")));
         }

@@ -639,10 +639,15 @@ impl Device for Channel {
         let new: State = parse_state(self.debug_label(), state)?;
         let job_is_short = match new.job {
             Some(Job::Read { length, .. }) => length <= MOST_AT_ONCE,
-            Some(Job::Dma { length, .. }) => length <= ata::MOST_SECTORS * SECTOR,
+            Some(Job::Dma { length, .. }) => length <= ata::MOST_SECTORS * CD_SECTOR,
             _ => true,
         };
-        if new.buffer.len() as u64 > MOST_AT_ONCE || new.position > new.buffer.len() || !job_is_short {
+        let block_is_short = match new.phase {
+            Phase::Read { block, .. } | Phase::Write { block, .. } => block <= MOST_AT_ONCE,
+            _ => true,
+        };
+        let fits = new.buffer.len() as u64 <= MOST_AT_ONCE && new.position <= new.buffer.len();
+        if !fits || !job_is_short || !block_is_short {
             return Err(impossible(self.debug_label(), format!("a transfer has {MOST_AT_ONCE} bytes at most")));
         }
         let mut state = self.shared.state.lock();

@@ -25,6 +25,8 @@ pub struct Config {
     pub debug_console: Option<(u16, Arc<dyn CharBackend>)>,
     /// First port and number of ports of `isa-debug-exit` (x86 `pc`), if wanted.
     pub debug_exit: Option<(u16, u16)>,
+    /// `pc-testdev` is wanted (x86 `pc`).
+    pub test_device: bool,
     /// Drives of the IDE channels (x86 `pc`): first and second of the first channel, then those of the second.
     pub ide: [Option<ide::Drive>; 4],
     /// Devices beside those that every such machine has.
@@ -52,6 +54,7 @@ impl Default for Config {
             serial: Vec::new(),
             debug_console: None,
             debug_exit: None,
+            test_device: false,
             ide: [const { None }; 4],
             devices: Vec::new(),
             riscv: RiscvCpu::default(),
@@ -143,15 +146,18 @@ pub enum DeviceModel {
     },
     /// `virtio-rng`.
     VirtioRng,
+    /// `pci-testdev` (x86 `pc`).
+    PciTestdev,
 }
 
 impl DeviceModel {
-    /// The name that `-device` takes, without the transport.
+    /// The name that `-device` takes, of a virtio device without the transport.
     pub fn name(&self) -> &'static str {
         match self {
             DeviceModel::VirtioBlk { .. } => "virtio-blk",
             DeviceModel::VirtioConsole { .. } => "virtio-console",
             DeviceModel::VirtioRng => "virtio-rng",
+            DeviceModel::PciTestdev => "pci-testdev",
         }
     }
 }

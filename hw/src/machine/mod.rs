@@ -141,6 +141,9 @@ fn virtio_device(model: &DeviceModel) -> Result<Arc<dyn VirtioDevice>, BuildErro
         DeviceModel::VirtioConsole { backend } => VirtioConsole::new(backend.clone())
             .map_err(|source| BuildError::Host { what: "start a thread for virtio-console", source })?,
         DeviceModel::VirtioRng => VirtioRng::new(),
+        DeviceModel::PciTestdev => {
+            return Err(BuildError::Device { device: model.name(), problem: "the machine has no PCI bus".into() });
+        }
     })
 }
 

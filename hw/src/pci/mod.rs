@@ -8,6 +8,7 @@ pub mod isa_bridge;
 pub mod msix;
 pub mod piix3_ide;
 pub mod power_management;
+pub mod testdev;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};

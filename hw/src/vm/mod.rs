@@ -234,7 +234,7 @@ impl Vm {
         let threads = (0..).zip(vcpus).map(start).collect::<Result<_, _>>().map_err(host)?;
         let consoles = config.devices.iter().filter_map(|device| match &device.model {
             DeviceModel::VirtioConsole { backend } => Some(backend),
-            DeviceModel::VirtioBlk { .. } | DeviceModel::VirtioRng => None,
+            DeviceModel::VirtioBlk { .. } | DeviceModel::VirtioRng | DeviceModel::PciTestdev => None,
         });
         let debug_console = config.debug_console.iter().map(|(_, backend)| backend);
         let backends = config.serial.iter().chain(debug_console).chain(consoles).cloned().collect();

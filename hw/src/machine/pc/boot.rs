@@ -5,25 +5,25 @@
 
 use accel::state::x86_64::{CpuState, DescriptorTable, Segment, cr0, cr4, efer, gpr};
 
-use super::Layout;
+use super::{Layout, multiboot};
 use crate::load::{BootFile, EM_386, EM_X86_64, Image, ImageKind, LoadError};
 use crate::machine::{BuildError, Config};
 
 // Where the loader puts its structures, all in the first 640 KiB.
 const GDT: u64 = 0x500;
-const START_INFO: u64 = 0x6000;
-const MEMORY_MAP: u64 = 0x6100;
+pub(super) const START_INFO: u64 = 0x6000;
+pub(super) const MEMORY_MAP: u64 = 0x6100;
 const MODULES: u64 = 0x60c0;
 const ZERO_PAGE: u64 = 0x7000;
 const PAGE_TABLES: u64 = 0x9000;
-const COMMAND_LINE: u64 = 0x2_0000;
+pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 /// Longest command line with its final zero, bytes.
-const COMMAND_LINE_ROOM: u64 = 0x1_0000;
+pub(super) const COMMAND_LINE_ROOM: u64 = 0x1_0000;
 /// A stack for code that wants one at once.
 const STACK: u64 = 0x8ff0;
 
 /// Where a kernel goes that can go anywhere.
-const KERNEL: u64 = 0x10_0000;
+pub(super) const KERNEL: u64 = 0x10_0000;
 
 // Offsets in the zero page and the set-up header.
 const ACPI_RSDP: usize = 0x070;
@@ -62,6 +62,8 @@ pub(super) enum Entry {
     Linux64(u64),
     /// In 32-bit protected mode without paging, with the start information in EBX.
     Pvh(u64),
+    /// As [`Entry::Pvh`], with the magic number of Multiboot in EAX.
+    Multiboot(u64),
 }
 
 /// What to load, and where to begin.
@@ -70,13 +72,13 @@ pub(super) struct Kernel {
     pub(super) entry: Entry,
 }
 
-fn put(bytes: &mut [u8], at: usize, value: u64, length: usize) {
+pub(super) fn put(bytes: &mut [u8], at: usize, value: u64, length: usize) {
     if let Some(place) = bytes.get_mut(at..at + length) {
         place.copy_from_slice(&value.to_le_bytes()[..length]);
     }
 }
 
-fn get(bytes: &[u8], at: usize, length: usize) -> u64 {
+pub(super) fn get(bytes: &[u8], at: usize, length: usize) -> u64 {
     let part = bytes.get(at..at + length).unwrap_or_default();
     part.iter().rev().fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
@@ -84,16 +86,22 @@ fn get(bytes: &[u8], at: usize, length: usize) -> u64 {
 /// Loads the kernel that the user named.
 pub(super) fn load(config: &Config, path: &std::path::Path, layout: &Layout) -> Result<Kernel, BuildError> {
     let file = BootFile::open("kernel", path)?;
+    if let Some(kernel) = multiboot::load(config, &file, layout)? {
+        return Ok(kernel);
+    }
     match file.kind {
         ImageKind::BzImage => bz_image(config, &file, layout),
         ImageKind::Elf { machine: EM_X86_64, is_64_bit: true } => elf(config, &file, layout),
         ImageKind::Elf { machine: EM_386 | EM_X86_64, .. } => {
-            Err(file.wrong("is a 32-bit ELF file; the pc machine boots bzImages and 64-bit ELF kernels").into())
+            Err(file.wrong("is a 32-bit ELF file without a Multiboot header").into())
         }
         kind => Err(file
             .wrong(match kind.architecture_name() {
                 Some(name) => format!("is for {name}, not for x86_64"),
-                None => "is neither a bzImage nor an ELF kernel; name firmware with -bios".into(),
+                None => {
+                    "is neither a bzImage, nor an ELF kernel, nor one with a Multiboot header; name firmware with -bios"
+                        .into()
+                }
             })
             .into()),
     }
@@ -267,7 +275,7 @@ fn elf(config: &Config, file: &BootFile, layout: &Layout) -> Result<Kernel, Buil
     let entry = match elf.pvh_entry {
         Some(entry) => {
             images.extend(start_info(layout, initrd.as_ref()));
-            images.push(Image::bytes("the descriptor table", GDT, descriptor_table(false)));
+            images.push(flat_descriptor_table());
             Entry::Pvh(entry)
         }
         None => {
@@ -315,6 +323,11 @@ fn descriptor_table(long: bool) -> Vec<u8> {
     [0, 0, code, 0x00cf_9300_0000_ffff].iter().flat_map(|descriptor| descriptor.to_le_bytes()).collect()
 }
 
+/// A descriptor table for protected mode.
+pub(super) fn flat_descriptor_table() -> Image {
+    Image::bytes("the descriptor table", GDT, descriptor_table(false))
+}
+
 /// A descriptor table, and page tables that map the first 4 GiB to themselves in pages of 2 MiB.
 fn long_mode_tables() -> Vec<Image> {
     const PRESENT_WRITABLE: u64 = 3;
@@ -352,10 +365,13 @@ pub(super) fn set_entry(state: &mut CpuState, entry: &Entry) {
             state.gpr[gpr::RSI] = ZERO_PAGE;
             state.rip = *address;
         }
-        Entry::Pvh(address) => {
+        Entry::Pvh(address) | Entry::Multiboot(address) => {
             state.cs = Segment { kind: 11, ..Segment::flat_data(0x10) };
             state.cr0 = cr0::PE | cr0::ET;
             state.gpr[gpr::RBX] = START_INFO;
+            if let Entry::Multiboot(_) = entry {
+                state.gpr[gpr::RAX] = multiboot::LOADER_MAGIC;
+            }
             state.rip = *address;
         }
     }

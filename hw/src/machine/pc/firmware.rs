@@ -69,8 +69,13 @@ fn e820(layout: &Layout) -> Vec<u8> {
         .collect()
 }
 
-/// All items.
-pub(super) fn items(config: &Config, layout: &Layout, machine: &acpi::Machine) -> Result<Items, BuildError> {
+/// All items. The kernel is among them where firmware is to start it; without firmware, it may ask for the rest.
+pub(super) fn items(
+    config: &Config,
+    layout: &Layout,
+    machine: &acpi::Machine,
+    with_kernel: bool,
+) -> Result<Items, BuildError> {
     let mut items = Items::default();
     let cpus = (config.vcpus as u16).to_le_bytes();
     items.add_bytes(key::UUID, config.uuid.unwrap_or(uuid::Uuid::nil()).as_bytes());
@@ -92,7 +97,7 @@ pub(super) fn items(config: &Config, layout: &Layout, machine: &acpi::Machine) -
     let (structures, entry) = smbios::files(config, layout);
     items.add_file_bytes(smbios::TABLES_FILE, structures);
     items.add_file_bytes(smbios::ENTRY_FILE, entry);
-    if let Some(path) = &config.boot.kernel {
+    if let Some(path) = config.boot.kernel.as_ref().filter(|_| with_kernel) {
         add_kernel(&mut items, boot::parts(config, path, layout)?);
     }
     Ok(items)

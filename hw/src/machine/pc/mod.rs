@@ -7,6 +7,7 @@ mod acpi;
 mod boot;
 mod firmware;
 mod interrupts;
+mod multiboot;
 mod smbios;
 
 use std::sync::Arc;
@@ -25,10 +26,12 @@ use crate::ide;
 use crate::interrupt::InterruptLine;
 use crate::load::{Image, check_overlaps};
 use crate::ns16550::{self, Ns16550};
+use crate::pc_testdev::{self, PcTestdev};
 use crate::pci::host_bridge::{self, HostBridge};
 use crate::pci::isa_bridge::IsaBridge;
 use crate::pci::piix3_ide::{CHANNELS, Piix3Ide};
 use crate::pci::power_management::{self as pm, PowerManagement};
+use crate::pci::testdev::PciTestdev;
 use crate::pci::{PciBus, PciDevice, Slot};
 use crate::virtio::pci::VirtioPci;
 use interrupts::Interrupts;
@@ -143,15 +146,13 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let physical = memory_of(all_regions)?;
 
     let mut entry = None;
-    let mut items = None;
     let machine = acpi::Machine {
         cpus: parts.vcpus.len() as u32,
         pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
         serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
     };
-    if firmware.is_some() {
-        items = Some(firmware::items(config, &layout, &machine)?);
-    } else {
+    let items = firmware::items(config, &layout, &machine, firmware.is_some())?;
+    if firmware.is_none() {
         let path = config.boot.kernel.as_ref().ok_or_else(|| firmware::missing(config))?;
         let kernel = boot::load(config, path, &layout)?;
         images.extend(kernel.images);
@@ -167,11 +168,9 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
 
     let interrupts = Interrupts::new(parts)?;
     let (mut devices, power) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
-    if let Some(items) = items {
-        let fw_cfg = FwCfg::new(items, ram.clone());
-        parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
-        devices.insert(0, fw_cfg);
-    }
+    let fw_cfg = FwCfg::new(items, ram.clone());
+    parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
+    devices.insert(0, fw_cfg);
     Ok(Board {
         ram,
         physical,
@@ -269,6 +268,16 @@ fn add_devices(
         devices.push(exit);
     }
 
+    if config.test_device {
+        let device = PcTestdev::new(interrupts.inputs.clone());
+        let (first, count) = pc_testdev::PORTS;
+        bus.map_ports(first, count, 0, device.clone())?;
+        let (first, count) = pc_testdev::INTERRUPT_PORTS;
+        bus.map_ports(first, count, pc_testdev::INTERRUPTS, device.clone())?;
+        bus.map_memory(pc_testdev::ADDRESS, pc_testdev::SIZE, device.clone())?;
+        devices.push(device);
+    }
+
     let pci = PciBus::new(bus);
     let isa = IsaBridge::with_lines((0..16).map(line).collect());
     let power = PowerManagement::new(parts.clock.clone(), line(u32::from(pm::INTERRUPT)), acpi_mode);
@@ -282,6 +291,12 @@ fn add_devices(
             return Err(BuildError::Device { device: model.name(), problem });
         }
         let label = format!("{}@{number:02x}.0", model.name());
+        if let DeviceModel::PciTestdev = model {
+            let function = PciTestdev::new(label);
+            pci.insert(Slot::new(number, 0), &(function.clone() as Arc<dyn PciDevice>));
+            devices.push(function);
+            continue;
+        }
         let pin = isa.pin(number);
         let function = VirtioPci::new(label, virtio_device(model)?, ram.clone(), pin, interrupts.messages.clone());
         pci.insert(Slot::new(number, 0), &(function.clone() as Arc<dyn PciDevice>));

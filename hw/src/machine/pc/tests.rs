@@ -132,7 +132,7 @@ fn what_cannot_boot_is_refused_with_a_reason() {
         assert!(matches!(built(&nothing), Err(BuildError::Firmware { .. })));
     }
     for (bytes, expected) in [
-        (vec![1; 100], "neither a bzImage nor an ELF kernel"),
+        (vec![1; 100], "neither a bzImage, nor an ELF kernel"),
         (bz_image(64 << 20), "does not fit"),
         (bz_image(16), "ends before"),
     ] {
