@@ -1,0 +1,143 @@
+//! The oracle: random user-mode x86-64 programs run from the same state under KVM, interpreted and compiled, and all that
+//! they leave behind is compared: registers, flags, floating-point and vector state, memory, and the exception that ended
+//! them.
+//!
+//! Environment variables:
+//! - `BROLGA_ORACLE_SECONDS`: how long to go on (10);
+//! - `BROLGA_ORACLE_SEED`: number of the first program (0);
+//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats a single one;
+//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `sse`;
+//! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
+//!
+//! What a program does that differs is shrunk, and printed with what differs. [`undefined`] says what is not compared.
+
+mod compare;
+mod forms;
+mod generator;
+mod machine;
+mod program;
+mod random;
+mod shrink;
+mod undefined;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use accel::Error;
+
+use forms::Group;
+use machine::{Backend, Machine, Outcome, Start};
+use program::Program;
+use random::Random;
+
+/// From how many states each program starts.
+const STARTS: usize = 6;
+/// Different differences after which a run ends.
+const MOST_DIFFERENCES: usize = 12;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+fn groups() -> Vec<Group> {
+    match std::env::var("BROLGA_ORACLE_GROUPS") {
+        Ok(names) => names.split(',').map(|name| Group::named(name).expect("integer, x87 or sse")).collect(),
+        Err(_) => vec![Group::Integer],
+    }
+}
+
+/// The machines, the first of which is right where they differ.
+struct Oracle {
+    machines: Vec<Machine>,
+}
+
+impl Oracle {
+    fn differences(&mut self, program: &Program, start: &Start) -> Vec<String> {
+        let code = program.assemble();
+        let outcomes: Vec<(Backend, Outcome)> = self
+            .machines
+            .iter_mut()
+            .map(|machine| (machine.backend, machine.run(program.origin, &code, start)))
+            .collect();
+        let (first, others) = outcomes.split_first().expect("machines");
+        others
+            .iter()
+            .map(|other| compare::differences((first.0, &first.1), (other.0, &other.1)))
+            .find(|lines| !lines.is_empty())
+            .unwrap_or_default()
+    }
+
+    /// Items that were executed, as far as the end tells.
+    fn executed(&mut self, program: &Program, start: &Start) -> u64 {
+        let code = program.assemble();
+        let rip = self.machines[0].run(program.origin, &code, start).rip;
+        program.addresses().iter().filter(|address| **address < rip).count() as u64
+    }
+}
+
+/// Names of the instructions of a program that shows a difference.
+fn name(program: &Program) -> String {
+    let names: Vec<String> = program
+        .items
+        .iter()
+        .filter(|item| !item.code.is_empty())
+        .map(|item| {
+            let mut decoder = iced_x86::Decoder::new(64, &item.code, iced_x86::DecoderOptions::NONE);
+            format!("{:?}", decoder.decode().code())
+        })
+        .collect();
+    names.join(" ")
+}
+
+#[test]
+fn random_programs_end_alike_everywhere() {
+    let mut oracle = Oracle { machines: Vec::new() };
+    for backend in [Backend::Kvm, Backend::Interpreter, Backend::Compiled] {
+        match Machine::new(backend) {
+            Ok(machine) => oracle.machines.push(machine),
+            Err(error @ Error::Unavailable { .. }) => {
+                eprintln!("SKIPPED: random_programs_end_alike_everywhere with {backend:?}: {error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let groups = groups();
+    let length = number("BROLGA_ORACLE_LENGTH").unwrap_or(40).max(1);
+    let most = number("BROLGA_ORACLE_PROGRAMS").unwrap_or(u64::MAX);
+    let time = Duration::from_secs(number("BROLGA_ORACLE_SECONDS").unwrap_or(10));
+    let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
+    let begin = Instant::now();
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut programs, mut instructions) = (0_u64, 0_u64);
+    for seed in first..first.saturating_add(most) {
+        if begin.elapsed() >= time || found.len() >= MOST_DIFFERENCES {
+            break;
+        }
+        let mut random = Random::new(seed);
+        let length = 1 + random.below(length) as usize;
+        let program = generator::generate(&mut random, &groups, length);
+        let starts: Vec<Start> = (0..STARTS).map(|_| Start::random(&mut random)).collect();
+        programs += 1;
+        for start in &starts {
+            let lines = oracle.differences(&program, start);
+            instructions += program.items.len() as u64;
+            if lines.is_empty() {
+                continue;
+            }
+            let small = shrink::shrink(&program, |candidate| !oracle.differences(candidate, start).is_empty());
+            let name = name(&small);
+            let count = found.entry(name.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                let lines = oracle.differences(&small, start);
+                eprintln!("program {seed}: {name}\n{}\n{}", small.listing(), lines.join("\n"));
+                eprintln!("from {:x?} rflags {:#x} {:?}\n", start.gpr, start.rflags, start.alignment_checks);
+            }
+            break;
+        }
+        let _ = oracle.executed(&program, &starts[0]);
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    println!("{programs} programs, {instructions} instructions, {seconds:.1} s");
+    assert!(found.is_empty(), "{} differences: {found:?}", found.len());
+}

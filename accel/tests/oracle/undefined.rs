@@ -1,0 +1,34 @@
+//! Results that the architecture leaves undefined, and that programs therefore clear before anything can depend on them.
+//!
+//! Flags: as the decoder's tables say for each instruction, which follow the manuals' descriptions; among them are AF after
+//! logical operations, shifts and multiplications, OF after shifts and rotations by other counts than 1, and all arithmetic
+//! flags after DIV and IDIV. A program stores the flags, clears these in the copy and loads it again, so the others remain
+//! to be compared.
+
+use iced_x86::{Instruction, Mnemonic, RflagsBits};
+
+const FLAGS: [(u32, u32); 6] = [
+    (RflagsBits::CF, 1 << 0),
+    (RflagsBits::PF, 1 << 2),
+    (RflagsBits::AF, 1 << 4),
+    (RflagsBits::ZF, 1 << 6),
+    (RflagsBits::SF, 1 << 7),
+    (RflagsBits::OF, 1 << 11),
+];
+
+/// The flags that are undefined after the instruction, in their places in RFLAGS.
+pub(crate) fn flags(instruction: &Instruction) -> u32 {
+    let undefined = instruction.rflags_undefined();
+    FLAGS.iter().filter(|(named, _)| undefined & named != 0).map(|(_, flag)| flag).sum()
+}
+
+/// Whether the instruction's result, not just its flags, is undefined for some operands.
+pub(crate) fn result(instruction: &Instruction) -> bool {
+    match instruction.mnemonic() {
+        // Counts above 16 give what each maker likes.
+        Mnemonic::Shld | Mnemonic::Shrd => instruction.op0_register().size() == 2 || instruction.memory_size().size() == 2,
+        // A register of 16 bits.
+        Mnemonic::Bswap => instruction.op0_register().size() == 2,
+        _ => false,
+    }
+}
