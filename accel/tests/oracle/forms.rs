@@ -13,7 +13,23 @@ pub(crate) enum Group {
 }
 
 impl Group {
-    pub(crate) const ALL: [Group; 3] = [Group::Integer, Group::X87, Group::Sse];
+    /// What an instruction belongs to.
+    fn of(instruction: &Instruction) -> Group {
+        let vector = |index| {
+            let register = instruction.op_register(index);
+            instruction.op_kind(index) == OpKind::Register && (register.is_vector_register() || register.is_mm())
+        };
+        let features = instruction.cpuid_features();
+        if features.iter().any(|feature| FLOAT.contains(feature)) {
+            Group::X87
+        } else if (0..instruction.op_count()).any(vector)
+            || matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr | Mnemonic::Emms)
+        {
+            Group::Sse
+        } else {
+            Group::Integer
+        }
+    }
 
     pub(crate) fn named(name: &str) -> Option<Group> {
         match name {
@@ -186,6 +202,8 @@ const FEATURES: &[CpuidFeature] = {
     ]
 };
 
+const FLOAT: [CpuidFeature; 3] = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387];
+
 /// Instructions whose results differ from one execution to the next or from host to host, that talk to the system, or that
 /// the generator makes by itself.
 const LEFT_OUT: &[Mnemonic] = {
@@ -199,12 +217,13 @@ const LEFT_OUT: &[Mnemonic] = {
 };
 
 /// Whether random programs may have the instruction.
-pub(crate) fn allowed(instruction: &Instruction) -> bool {
+pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
     let segment_register = |index| {
         instruction.op_kind(index) == OpKind::Register && instruction.op_register(index).is_segment_register()
     };
     !instruction.is_invalid()
         && instruction.flow_control() == FlowControl::Next
+        && groups.contains(&Group::of(instruction))
         && !instruction.is_privileged()
         && instruction.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
         && !LEFT_OUT.contains(&instruction.mnemonic())

@@ -105,7 +105,7 @@ impl Generator<'_> {
             let mut code = forms::encoding(self.random, self.groups);
             let mut decoder = Decoder::with_ip(64, &code, 0, DecoderOptions::NONE);
             let instruction = decoder.decode();
-            if !forms::allowed(&instruction) {
+            if !forms::allowed(&instruction, self.groups) {
                 continue;
             }
             let offsets = decoder.get_constant_offsets(&instruction);
@@ -457,7 +457,7 @@ impl Generator<'_> {
                 // lea rax, [rip + target]; then by way of the stack or not.
                 self.known.registers[RAX] = None;
                 let mut code = vec![0x48, 0x8d, 0x05, 0, 0, 0, 0];
-                let (end, amount) = (code.len(), self.random.below(64) as u8 * 8);
+                let (end, amount) = (code.len(), self.random.below(32) as u8 * 8);
                 code.extend(match self.random.below(5) {
                     // jmp rax
                     0 => vec![0xff, 0xe0],

@@ -18,6 +18,9 @@ const FLAGS: [(u32, u32); 6] = [
 
 /// The flags that are undefined after the instruction, in their places in RFLAGS.
 pub(crate) fn flags(instruction: &Instruction) -> u32 {
+    if result(instruction) && instruction.mnemonic() != Mnemonic::Bswap {
+        return FLAGS.iter().map(|(_, flag)| flag).sum();
+    }
     let undefined = instruction.rflags_undefined();
     FLAGS.iter().filter(|(named, _)| undefined & named != 0).map(|(_, flag)| flag).sum()
 }
