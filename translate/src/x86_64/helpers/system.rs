@@ -29,7 +29,7 @@ fn settle_transfer(cpu: &mut Cpu<X86_64>, result: Result<(), Fault>) -> u64 {
 /// The linear address of an offset in a segment; `access` is made by [`super::encode_access`].
 pub(super) extern "C" fn segment_address(cpu: &mut Cpu<X86_64>, offset: u64, access: u64, _: u64) -> u64 {
     let name = SegmentName::from_number(access & 0xff);
-    let (bytes, write) = (access >> 8 & 0xff, access >> 16 & 1 != 0);
+    let (bytes, write) = (access >> 8 & 0xffff, access >> 32 & 1 != 0);
     let result = segment::linear_address(cpu, name, offset, bytes, write);
     settle(cpu, result)
 }

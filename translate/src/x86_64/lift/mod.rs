@@ -9,8 +9,10 @@ mod operand;
 mod shift;
 mod sse;
 mod stack;
+mod state_image;
 mod string;
 mod system;
+mod x87;
 
 use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
 
@@ -171,6 +173,8 @@ pub(super) struct Lifter {
     mode: MemoryMode,
     /// The instruction in progress.
     i: Instruction,
+    /// The 11 bits of its opcode, if it is an x87 instruction.
+    x87_opcode: Option<u16>,
     /// Its memory operand, once it was computed.
     place: Option<Place>,
     /// What is known of the arithmetic flags.
@@ -191,6 +195,7 @@ pub(super) fn lift(
         flags,
         mode: flags.data_mode(),
         i: Instruction::default(),
+        x87_opcode: None,
         place: None,
         arithmetic: FlagState::Unknown,
     };
@@ -211,6 +216,7 @@ pub(super) fn lift(
             return Err(NeedsMoreCode);
         }
         lifter.place = None;
+        lifter.x87_opcode = x87::opcode(code.get(position..decoder.position()).unwrap_or_default(), flags.is_64_bit());
         lifter.b.instruction((decoder.position() - position).max(1) as u64);
         if first && flags.has(Flags::SHADOW) {
             lifter.b.helper(id::END_SHADOW, &[]);
@@ -332,6 +338,9 @@ impl Lifter {
             _ if self.i.is_jcc_short_or_near() => self.jump_conditional(),
             _ if self.is_setcc() => self.set_conditional(),
             _ if self.is_cmovcc() => self.move_conditional(),
+            _ if self.is_x87() => self.x87(),
+            M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.state_image(),
+            M::Ldmxcsr | M::Stmxcsr => self.control_and_status(),
             _ => self.system(),
         }
     }

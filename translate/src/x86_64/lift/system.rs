@@ -103,12 +103,12 @@ impl Lifter {
         self.constant(next)
     }
 
-    fn leave_to_next(&mut self) -> Lifted {
+    pub(super) fn leave_to_next(&mut self) -> Lifted {
         Lifted::End(Terminator::Leave { target: self.flags.wrap(self.b.next_address()) })
     }
 
     /// A helper that changes what lifted code depends on; the next instruction follows.
-    fn change(&mut self, helper: HelperId, arguments: &[Value]) -> Result {
+    pub(super) fn change(&mut self, helper: HelperId, arguments: &[Value]) -> Result {
         self.helper(helper, arguments);
         Ok(self.leave_to_next())
     }
