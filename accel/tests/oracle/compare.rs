@@ -20,9 +20,8 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome)) -> Vec
     let vector = |outcome: &Outcome| outcome.vector.map_or(u64::MAX, u64::from);
     number("vector", vector(a), vector(b));
     number("error code", a.error_code, b.error_code);
-    const NAMES: [&str; 16] = [
-        "rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15",
-    ];
+    const NAMES: [&str; 16] =
+        ["rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi", "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"];
     for (register, name) in NAMES.iter().enumerate() {
         number(name, a.gpr[register], b.gpr[register]);
     }

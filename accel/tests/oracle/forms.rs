@@ -1,6 +1,6 @@
 //! Encodings by form: which opcodes there are, how often each kind is to come, and which instructions are left out.
 
-use iced_x86::{CpuidFeature, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{CpuidFeature, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::random::Random;
 
@@ -9,21 +9,25 @@ use crate::random::Random;
 pub(crate) enum Group {
     Integer,
     X87,
+    /// What has MMX registers.
+    Mmx,
     Sse,
 }
 
 impl Group {
     /// What an instruction belongs to.
     fn of(instruction: &Instruction) -> Group {
-        let vector = |index| {
-            let register = instruction.op_register(index);
-            instruction.op_kind(index) == OpKind::Register && (register.is_vector_register() || register.is_mm())
+        let any = |is: fn(Register) -> bool| {
+            (0..instruction.op_count())
+                .any(|index| instruction.op_kind(index) == OpKind::Register && is(instruction.op_register(index)))
         };
         let features = instruction.cpuid_features();
         if features.iter().any(|feature| FLOAT.contains(feature)) {
             Group::X87
-        } else if (0..instruction.op_count()).any(vector)
-            || matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr | Mnemonic::Emms)
+        } else if any(Register::is_mm) || instruction.mnemonic() == Mnemonic::Emms {
+            Group::Mmx
+        } else if any(Register::is_vector_register)
+            || matches!(instruction.mnemonic(), Mnemonic::Ldmxcsr | Mnemonic::Stmxcsr)
         {
             Group::Sse
         } else {
@@ -35,6 +39,7 @@ impl Group {
         match name {
             "integer" => Some(Group::Integer),
             "x87" => Some(Group::X87),
+            "mmx" => Some(Group::Mmx),
             "sse" => Some(Group::Sse),
             _ => None,
         }
@@ -204,23 +209,61 @@ const FEATURES: &[CpuidFeature] = {
 
 const FLOAT: [CpuidFeature; 3] = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387];
 
-/// Instructions whose results differ from one execution to the next or from host to host, that talk to the system, or that
+/// Instructions whose results differ from one execution to the next or from host to host (RCPPS and its like are approximate), that talk to the system, or that
 /// the generator makes by itself.
 const LEFT_OUT: &[Mnemonic] = {
     use Mnemonic as M;
     &[
-        M::Sgdt, M::Sidt, M::Sldt, M::Str, M::Smsw, M::Lar, M::Lsl, M::Verr, M::Verw, M::Cpuid, M::Rdtsc, M::Rdtscp,
-        M::Rdpmc, M::In, M::Out, M::Insb, M::Insw, M::Insd, M::Outsb, M::Outsw, M::Outsd, M::Popf, M::Popfd, M::Popfq,
-        M::Int, M::Int1, M::Int3, M::Into, M::Lss, M::Lfs, M::Lgs, M::Fxsave, M::Fxsave64, M::Fxrstor,
-        M::Fxrstor64, M::Fnsave, M::Frstor, M::Fnstenv, M::Fldenv,
+        M::Sgdt,
+        M::Sidt,
+        M::Sldt,
+        M::Str,
+        M::Smsw,
+        M::Lar,
+        M::Lsl,
+        M::Verr,
+        M::Verw,
+        M::Cpuid,
+        M::Rdtsc,
+        M::Rdtscp,
+        M::Rdpmc,
+        M::In,
+        M::Out,
+        M::Insb,
+        M::Insw,
+        M::Insd,
+        M::Outsb,
+        M::Outsw,
+        M::Outsd,
+        M::Popf,
+        M::Popfd,
+        M::Popfq,
+        M::Int,
+        M::Int1,
+        M::Int3,
+        M::Into,
+        M::Lss,
+        M::Lfs,
+        M::Lgs,
+        M::Fxsave,
+        M::Fxsave64,
+        M::Fxrstor,
+        M::Fxrstor64,
+        M::Fnsave,
+        M::Frstor,
+        M::Fnstenv,
+        M::Fldenv,
+        M::Rcpps,
+        M::Rcpss,
+        M::Rsqrtps,
+        M::Rsqrtss,
     ]
 };
 
 /// Whether random programs may have the instruction.
 pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
-    let segment_register = |index| {
-        instruction.op_kind(index) == OpKind::Register && instruction.op_register(index).is_segment_register()
-    };
+    let segment_register =
+        |index| instruction.op_kind(index) == OpKind::Register && instruction.op_register(index).is_segment_register();
     !instruction.is_invalid()
         && instruction.flow_control() == FlowControl::Next
         && groups.contains(&Group::of(instruction))
@@ -230,14 +273,19 @@ pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
         && !(0..instruction.op_count()).any(segment_register)
 }
 
+/// SSE's opcodes are MMX's as well.
+fn wanted(form: &Form, groups: &[Group]) -> bool {
+    groups.contains(&form.group) || form.group == Group::Sse && groups.contains(&Group::Mmx)
+}
+
 /// Random bytes of an encoding of one of the forms of `groups`; what follows the opcode goes on beyond its end.
 pub(crate) fn encoding(random: &mut Random, groups: &[Group]) -> Vec<u8> {
     let mut total = 0;
-    for form in FORMS.iter().filter(|form| groups.contains(&form.group)) {
+    for form in FORMS.iter().filter(|form| wanted(form, groups)) {
         total += form.weight;
     }
     let mut chosen = random.below(total);
-    let form = FORMS.iter().filter(|form| groups.contains(&form.group)).find(|form| {
+    let form = FORMS.iter().filter(|form| wanted(form, groups)).find(|form| {
         let found = chosen < form.weight;
         chosen = chosen.wrapping_sub(form.weight);
         found

@@ -1,9 +1,7 @@
 //! Random programs: random encodings, with instructions before them that point their memory operands at data, and branches
 //! between them.
 
-use iced_x86::{
-    Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-};
+use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 
 use crate::forms::{self, Group};
 use crate::machine::{CODE, DATA, DATA_END, FS_BASE, GS_BASE, STACK, STACK_END, STACK_POINTER};
@@ -214,7 +212,9 @@ impl Generator<'_> {
                 if instruction.op0_kind() == OpKind::Memory && instruction.op1_kind() == OpKind::Register =>
             {
                 let register = number(instruction.op1_register())?;
-                if register == RSP || [instruction.memory_base(), instruction.memory_index()].map(number).contains(&Some(register)) {
+                if register == RSP
+                    || [instruction.memory_base(), instruction.memory_index()].map(number).contains(&Some(register))
+                {
                     return None;
                 }
                 let value = self.random.below(0x1000).wrapping_sub(0x800);
@@ -332,9 +332,8 @@ impl Generator<'_> {
                 }
             }
             Some(register) => {
-                let present = self.known.registers[register].map(|base| {
-                    base.wrapping_add(indexed).wrapping_add(displacement).wrapping_add(segment)
-                });
+                let present = self.known.registers[register]
+                    .map(|base| base.wrapping_add(indexed).wrapping_add(displacement).wrapping_add(segment));
                 let fits = |address: u64| {
                     let aligned = size < 16 && !locked || address.is_multiple_of(size);
                     (DATA..DATA_END - size).contains(&address) && aligned
@@ -359,7 +358,7 @@ impl Generator<'_> {
     /// An address for an access of `size` bytes.
     fn place(&mut self, size: u64, aligned: bool, writes: bool) -> u64 {
         let unit = size.next_power_of_two().min(64);
-        let aligned = aligned && !self.random.once_in(24) || size >= 16 && !self.random.once_in(24);
+        let aligned = (aligned || size >= 16) && !self.random.once_in(48);
         let (start, end) = (DATA, DATA_END - size.next_multiple_of(16));
         let place = match self.random.below(64) {
             // Beyond what is mapped, or what may be written.

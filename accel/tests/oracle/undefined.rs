@@ -29,7 +29,9 @@ pub(crate) fn flags(instruction: &Instruction) -> u32 {
 pub(crate) fn result(instruction: &Instruction) -> bool {
     match instruction.mnemonic() {
         // Counts above 16 give what each maker likes.
-        Mnemonic::Shld | Mnemonic::Shrd => instruction.op0_register().size() == 2 || instruction.memory_size().size() == 2,
+        Mnemonic::Shld | Mnemonic::Shrd => {
+            instruction.op0_register().size() == 2 || instruction.memory_size().size() == 2
+        }
         // A register of 16 bits.
         Mnemonic::Bswap => instruction.op0_register().size() == 2,
         _ => false,

@@ -69,7 +69,7 @@ helpers! {
     CODE_ADDRESS: "code_address", 1, ACTS, system::code_address;
     READ_SELECTOR: "read_selector", 1, Effects::PURE, system::read_selector;
     END_SHADOW: "end_shadow", 0, Effects::ALL, system::end_shadow;
-    SINGLE_STEP_TRAP: "single_step_trap", 1, Effects::ALL, system::single_step_trap;
+    SINGLE_STEP_TRAP: "single_step_trap", 2, Effects::ALL, system::single_step_trap;
     SET_INTERRUPT_FLAG: "set_interrupt_flag", 1, Effects::ALL, system::set_interrupt_flag;
     SET_ACCESS_FLAG: "set_access_flag", 1, Effects::ALL, system::set_access_flag;
     LOAD_SEGMENT: "load_segment", 2, Effects::ALL, system::load_segment;
