@@ -9,7 +9,7 @@ const RF: u64 = 1 << 16;
 ///
 /// Left out are FIP, FDP and FOP, which processors keep in different ways (AMD's only after unmasked exceptions), and
 /// what the guest cannot see.
-pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome)) -> Vec<String> {
+pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), undefined_flags: u64) -> Vec<String> {
     let mut lines = Vec::new();
     let ((name_a, a), (name_b, b)) = (a, b);
     let mut number = |what: &str, a: u64, b: u64| {
@@ -26,7 +26,8 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome)) -> Vec
         number(name, a.gpr[register], b.gpr[register]);
     }
     number("rip", a.rip, b.rip);
-    number("rflags", a.rflags & !RF, b.rflags & !RF);
+    let ignored = RF | undefined_flags;
+    number("rflags", a.rflags & !ignored, b.rflags & !ignored);
     number("cr2", a.cr2, b.cr2);
     number("cs", a.selectors[0], b.selectors[0]);
     number("ss", a.selectors[1], b.selectors[1]);

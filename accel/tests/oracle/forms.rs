@@ -203,13 +203,13 @@ const FEATURES: &[CpuidFeature] = {
         F::SSE4_2,
         F::CLFSH,
         F::CLFLUSHOPT,
-        F::PAUSE,
     ]
 };
 
 const FLOAT: [CpuidFeature; 3] = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387];
 
-/// Instructions whose results differ from one execution to the next or from host to host (RCPPS and its like are approximate), that talk to the system, or that
+/// Instructions whose results differ from one execution to the next or from host to host (RCPPS and its like are approximate; PAUSE
+/// with REX.B is an exchange on some), that talk to the system, or that
 /// the generator makes by itself.
 const LEFT_OUT: &[Mnemonic] = {
     use Mnemonic as M;
@@ -253,6 +253,7 @@ const LEFT_OUT: &[Mnemonic] = {
         M::Frstor,
         M::Fnstenv,
         M::Fldenv,
+        M::Pause,
         M::Rcpps,
         M::Rcpss,
         M::Rsqrtps,
@@ -269,6 +270,8 @@ pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
         && groups.contains(&Group::of(instruction))
         && !instruction.is_privileged()
         && instruction.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
+        // AMD's processors refuse registers as operands of prefetches, others do not.
+        && !(instruction.mnemonic() == Mnemonic::Reservednop && instruction.op0_kind() == OpKind::Register)
         && !LEFT_OUT.contains(&instruction.mnemonic())
         && !(0..instruction.op_count()).any(segment_register)
 }

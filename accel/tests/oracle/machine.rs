@@ -33,6 +33,8 @@ pub(crate) const STACK_POINTER: u64 = STACK + 0x1000;
 pub(crate) const FS_BASE: u64 = 0x1_8010;
 pub(crate) const GS_BASE: u64 = 0xffff_ffff_ffff_8000;
 
+/// Bytes of data and stack.
+const MEMORY: u64 = DATA_END - DATA + STACK_END - STACK;
 const RAM: u64 = 0x4_0000;
 const PAGE_TABLES: u64 = 0x1000;
 const GDT: u64 = 0x5000;
@@ -63,12 +65,13 @@ pub(crate) struct Start {
     pub(crate) rflags: u64,
     pub(crate) fpu: Fpu,
     pub(crate) alignment_checks: bool,
-    /// Seed of memory's contents.
-    pub(crate) memory: u64,
+    /// The contents of the data pages and, behind them, of the stack.
+    memory: Vec<u8>,
 }
 
 impl Start {
-    pub(crate) fn random(random: &mut Random) -> Start {
+    /// `pool`: [`Start::pool`].
+    pub(crate) fn random(random: &mut Random, pool: &[u8]) -> Start {
         let mut gpr = [0; 16];
         for register in &mut gpr {
             *register = if random.once_in(4) { DATA + random.below(0x3000) } else { random.integer() };
@@ -96,12 +99,18 @@ impl Start {
             *st = Float80 { significand, sign_exponent };
         }
         fpu.mxcsr = 0x1f80 | if random.once_in(2) { random.next() as u32 & 0xe07f } else { 0 };
-        Start { gpr, rflags, fpu, alignment_checks, memory: random.next() }
+        Start { gpr, rflags, fpu, alignment_checks, memory: Start::memory(random, pool) }
     }
 
-    fn memory(&self, length: u64) -> Vec<u8> {
-        let mut random = Random::new(self.memory);
-        (0..length / 8).flat_map(|_| random.vector_half().to_le_bytes()).collect()
+    /// Random contents of memory, for many starts.
+    pub(crate) fn pool(random: &mut Random) -> Vec<u8> {
+        (0..MEMORY / 8).flat_map(|_| random.vector_half().to_le_bytes()).collect()
+    }
+
+    /// Another arrangement of the pool's numbers.
+    fn memory(random: &mut Random, pool: &[u8]) -> Vec<u8> {
+        let (first, second) = pool.split_at(8 * random.below(pool.len() as u64 / 8) as usize);
+        [second, first].concat()
     }
 }
 
@@ -220,8 +229,7 @@ impl Machine {
     }
 
     fn execute(&mut self, origin: u64, start: &Start) -> Outcome {
-        let memory = start.memory(DATA_END - DATA + STACK_END - STACK);
-        let (data, stack) = memory.split_at((DATA_END - DATA) as usize);
+        let (data, stack) = start.memory.split_at((DATA_END - DATA) as usize);
         self.write(DATA, data);
         self.write(STACK, stack);
         let state = self.state_at(origin, start);

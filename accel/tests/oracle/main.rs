@@ -7,6 +7,8 @@
 //! - `BROLGA_ORACLE_SEED`: number of the first program (0);
 //! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats a single one;
 //! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse`;
+//! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
+//!   time, as compiling takes most of it, and fewer compare more different programs;
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
 //!
 //! What a program does that differs is shrunk, and printed with what differs. [`undefined`] says what is not compared.
@@ -30,8 +32,6 @@ use machine::{Backend, Machine, Outcome, Start};
 use program::Program;
 use random::Random;
 
-/// From how many states each program starts.
-const STARTS: usize = 6;
 /// Different differences after which a run ends.
 const MOST_DIFFERENCES: usize = 12;
 
@@ -73,10 +73,11 @@ impl Oracle {
             outcomes[0].1.vector = Some(GENERAL_PROTECTION);
         }
         self.end = outcomes[0].1.rip;
+        let undefined = undefined::flags_at_end(program, &code, &outcomes[0].1);
         let (first, others) = outcomes.split_first().expect("machines");
         others
             .iter()
-            .map(|other| compare::differences((first.0, &first.1), (other.0, &other.1)))
+            .map(|other| compare::differences((first.0, &first.1), (other.0, &other.1), undefined))
             .find(|lines| !lines.is_empty())
             .unwrap_or_default()
     }
@@ -84,7 +85,9 @@ impl Oracle {
     /// KVM without hardware assistance takes a #GP of user mode for that of an instruction which it has to emulate, and raises
     /// #UD for those that it cannot.
     fn confuses_general_protection(&mut self) -> bool {
-        let mut start = Start::random(&mut Random::new(0));
+        let mut random = Random::new(0);
+        let pool = Start::pool(&mut random);
+        let mut start = Start::random(&mut random, &pool);
         start.gpr[0] = machine::DATA + 1;
         // movsldup xmm0, [rax], at an odd address
         self.machines[0].run(machine::CODE, &[0xf3, 0x0f, 0x12, 0x00], &start).vector == Some(INVALID_OPCODE)
@@ -126,6 +129,7 @@ fn random_programs_end_alike_everywhere() {
     oracle.confused = oracle.confuses_general_protection();
     let groups = groups();
     let length = number("BROLGA_ORACLE_LENGTH").unwrap_or(40).max(1);
+    let starts = number("BROLGA_ORACLE_STARTS").unwrap_or(8).max(1);
     let most = number("BROLGA_ORACLE_PROGRAMS").unwrap_or(u64::MAX);
     let time = Duration::from_secs(number("BROLGA_ORACLE_SECONDS").unwrap_or(10));
     let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
@@ -139,7 +143,8 @@ fn random_programs_end_alike_everywhere() {
         let mut random = Random::new(seed);
         let length = 1 + random.below(length) as usize;
         let program = generator::generate(&mut random, &groups, length);
-        let starts: Vec<Start> = (0..STARTS).map(|_| Start::random(&mut random)).collect();
+        let pool = Start::pool(&mut random);
+        let starts: Vec<Start> = (0..starts).map(|_| Start::random(&mut random, &pool)).collect();
         programs += 1;
         for start in &starts {
             let lines = oracle.differences(&program, start);

@@ -7,6 +7,9 @@
 
 use iced_x86::{Instruction, Mnemonic, RflagsBits};
 
+use crate::machine::Outcome;
+use crate::program::Program;
+
 const FLAGS: [(u32, u32); 6] = [
     (RflagsBits::CF, 1 << 0),
     (RflagsBits::PF, 1 << 2),
@@ -23,6 +26,19 @@ pub(crate) fn flags(instruction: &Instruction) -> u32 {
     }
     let undefined = instruction.rflags_undefined();
     FLAGS.iter().filter(|(named, _)| undefined & named != 0).map(|(_, flag)| flag).sum()
+}
+
+/// The flags that are undefined where a program ended, in their places in RFLAGS: after single steps, and where PUSHFQ faults,
+/// which is what takes undefined flags away.
+pub(crate) fn flags_at_end(program: &Program, code: &[u8], end: &Outcome) -> u64 {
+    const DEBUG: u8 = 1;
+    const PUSHFQ: u8 = 0x9c;
+    let next = end.rip.checked_sub(program.origin).and_then(|at| code.get(usize::try_from(at).ok()?));
+    if end.vector == Some(DEBUG) || next == Some(&PUSHFQ) {
+        FLAGS.iter().map(|(_, flag)| u64::from(*flag)).sum()
+    } else {
+        0
+    }
 }
 
 /// Whether the instruction's result, not just its flags, is undefined for some operands.

@@ -60,6 +60,8 @@ helpers! {
     DEPOSIT_BITS: "deposit_bits", 2, Effects::PURE, integer::deposit_bits;
     EXTRACT_BITS: "extract_bits", 2, Effects::PURE, integer::extract_bits;
     COMPARE_EXCHANGE_16: "compare_exchange_16", 2, ACTS_ON_REGISTERS, integer::compare_exchange_16;
+    ALIGNMENT_OF: "alignment_of", 1, Effects::PURE, integer::alignment_of;
+    PROBE_WRITE: "probe_write", 3, Effects::RAISES, integer::probe_write;
     RANDOM: "random", 0, ACTS, integer::random;
     REPEATED_STRING: "repeated_string", 3, ACTS_ON_REGISTERS, string::repeated_string;
     CHECK_PORT: "check_port", 2, ACTS, string::check_port;
