@@ -60,6 +60,8 @@ helpers! {
     DEPOSIT_BITS: "deposit_bits", 2, Effects::PURE, integer::deposit_bits;
     EXTRACT_BITS: "extract_bits", 2, Effects::PURE, integer::extract_bits;
     COMPARE_EXCHANGE_16: "compare_exchange_16", 2, ACTS_ON_REGISTERS, integer::compare_exchange_16;
+    ALIGNMENT_OF: "alignment_of", 1, Effects::PURE, integer::alignment_of;
+    PROBE_WRITE: "probe_write", 3, Effects::RAISES, integer::probe_write;
     RANDOM: "random", 0, ACTS, integer::random;
     REPEATED_STRING: "repeated_string", 3, ACTS_ON_REGISTERS, string::repeated_string;
     CHECK_PORT: "check_port", 2, ACTS, string::check_port;
@@ -69,7 +71,7 @@ helpers! {
     CODE_ADDRESS: "code_address", 1, ACTS, system::code_address;
     READ_SELECTOR: "read_selector", 1, Effects::PURE, system::read_selector;
     END_SHADOW: "end_shadow", 0, Effects::ALL, system::end_shadow;
-    SINGLE_STEP_TRAP: "single_step_trap", 1, Effects::ALL, system::single_step_trap;
+    SINGLE_STEP_TRAP: "single_step_trap", 2, Effects::ALL, system::single_step_trap;
     SET_INTERRUPT_FLAG: "set_interrupt_flag", 1, Effects::ALL, system::set_interrupt_flag;
     SET_ACCESS_FLAG: "set_access_flag", 1, Effects::ALL, system::set_access_flag;
     LOAD_SEGMENT: "load_segment", 2, Effects::ALL, system::load_segment;
