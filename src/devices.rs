@@ -4,8 +4,10 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use accel::Architecture;
 use block::{BlockNode, RawFile};
 use hw::debug_port::CONSOLE_PORT;
+use hw::ide::{Drive, DriveKind};
 use hw::machine::{Config, DeviceConfig, DeviceModel};
 
 use crate::command_line::{Group, Invalid, Options};
@@ -13,6 +15,7 @@ use crate::consoles::Consoles;
 
 const DEVICES: &[(&str, &str)] = &[
     ("virtio-blk-device, virtio-blk-pci, virtio-blk", "a disk: drive=ID, serial=TEXT"),
+    ("ide-hd, ide-cd", "a disk or CD-ROM drive (x86_64): drive=ID, bus=ide.0|ide.1, unit=0|1, serial=TEXT"),
     ("virtio-rng-device, virtio-rng-pci, virtio-rng", "random numbers: rng=ID"),
     ("virtio-serial-device, virtio-serial-pci, virtio-serial", "the bus of a virtconsole"),
     ("virtconsole", "a console: chardev=ID"),
@@ -30,8 +33,13 @@ pub(crate) fn help() -> String {
 }
 
 /// Adds all disks and devices to `config`.
-pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Config) -> Result<(), Invalid> {
-    let mut disks = drives(options, config)?;
+pub(crate) fn add(
+    options: &Options,
+    consoles: &mut Consoles,
+    config: &mut Config,
+    architecture: Architecture,
+) -> Result<(), Invalid> {
+    let mut disks = drives(options, config, architecture)?;
     let debug_console_port = globals(options)?.unwrap_or(CONSOLE_PORT);
     if let Some(backend) = consoles.debug_console(options)? {
         config.debug_console = Some((debug_console_port, backend));
@@ -44,15 +52,28 @@ pub(crate) fn add(options: &Options, consoles: &mut Consoles, config: &mut Confi
         let id = group.take("id");
         match driver.as_str() {
             "virtio-blk-device" | "virtio-blk-pci" | "virtio-blk" => {
-                let name = group.take_required("drive")?;
-                let disk = disks.remove(&name).ok_or_else(|| {
-                    group.invalid(format!(
-                        "there is no drive {name}, or another device has it; see -drive if=none,id={name}"
-                    ))
-                })?;
+                let disk = take_disk(&mut group, &mut disks)?;
                 let serial = group.take("serial").unwrap_or_default();
                 group.finish("drive, serial and id")?;
                 config.devices.push(DeviceConfig { id, model: DeviceModel::VirtioBlk { disk, serial } });
+            }
+            "ide-hd" | "ide-cd" => {
+                let kind = if driver == "ide-hd" { DriveKind::Disk } else { DriveKind::CdRom };
+                // A CD-ROM drive may be empty.
+                let medium = match kind {
+                    DriveKind::CdRom if !group.contains("drive") => None,
+                    _ => Some(take_disk(&mut group, &mut disks)?),
+                };
+                let bus = match group.take("bus").as_deref() {
+                    None => None,
+                    Some("ide.0") => Some(0),
+                    Some("ide.1") => Some(1),
+                    Some(_) => return Err(group.invalid("valid for bus are ide.0 and ide.1")),
+                };
+                let place = Place { bus, unit: group.take_number("unit")?, index: None };
+                let serial = group.take("serial");
+                add_ide(config, &group, place, Drive { kind, medium, serial: serial.unwrap_or_default() })?;
+                group.finish("drive, bus, unit, serial and id")?;
             }
             "virtio-rng-device" | "virtio-rng-pci" | "virtio-rng" => {
                 if let Some(name) = group.take("rng")
@@ -117,38 +138,123 @@ fn globals(options: &Options) -> Result<Option<u16>, Invalid> {
     Ok(port)
 }
 
-/// Opens the disks: those of `if=virtio` become devices, those of `if=none` wait for theirs.
-fn drives(options: &Options, config: &mut Config) -> Result<HashMap<String, Arc<dyn BlockNode>>, Invalid> {
+/// Takes the disk that a device names out of those that wait.
+fn take_disk(
+    group: &mut Group,
+    disks: &mut HashMap<String, Arc<dyn BlockNode>>,
+) -> Result<Arc<dyn BlockNode>, Invalid> {
+    let name = group.take_required("drive")?;
+    disks.remove(&name).ok_or_else(|| {
+        group.invalid(format!("there is no drive {name}, or another device has it; see -drive if=none,id={name}"))
+    })
+}
+
+/// Where the user wants an IDE drive, as far as it was said.
+struct Place {
+    /// Number of the channel.
+    bus: Option<usize>,
+    /// Number of the drive on its channel.
+    unit: Option<usize>,
+    /// Number of the drive among all four.
+    index: Option<usize>,
+}
+
+/// Adds a drive at `place`, or the first free one that fits.
+fn add_ide(config: &mut Config, group: &Group, place: Place, mut drive: Drive) -> Result<(), Invalid> {
+    let fits = |number: &usize| {
+        place.index.is_none_or(|index| index == *number)
+            && place.bus.is_none_or(|bus| bus == number / 2)
+            && place.unit.is_none_or(|unit| unit == number % 2)
+    };
+    let number = (0..config.ide.len()).find(|number| fits(number) && config.ide[*number].is_none());
+    let number =
+        number.ok_or_else(|| group.invalid("there is no such free place; there are 2 channels with 2 drives each"))?;
+    if drive.serial.is_empty() {
+        drive.serial = format!("QM{:05}", number + 1);
+    }
+    config.ide[number] = Some(drive);
+    Ok(())
+}
+
+/// Opens the disks: those with an interface become devices, those of `if=none` wait for theirs.
+fn drives(
+    options: &Options,
+    config: &mut Config,
+    architecture: Architecture,
+) -> Result<HashMap<String, Arc<dyn BlockNode>>, Invalid> {
+    let usual = if architecture == Architecture::X86_64 { "ide" } else { "virtio" };
     let mut waiting = HashMap::new();
+    // Those with a place of their own first.
+    for (option, index, file) in &options.ide_files {
+        let group = Group::parse(option, "")?;
+        if usual != "ide" {
+            return Err(group.invalid(format!("machines for {} have no IDE", architecture.name())));
+        }
+        let kind = if *option == "cdrom" { DriveKind::CdRom } else { DriveKind::Disk };
+        let medium = RawFile::open(file, kind == DriveKind::CdRom).map_err(|error| Invalid::from_error(&error))?;
+        let drive = Drive { kind, medium: Some(Arc::new(medium)), serial: String::new() };
+        add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
+    }
     for text in &options.drives {
         let mut group = Group::parse("drive", text)?;
-        let file = group.take_first("file").ok_or_else(|| group.invalid("file=... is missing"))?;
         let id = group.take("id");
-        let interface = group.take("if").unwrap_or_else(|| "virtio".into());
+        let interface = group.take("if").unwrap_or_else(|| usual.into());
+        let is_cd = match group.take("media").as_deref() {
+            None | Some("disk") => false,
+            Some("cdrom") => true,
+            Some(_) => return Err(group.invalid("valid for media are disk and cdrom")),
+        };
         let read_only = match group.take_switch("readonly")? {
             Some(read_only) => read_only,
-            None => group.take_switch("read-only")?.unwrap_or(false),
+            None => group.take_switch("read-only")?.unwrap_or(is_cd),
         };
-        match group.take("format").as_deref() {
-            Some("raw") => {}
-            None => return Err(group.invalid("format=raw is missing; no other format is built, and none is guessed")),
-            Some(other) => return Err(group.invalid(format!("format={other} is not built; valid is raw"))),
-        }
-        if !["virtio", "none"].contains(&interface.as_str()) {
-            return Err(group.invalid(format!("if={interface} is not built; valid are virtio and none")));
-        }
-        let disk = RawFile::open(Path::new(&file), read_only).map_err(|error| Invalid::from_error(&error))?;
-        let disk: Arc<dyn BlockNode> = Arc::new(disk);
-        if interface == "virtio" {
-            let model = DeviceModel::VirtioBlk { disk, serial: group.take("serial").unwrap_or_default() };
-            config.devices.push(DeviceConfig { id, model });
-        } else {
-            let id = id.ok_or_else(|| group.invalid("if=none needs id=..., by which a device names it"))?;
-            if waiting.insert(id.clone(), disk).is_some() {
-                return Err(group.invalid(format!("there is a drive {id} already")));
+        let format = group.take("format");
+        let disk: Option<Arc<dyn BlockNode>> = match group.take_first("file") {
+            None if is_cd => None,
+            None => return Err(group.invalid("file=... is missing")),
+            Some(file) => {
+                match format.as_deref() {
+                    Some("raw") => {}
+                    // A disc image has no other format.
+                    None if is_cd => {}
+                    None => {
+                        return Err(
+                            group.invalid("format=raw is missing; no other format is built, and none is guessed")
+                        );
+                    }
+                    Some(other) => return Err(group.invalid(format!("format={other} is not built; valid is raw"))),
+                }
+                let disk = RawFile::open(Path::new(&file), read_only).map_err(|error| Invalid::from_error(&error))?;
+                Some(Arc::new(disk))
+            }
+        };
+        let serial = group.take("serial").unwrap_or_default();
+        match (interface.as_str(), disk) {
+            ("virtio", Some(disk)) => {
+                config.devices.push(DeviceConfig { id, model: DeviceModel::VirtioBlk { disk, serial } });
+            }
+            ("ide", medium) if usual == "ide" => {
+                let place = Place {
+                    bus: group.take_number("bus")?,
+                    unit: group.take_number("unit")?,
+                    index: group.take_number("index")?,
+                };
+                let kind = if is_cd { DriveKind::CdRom } else { DriveKind::Disk };
+                add_ide(config, &group, place, Drive { kind, medium, serial })?;
+            }
+            ("none", Some(disk)) => {
+                let id = id.ok_or_else(|| group.invalid("if=none needs id=..., by which a device names it"))?;
+                if waiting.insert(id.clone(), disk).is_some() {
+                    return Err(group.invalid(format!("there is a drive {id} already")));
+                }
+            }
+            ("virtio" | "none", None) => return Err(group.invalid("file=... is missing")),
+            _ => {
+                let ide = if usual == "ide" { "ide, " } else { "" };
+                return Err(group.invalid(format!("if={interface} is not built; valid are {ide}virtio and none")));
             }
         }
-        group.finish("file, format, if, id, readonly and serial")?;
+        group.finish("file, format, if, media, bus, unit, index, id, readonly and serial")?;
     }
     Ok(waiting)
 }

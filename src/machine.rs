@@ -1,7 +1,7 @@
 //! What machine there shall be: `-machine`, `-cpu`, `-m`, `-smp`, `-name`, `-uuid` and what it boots.
 
 use accel::Architecture;
-use hw::machine::{Boot, Config, Firmware};
+use hw::machine::{Boot, BootDevice, Config, Firmware};
 
 use crate::command_line::{Group, Invalid, Options, size};
 
@@ -92,6 +92,7 @@ pub(crate) fn config(options: &Options, machine: String, architecture: Architect
             kernel: options.kernel.clone(),
             initrd: options.initrd.clone(),
             command_line: options.append.clone().unwrap_or_default(),
+            order: boot_order(options)?,
         },
         name: match &options.name {
             None => None,
@@ -108,6 +109,25 @@ pub(crate) fn config(options: &Options, machine: String, architecture: Architect
         no_shutdown: options.no_shutdown,
         ..Config::default()
     })
+}
+
+fn boot_order(options: &Options) -> Result<Vec<BootDevice>, Invalid> {
+    let Some(text) = &options.boot else { return Ok(Boot::default().order) };
+    let mut group = Group::parse("boot", text)?;
+    let letters = group.take_first("order");
+    // Nothing waits, and there is no menu to be asked for.
+    group.take_switch("strict")?;
+    let letters = letters.unwrap_or_else(|| "cad".into());
+    let device = |letter| match letter {
+        'a' => Ok(BootDevice::Floppy),
+        'c' => Ok(BootDevice::Disk),
+        'd' => Ok(BootDevice::CdRom),
+        'n' => Ok(BootDevice::Network),
+        other => Err(group.invalid(format!("{other:?} is no boot device; valid are a, c, d and n"))),
+    };
+    let order: Vec<BootDevice> = letters.chars().map(device).collect::<Result<_, _>>()?;
+    group.finish("order and strict")?;
+    Ok(order)
 }
 
 fn memory(options: &Options) -> Result<u64, Invalid> {

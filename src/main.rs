@@ -73,7 +73,7 @@ fn run() -> Result<i32, Invalid> {
     let mut consoles = Consoles::new(&options)?;
     config.serial = consoles.serial_ports(&options)?;
     consoles.monitors(&options)?;
-    devices::add(&options, &mut consoles, &mut config)?;
+    devices::add(&options, &mut consoles, &mut config, architecture)?;
     let clock = VirtualClock::new();
     let accelerator = accelerator::open(&options, machine_options.accelerators.as_deref(), architecture, &clock)?;
     let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;

@@ -25,6 +25,7 @@ pub mod hpet;
 pub mod i8042;
 pub mod i8254;
 pub mod i8259;
+pub mod ide;
 pub mod interrupt;
 pub mod io_apic;
 pub mod load;
@@ -36,6 +37,7 @@ pub mod plic;
 pub mod sifive_test;
 pub mod virtio;
 pub mod vm;
+mod worker;
 
 #[cfg(test)]
 mod test_support;

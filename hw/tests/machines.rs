@@ -8,6 +8,7 @@ use accel::clock::VirtualClock;
 use accel::memory::MemorySlot;
 use accel::{Accelerator, Architecture, Capabilities, IoEvent, Msi, Vcpu};
 use host::chardev::FileBackend;
+use hw::ide::{Drive, DriveKind};
 use hw::machine::{Config, Firmware};
 use hw::vm::{Cause, Event, Vm};
 use parking_lot::Mutex;
@@ -268,40 +269,50 @@ impl Accelerator for WithoutControllers {
     }
 }
 
-/// SeaBIOS of Debian's package, with the machine's own controllers and with those of KVM.
-#[test]
-fn seabios_sets_up_the_machine_and_finds_nothing_to_boot() {
-    const NAME: &str = "seabios_sets_up_the_machine_and_finds_nothing_to_boot";
+/// The file of SeaBIOS of Debian's package, and KVM with or without interrupt controllers of its own.
+fn seabios_on_kvm(test: &str, own: bool) -> Option<(std::ffi::OsString, Arc<dyn Accelerator>)> {
     const FIRMWARE: &str = "/usr/share/seabios/bios-256k.bin";
     let firmware = std::env::var_os("BROLGA_SEABIOS").unwrap_or_else(|| FIRMWARE.into());
     if !std::path::Path::new(&firmware).is_file() {
-        eprintln!("SKIPPED: {NAME}: there is no {}; Debian's package seabios has it", firmware.display());
-        return;
+        eprintln!("SKIPPED: {test}: there is no {}; Debian's package seabios has it", firmware.display());
+        return None;
     }
+    match accel::kvm::Kvm::open(Architecture::X86_64) {
+        Ok(kvm) if own => Some((firmware, Arc::new(WithoutControllers::new(kvm)))),
+        Ok(kvm) => Some((firmware, Arc::new(kvm))),
+        Err(error) => {
+            eprintln!("SKIPPED: {test}: {error}");
+            None
+        }
+    }
+}
+
+/// Runs SeaBIOS until its log has `last`, or to the end of `config`'s machine.
+fn run_seabios(config: Config, accelerator: Arc<dyn Accelerator>, last: &str) -> (Option<i32>, String) {
+    let output = tempfile::NamedTempFile::new().unwrap();
+    let mut config = config;
+    config.debug_console = Some((0x402, Arc::new(FileBackend::open(output.path(), false).unwrap())));
+    let vm = Vm::new(config, accelerator, VirtualClock::new()).unwrap();
+    vm.cont().unwrap();
+    let deadline = std::time::Instant::now() + LIMIT;
+    loop {
+        let status = vm.wait_for_exit_at_most(Duration::from_millis(100));
+        let log = std::fs::read_to_string(output.path()).unwrap();
+        if status.is_some() || log.contains(last) || std::time::Instant::now() > deadline {
+            return (status, log);
+        }
+    }
+}
+
+/// With the machine's own controllers and with those of KVM.
+#[test]
+fn seabios_sets_up_the_machine_and_finds_nothing_to_boot() {
     for own in [true, false] {
-        let kvm = match accel::kvm::Kvm::open(Architecture::X86_64) {
-            Ok(kvm) => kvm,
-            Err(error) => {
-                eprintln!("SKIPPED: {NAME}: {error}");
-                return;
-            }
-        };
-        let accelerator: Arc<dyn Accelerator> =
-            if own { Arc::new(WithoutControllers::new(kvm)) } else { Arc::new(kvm) };
-        let output = tempfile::NamedTempFile::new().unwrap();
+        let test = "seabios_sets_up_the_machine_and_finds_nothing_to_boot";
+        let Some((firmware, accelerator)) = seabios_on_kvm(test, own) else { return };
         let mut config = Config { memory: 64 << 20, ..Config::default() };
-        config.boot.firmware = Firmware::File(firmware.clone().into());
-        config.debug_console = Some((0x402, Arc::new(FileBackend::open(output.path(), false).unwrap())));
-        let vm = Vm::new(config, accelerator, VirtualClock::new()).unwrap();
-        vm.cont().unwrap();
-        let deadline = std::time::Instant::now() + LIMIT;
-        let log = loop {
-            let log = std::fs::read_to_string(output.path()).unwrap();
-            if log.contains("No bootable device") || std::time::Instant::now() > deadline {
-                break log;
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        };
+        config.boot.firmware = Firmware::File(firmware.into());
+        let (_, log) = run_seabios(config, accelerator, "No bootable device");
         for expected in [
             "QEMU fw_cfg DMA interface supported",
             "e820 map has",
@@ -313,6 +324,34 @@ fn seabios_sets_up_the_machine_and_finds_nothing_to_boot() {
         ] {
             assert!(log.contains(expected), "own controllers: {own}; {expected:?} is missing in:\n{log}");
         }
-        vm.quit(Cause::HostQmpQuit).unwrap();
     }
+}
+
+/// The boot sector reads the disk's second sector through firmware, and leaves with what it finds there.
+#[test]
+fn seabios_boots_an_ide_disk() {
+    let Some((firmware, accelerator)) = seabios_on_kvm("seabios_boots_an_ide_disk", true) else { return };
+    let code = [
+        &[0x31, 0xc0, 0x8e, 0xc0][..],         // xor ax, ax; mov es, ax
+        &[0xbb, 0x00, 0x7e, 0xb6, 0x00],       // mov bx, 0x7e00; mov dh, 0
+        &[0xb9, 0x02, 0x00, 0xb8, 0x01, 0x02], // mov cx, 2; mov ax, 0x0201
+        &[0xcd, 0x13, 0x72, 0x0a],             // int 0x13; jc failed
+        &[0x26, 0xa0, 0x00, 0x7e],             // mov al, es:[0x7e00]
+        &[0xba, 0x01, 0x05, 0xee, 0xf4, 0xf4], // mov dx, 0x501; out dx, al; hlt
+        &[0xb0, 0x7f, 0xeb, 0xf6],             // failed: mov al, 0x7f; jmp out
+    ]
+    .concat();
+    let mut image = vec![0; 1 << 20];
+    image[..code.len()].copy_from_slice(&code);
+    image[510..513].copy_from_slice(&[0x55, 0xaa, 0x15]);
+    let mut disk = tempfile::NamedTempFile::new().unwrap();
+    disk.write_all(&image).unwrap();
+    let mut config = Config { memory: 64 << 20, ..Config::default() };
+    config.boot.firmware = Firmware::File(firmware.into());
+    config.debug_exit = Some((0x501, 2));
+    let medium = block::RawFile::open(disk.path(), true).unwrap();
+    let (kind, serial) = (DriveKind::Disk, String::new());
+    config.ide[0] = Some(Drive { kind, medium: Some(Arc::new(medium)), serial });
+    let (status, log) = run_seabios(config, accelerator, "No bootable device");
+    assert_eq!(status, Some(0x2b), "{log}");
 }

@@ -60,6 +60,11 @@ impl Group {
         found
     }
 
+    /// True if a value was given for `key`.
+    pub(crate) fn contains(&self, key: &str) -> bool {
+        self.members.iter().any(|(name, _)| name == key)
+    }
+
     /// Takes a value that must be there.
     pub(crate) fn take_required(&mut self, key: &str) -> Result<String, Invalid> {
         self.take(key).ok_or_else(|| self.invalid(format!("{key}=... is missing")))

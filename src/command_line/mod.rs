@@ -63,7 +63,17 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     ("append", Takes::One("TEXT"), "command line for the kernel"),
     ("bios", Takes::One("FILE"), "firmware, or 'none'"),
     ("L", Takes::Many("FOLDER"), "folder to look for firmware in"),
-    ("drive", Takes::Many("file=FILE[,PROP=VALUE]"), "a disk: file, format=raw, if=virtio|none, id, readonly"),
+    (
+        "drive",
+        Takes::Many("file=FILE[,PROP=VALUE]"),
+        "a disk: file, format=raw, if=ide|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly",
+    ),
+    ("hda", Takes::One("FILE"), "first drive of the first IDE channel: a raw image (also -hdb, -hdc, -hdd)"),
+    ("hdb", Takes::One("FILE"), "second drive of the first IDE channel"),
+    ("hdc", Takes::One("FILE"), "first drive of the second IDE channel"),
+    ("hdd", Takes::One("FILE"), "second drive of the second IDE channel"),
+    ("cdrom", Takes::One("FILE"), "a CD in the first drive of the second IDE channel"),
+    ("boot", Takes::One("ORDER"), "what firmware boots from: letters a (floppy), c (disk), d (CD), n (network)"),
     ("device", Takes::Many("DRIVER[,PROP=VALUE]"), "a device; 'help' lists them"),
     ("object", Takes::Many("TYPE,id=ID"), "an object: rng-random"),
     ("chardev", Takes::Many("BACKEND,id=ID"), "a character device: stdio, null, file, socket"),
@@ -112,6 +122,9 @@ pub(crate) struct Options {
     pub(crate) bios: Option<PathBuf>,
     pub(crate) firmware_folders: Vec<PathBuf>,
     pub(crate) drives: Vec<String>,
+    /// Option, number of the drive and file of `-hda` to `-hdd` and `-cdrom`.
+    pub(crate) ide_files: Vec<(&'static str, usize, PathBuf)>,
+    pub(crate) boot: Option<String>,
     pub(crate) devices: Vec<String>,
     pub(crate) objects: Vec<String>,
     pub(crate) chardevs: Vec<String>,
@@ -212,6 +225,11 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
         bios: path("bios"),
         firmware_folders: many("L").into_iter().map(PathBuf::from).collect(),
         drives: many("drive"),
+        ide_files: [("hda", 0), ("hdb", 1), ("hdc", 2), ("hdd", 3), ("cdrom", 2)]
+            .into_iter()
+            .filter_map(|(option, index)| Some((option, index, path(option)?)))
+            .collect(),
+        boot: one("boot"),
         devices: many("device"),
         objects: many("object"),
         chardevs: many("chardev"),

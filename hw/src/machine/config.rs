@@ -6,6 +6,8 @@ use std::sync::Arc;
 use block::BlockNode;
 use host::chardev::CharBackend;
 
+use crate::ide;
+
 /// Everything needed to build one machine.
 pub struct Config {
     /// Machine type, see [`super::find`]; empty: the architecture's default.
@@ -23,6 +25,8 @@ pub struct Config {
     pub debug_console: Option<(u16, Arc<dyn CharBackend>)>,
     /// First port and number of ports of `isa-debug-exit` (x86 `pc`), if wanted.
     pub debug_exit: Option<(u16, u16)>,
+    /// Drives of the IDE channels (x86 `pc`): first and second of the first channel, then those of the second.
+    pub ide: [Option<ide::Drive>; 4],
     /// Devices beside those that every such machine has.
     pub devices: Vec<DeviceConfig>,
     /// The processors of a riscv64 machine.
@@ -48,6 +52,7 @@ impl Default for Config {
             serial: Vec::new(),
             debug_console: None,
             debug_exit: None,
+            ide: [const { None }; 4],
             devices: Vec::new(),
             riscv: RiscvCpu::default(),
             name: None,
@@ -59,7 +64,7 @@ impl Default for Config {
 }
 
 /// What a machine boots.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Boot {
     /// `-bios`.
     pub firmware: Firmware,
@@ -71,6 +76,35 @@ pub struct Boot {
     pub initrd: Option<PathBuf>,
     /// `-append`.
     pub command_line: String,
+    /// What firmware tries, in this order (`-boot`, x86 `pc`): at most three.
+    pub order: Vec<BootDevice>,
+}
+
+impl Default for Boot {
+    /// Nothing but firmware, which tries a hard disk, a floppy disk and a CD.
+    fn default() -> Boot {
+        Boot {
+            firmware: Firmware::default(),
+            firmware_folders: Vec::new(),
+            kernel: None,
+            initrd: None,
+            command_line: String::new(),
+            order: vec![BootDevice::Disk, BootDevice::Floppy, BootDevice::CdRom],
+        }
+    }
+}
+
+/// A kind of device that firmware boots from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BootDevice {
+    /// A floppy disk: `a` of `-boot`.
+    Floppy,
+    /// A hard disk: `c`.
+    Disk,
+    /// A CD: `d`.
+    CdRom,
+    /// The network: `n`.
+    Network,
 }
 
 /// `-bios`.

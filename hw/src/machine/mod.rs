@@ -11,7 +11,7 @@ use accel::memory::{GuestMemory, MemorySlot};
 use accel::state::CpuState;
 use accel::{Accelerator, Architecture, IoBus, VcpuHandle};
 
-pub use config::{Boot, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu};
+pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu};
 
 use crate::bus::{Bus, MapError};
 use crate::device::Device;

@@ -6,6 +6,7 @@ pub mod config;
 pub mod host_bridge;
 pub mod isa_bridge;
 pub mod msix;
+pub mod piix3_ide;
 pub mod power_management;
 
 use std::collections::BTreeMap;

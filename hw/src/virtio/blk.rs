@@ -9,7 +9,7 @@ use block::BlockNode;
 
 use super::VirtioDevice;
 use super::queues::{Chain, Outcome, Queues};
-use super::worker::Worker;
+use crate::worker::Worker;
 
 /// Feature bit: the configuration space says how many segments a request may have.
 const F_SEG_MAX: u64 = 1 << 2;

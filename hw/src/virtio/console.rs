@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::VirtioDevice;
 use super::queues::{Chain, Outcome, Queues};
-use super::worker::Worker;
+use crate::worker::Worker;
 
 const RECEIVE: u16 = 0;
 const TRANSMIT: u16 = 1;

@@ -11,7 +11,6 @@ pub mod pci;
 pub mod queues;
 pub mod rng;
 pub mod transport;
-mod worker;
 
 use std::sync::Arc;
 

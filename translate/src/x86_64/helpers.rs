@@ -1,6 +1,7 @@
 //! What lifted code calls: one function for what takes more than a few operations.
 
 mod integer;
+mod sse;
 mod state_image;
 mod string;
 mod system;
@@ -12,6 +13,7 @@ use crate::ir::HelperId;
 use super::segment::SegmentName;
 use super::state::X86_64;
 
+pub(super) use sse::VectorOperands;
 pub(super) use state_image::encode_state_image;
 pub(super) use string::{RepeatedString, StringOperation};
 pub(super) use x87::X87Operand;
@@ -22,6 +24,9 @@ const ACTS: Effects = Effects::RAISES;
 /// As [`ACTS`], with registers as operands.
 const ACTS_ON_REGISTERS: Effects =
     Effects { can_raise: true, reads_registers: true, writes_registers: true, acts: true, interpreted: false };
+
+/// A function of registers and of nothing else.
+const ON_REGISTERS: Effects = Effects { can_raise: false, ..ACTS_ON_REGISTERS };
 
 /// Makes the table of helpers and a constant for the number of each.
 macro_rules! helpers {
@@ -106,6 +111,17 @@ helpers! {
     CHECK_USER_MODE_PREVENTION: "check_user_mode_prevention", 0, Effects::RAISES, system::check_user_mode_prevention;
     INVALIDATE_PAGE: "invalidate_page", 1, Effects::ALL, system::invalidate_page;
     FLUSH_TLB: "flush_tlb", 0, Effects::ALL, system::flush_tlb;
+    LANEWISE: "lanewise", 3, Effects::PURE, sse::lanewise;
+    VECTOR_INTEGER: "vector_integer", 2, ON_REGISTERS, sse::integer;
+    VECTOR_FLOAT: "vector_float", 2, ACTS_ON_REGISTERS, sse::floating;
+    COMPARE_FLOATS: "compare_floats", 3, ACTS, sse::compare_floats;
+    INTEGER_TO_FLOAT: "integer_to_float", 2, ACTS, sse::integer_to_float;
+    FLOAT_TO_INTEGER: "float_to_integer", 2, ACTS, sse::float_to_integer;
+    SIGN_BITS: "sign_bits", 2, Effects::PURE, sse::sign_bits;
+    MERGE_BYTES: "merge_bytes", 3, Effects::PURE, sse::merge_bytes;
+    CHECKSUM: "checksum", 3, Effects::PURE, sse::checksum;
+    INSERT_SINGLE: "insert_single", 3, ON_REGISTERS, sse::insert_single;
+    COMPARE_STRINGS: "compare_strings", 2, ON_REGISTERS, sse::compare_strings;
     SWAP_GS: "swap_gs", 0, Effects::ALL, system::swap_gs;
     X87_WAIT: "x87_wait", 0, ACTS, x87::wait;
     X87_ON_REGISTERS: "x87_on_registers", 3, ACTS, x87::on_registers;

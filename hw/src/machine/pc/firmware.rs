@@ -5,10 +5,10 @@
 use std::path::PathBuf;
 
 use super::boot::{self, KernelParts};
-use super::{FIRST_FREE_DEVICE, Layout, acpi, smbios};
+use super::{Layout, acpi, smbios};
 use crate::fw_cfg::{Items, key};
 use crate::load::{BootFile, LoadError};
-use crate::machine::{BuildError, Config, DeviceModel, Firmware};
+use crate::machine::{BuildError, Config, Firmware};
 
 const FILE: &str = "bios-256k.bin";
 
@@ -69,20 +69,6 @@ fn e820(layout: &Layout) -> Vec<u8> {
         .collect()
 }
 
-/// The disks in the order in which they are tried, as Open Firmware paths, one a line.
-fn boot_order(config: &Config) -> Vec<u8> {
-    let disks = config.devices.iter().zip(FIRST_FREE_DEVICE..);
-    let disks = disks.filter(|(device, _)| matches!(device.model, DeviceModel::VirtioBlk { .. }));
-    let mut order: Vec<u8> =
-        disks.flat_map(|(_, number)| format!("/pci@i0cf8/scsi@{number:x}/disk@0,0\n").into_bytes()).collect();
-    // The last line ends with the text.
-    order.pop();
-    if !order.is_empty() {
-        order.push(0);
-    }
-    order
-}
-
 /// All items.
 pub(super) fn items(config: &Config, layout: &Layout, machine: &acpi::Machine) -> Result<Items, BuildError> {
     let mut items = Items::default();
@@ -96,10 +82,6 @@ pub(super) fn items(config: &Config, layout: &Layout, machine: &acpi::Machine) -
     items.add_bytes(key::BOOT_MENU, &[0; 2]);
     items.add_bytes(key::TIMER_OVERRIDE, &[1]);
     items.add_file_bytes("etc/e820", e820(layout));
-    let order = boot_order(config);
-    if !order.is_empty() {
-        items.add_file_bytes("bootorder", order);
-    }
     if !config.serial.is_empty() {
         items.add_file_bytes("etc/sercon-port", SERIAL_CONSOLE.to_le_bytes());
     }
@@ -134,8 +116,6 @@ fn add_kernel(items: &mut Items, parts: KernelParts) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::DeviceConfig;
-    use std::sync::Arc;
 
     #[test]
     fn ram_is_told_below_and_above_4_gib() {
@@ -144,20 +124,5 @@ mod tests {
         assert_eq!(bytes[8..20], [0, 0, 0, 0xc0, 0, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(bytes[20..28], [0, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(e820(&Layout::new(64 << 20)).len(), 20);
-    }
-
-    #[test]
-    fn disks_are_tried_in_their_order() {
-        let mut config = Config::default();
-        assert!(boot_order(&config).is_empty());
-        config.devices.push(DeviceConfig { id: None, model: DeviceModel::VirtioRng });
-        for _ in 0..2 {
-            let file = tempfile::NamedTempFile::new().unwrap();
-            file.as_file().set_len(4096).unwrap();
-            let disk = Arc::new(block::RawFile::open(file.path(), true).unwrap());
-            let model = DeviceModel::VirtioBlk { disk, serial: String::new() };
-            config.devices.push(DeviceConfig { id: None, model });
-        }
-        assert_eq!(boot_order(&config), b"/pci@i0cf8/scsi@5/disk@0,0\n/pci@i0cf8/scsi@6/disk@0,0\0");
     }
 }

@@ -1,7 +1,7 @@
 //! `pc`: an x86-64 machine around the i440FX host bridge and the PIIX3 and PIIX4 south bridges.
 //!
 //! Its interrupt controllers and its interval timer are the accelerator's own where it has some, and else devices. It boots
-//! a kernel directly, or firmware; IDE, VGA and USB are left out so far.
+//! a kernel directly, or firmware; VGA and USB are left out so far.
 
 mod acpi;
 mod boot;
@@ -14,18 +14,20 @@ use std::sync::Arc;
 use accel::memory::{GuestMemory, MemorySlot, allocate};
 use accel::state::CpuState;
 
-use super::{Board, BuildError, Config, DeviceModel, Parts, virtio_device};
+use super::{Board, BootDevice, BuildError, Config, DeviceModel, Parts, virtio_device};
 use crate::cmos::Cmos;
 use crate::debug_port::{DebugConsole, DebugExit};
 use crate::device::Device;
 use crate::fw_cfg::{self, FwCfg};
 use crate::hpet::{self, Hpet};
 use crate::i8042::{self, I8042};
+use crate::ide;
 use crate::interrupt::InterruptLine;
 use crate::load::{Image, check_overlaps};
 use crate::ns16550::{self, Ns16550};
 use crate::pci::host_bridge::{self, HostBridge};
 use crate::pci::isa_bridge::IsaBridge;
+use crate::pci::piix3_ide::{CHANNELS, Piix3Ide};
 use crate::pci::power_management::{self as pm, PowerManagement};
 use crate::pci::{PciBus, PciDevice, Slot};
 use crate::virtio::pci::VirtioPci;
@@ -65,6 +67,9 @@ const FIRST_FREE_DEVICE: u8 = 4;
 
 const E820_RAM: u32 = 1;
 const E820_RESERVED: u32 = 2;
+
+/// Largest disk with 1024 cylinders of 16 heads and 63 sectors, bytes.
+const UNTRANSLATED: u64 = 1024 * 16 * 63 * 512;
 
 /// Ports and interrupts of the serial ports.
 const SERIAL: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
@@ -186,7 +191,23 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
 
 /// What firmware reads from the CMOS RAM.
 fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
-    let mut contents = vec![(0x15, 0x80), (0x16, 0x02), (0x14, 0x02), (0x3d, 0x02), (0x38, 0x10)];
+    let mut order = config.boot.order.iter().map(|device| match device {
+        BootDevice::Floppy => 1,
+        BootDevice::Disk => 2,
+        BootDevice::CdRom => 3,
+        BootDevice::Network => 4,
+    });
+    let [first, second, third] = [(); 3].map(|()| order.next().unwrap_or(0));
+    let mut contents =
+        vec![(0x15, 0x80), (0x16, 0x02), (0x14, 0x02), (0x3d, (second << 4) | first), (0x38, third << 4)];
+    // Two bits a disk: whether firmware translates its geometry, as it must beyond 1024 cylinders.
+    let translation = |drive: &Option<ide::Drive>| match drive {
+        Some(ide::Drive { kind: ide::DriveKind::Disk, medium: Some(medium), .. }) => {
+            u8::from(medium.length() > UNTRANSLATED)
+        }
+        _ => 0,
+    };
+    contents.push((0x39, config.ide.iter().rev().fold(0, |bits, drive| (bits << 2) | translation(drive))));
     let mut put = |first: u8, value: u64, length: u8| {
         contents.extend((0..length).map(|index| (first + index, (value >> (8 * index)) as u8)));
     };
@@ -267,14 +288,30 @@ fn add_devices(
         devices.push(function);
     }
 
+    let channel = |number: usize| {
+        let (command, control, interrupt) = CHANNELS[number];
+        let drives = [config.ide[2 * number].clone(), config.ide[2 * number + 1].clone()];
+        let channel = ide::Channel::new(format!("ide{number}"), drives, line(u32::from(interrupt)), ram.clone())
+            .map_err(|source| BuildError::Host { what: "start a thread for ide", source })?;
+        bus.map_ports(command, ide::COMMAND_PORTS, 0, channel.clone())?;
+        bus.map_ports(control, 1, ide::CONTROL, channel.clone())?;
+        Ok::<_, BuildError>(channel)
+    };
+    let channels = [channel(0)?, channel(1)?];
+    devices.extend(channels.iter().map(|channel| channel.clone() as Arc<dyn Device>));
+    let ide = Piix3Ide::new(channels);
     let bridge = HostBridge::new(pci.clone());
     bus.map_ports(host_bridge::PORTS, host_bridge::PORT_COUNT, 0, bridge.clone())?;
-    let functions: [(Slot, Arc<dyn PciDevice>); 3] =
-        [(Slot::new(0, 0), bridge.clone()), (Slot::new(1, 0), isa.clone()), (Slot::new(1, 3), power.clone())];
+    let functions: [(Slot, Arc<dyn PciDevice>); 4] = [
+        (Slot::new(0, 0), bridge.clone()),
+        (Slot::new(1, 0), isa.clone()),
+        (Slot::new(1, 1), ide.clone()),
+        (Slot::new(1, 3), power.clone()),
+    ];
     for (slot, function) in functions {
         pci.insert(slot, &function);
     }
-    devices.extend([isa as Arc<dyn Device>, power.clone(), bridge]);
+    devices.extend([isa as Arc<dyn Device>, ide, power.clone(), bridge]);
     // Controllers come last, so that a reset of the devices does not leave lines up.
     devices.push(interrupts.device.clone());
     Ok((devices, power))

@@ -6,7 +6,7 @@ use crate::ir::{BinaryOp, Comparison, Op, Register, Type, Value, Width};
 
 use super::super::event::{number_with_error, vector};
 use super::super::helpers::{self, id};
-use super::super::registers::{self, segment_base};
+use super::super::registers::segment_base;
 use super::super::segment::SegmentName;
 use super::{Flags, Lifter, Raises};
 
@@ -374,9 +374,5 @@ impl Lifter {
         }
         let mask = self.constant(ty.mask());
         self.b.binary(BinaryOp::And, Type::I64, raw, mask)
-    }
-
-    pub(super) fn vector_part(&mut self, number: u8, part: u8) -> Value {
-        self.b.get(registers::vector_part(number, part))
     }
 }

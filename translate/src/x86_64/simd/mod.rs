@@ -20,7 +20,7 @@ pub mod sha;
 pub mod shift;
 pub mod shuffle;
 pub mod string;
-mod table;
+pub mod table;
 #[cfg(test)]
 mod tests;
 

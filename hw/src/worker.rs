@@ -5,7 +5,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 
 /// A thread that does a device's work each time it is kicked, and that can be paused.
-pub(super) struct Worker {
+pub(crate) struct Worker {
     shared: Arc<Shared>,
 }
 
@@ -25,7 +25,7 @@ struct State {
 
 impl Worker {
     /// Starts a thread called `name` that calls `work` after each kick, and again while it returns true.
-    pub(super) fn start(name: &str, work: impl Fn() -> bool + Send + 'static) -> std::io::Result<Worker> {
+    pub(crate) fn start(name: &str, work: impl Fn() -> bool + Send + 'static) -> std::io::Result<Worker> {
         let shared = Arc::new(Shared { state: Mutex::default(), changed: Condvar::new() });
         let thread = shared.clone();
         std::thread::Builder::new().name(name.into()).spawn(move || {
@@ -47,13 +47,13 @@ impl Worker {
     }
 
     /// There is work. Never waits.
-    pub(super) fn kick(&self) {
+    pub(crate) fn kick(&self) {
         self.shared.state.lock().kicked = true;
         self.shared.changed.notify_all();
     }
 
     /// Waits until the present round of work is done, and starts no further one.
-    pub(super) fn pause(&self) {
+    pub(crate) fn pause(&self) {
         let mut state = self.shared.state.lock();
         state.paused = true;
         while state.busy {
@@ -62,7 +62,7 @@ impl Worker {
     }
 
     /// Ends a pause.
-    pub(super) fn resume(&self) {
+    pub(crate) fn resume(&self) {
         self.shared.state.lock().paused = false;
         self.shared.changed.notify_all();
     }
