@@ -142,8 +142,8 @@ impl Lifter {
         let destination = self.i.op_register(0).number() as u8;
         let to_mmx = self.mmx_number(0).is_some();
         let source = self.mmx_number(1).map_or(MmxSource::Given, MmxSource::Register);
-        // CVTPI2PD of an operand in memory leaves the x87 alone.
-        let enters = !(self.i.mnemonic() == Mnemonic::Cvtpi2pd && self.is_memory(1));
+        // CVTPI2PD, and AMD's CVTPI2PS, leave the x87 alone where the operand is in memory.
+        let enters = to_mmx || source != MmxSource::Given;
         let halves = match self.i.op_kind(1) {
             OpKind::Memory if self.i.memory_size().size() == 16 => {
                 let place = self.place_of_bytes(16, false)?;
