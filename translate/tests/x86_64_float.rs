@@ -5,7 +5,7 @@ mod x86_64;
 use translate::engine::Tiers;
 use translate::x86_64::state;
 
-use x86_64::{DATA_BYTES, Ended, Processor};
+use x86_64::{CODE, DATA, DATA_BYTES, Ended, Processor};
 
 /// Vector of #UD.
 const INVALID_OPCODE: u8 = 6;
@@ -81,6 +81,9 @@ fn fxsave_and_fxrstor_keep_everything() {
     assert_eq!(data[0..2], [0x7f, 0x03]);
     // Two registers are in use: the top is 6.
     assert_eq!(data[2..5], [0x00, 0x30, 0xc0]);
+    // The last instruction's opcode and address.
+    assert_eq!(data[6..8], 0x1eb_u16.to_le_bytes());
+    assert_eq!(data[8..16], (CODE + 2).to_le_bytes());
     assert_eq!(data[24..28], 0x7fa5_u32.to_le_bytes());
     assert_eq!(data[32..42], [0x35, 0xc2, 0x68, 0x21, 0xa2, 0xda, 0x0f, 0xc9, 0x00, 0x40]);
     assert_eq!(data[160 + 9 * 16..][..8], 0x1122_3344_5566_7788_u64.to_le_bytes());
@@ -138,4 +141,73 @@ fn a_unit_that_is_not_available_raises() {
     assert_eq!(ends(&stmxcsr, 0, 0), Ended::Exception(INVALID_OPCODE, 0));
     assert_eq!(ends(&stmxcsr, state::CR0_TS, state::CR4_OSFXSR), not_available);
     assert_eq!(ends(&stmxcsr, 0, state::CR4_OSFXSR), Ended::Normally);
+}
+
+#[test]
+fn mmx_takes_the_registers_of_the_x87_until_emms() {
+    let mut data = with(0, &[1, 2, 3, 4, 5, 6, 7, 0xff]);
+    data[8..16].copy_from_slice(&[10, 20, 30, 40, 50, 60, 70, 1]);
+    // movq mm3, [rdi]; paddb mm3, [rdi+8]; movq [rdi+16], mm3; fnstenv [rdi+32]; emms; fnstenv [rdi+64]
+    let code = [
+        0x0f, 0x6f, 0x1f, 0x0f, 0xfc, 0x5f, 0x08, 0x0f, 0x7f, 0x5f, 0x10, 0xd9, 0x77, 0x20, 0x0f, 0x77, 0xd9, 0x77,
+        0x40,
+    ];
+    let (ended, data) = run(&code, data);
+    assert_eq!(ended, Ended::Normally);
+    assert_eq!(data[16..24], [11, 22, 33, 44, 55, 66, 77, 0]);
+    // No register is empty; then all are.
+    assert!((0..8).all(|register| data[40 + register / 4] >> (2 * (register % 4)) & 3 != 3));
+    assert_eq!(data[72..74], [0xff, 0xff]);
+}
+
+#[test]
+fn mmx_raises_as_the_x87_does_and_undefined_opcode_under_emulation() {
+    let ends = |cr0: u64| {
+        let mut processor = Processor::new(Tiers::InterpreterOnly);
+        // paddb mm0, mm1
+        let program = processor.add_program(&[0x0f, 0xfc, 0xc1]);
+        processor.reset();
+        processor.cpu().guest.cr0 = state::CR0_PE | cr0;
+        processor.go_on_at(program)
+    };
+    assert_eq!(ends(0), Ended::Normally);
+    assert_eq!(ends(state::CR0_TS), Ended::Exception(NOT_AVAILABLE, 0));
+    assert_eq!(ends(state::CR0_EM | state::CR0_TS), Ended::Exception(INVALID_OPCODE, 0));
+    // fldcw [rdi]; fld1; fldz; fdivp; paddb mm0, mm1, and emms
+    let data = with(0, &0x37b_u16.to_le_bytes());
+    for last in [&[0x0f, 0xfc, 0xc1][..], &[0x0f, 0x77]] {
+        let code = [&[0xd9, 0x2f, 0xd9, 0xe8, 0xd9, 0xee, 0xde, 0xf9], last].concat();
+        assert_eq!(run(&code, data).0, Ended::Exception(FLOATING_POINT, 8));
+    }
+}
+
+#[test]
+fn a_faulting_store_leaves_the_unit_as_it_was() {
+    // fld1; fstp tbyte [non-canonical]: mov rax, 1 << 62; fstp tbyte [rax]
+    let code = [0xd9, 0xe8, 0x48, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0x40, 0xdb, 0x38];
+    let mut processor = Processor::new(Tiers::InterpreterOnly);
+    let program = processor.add_program(&code);
+    processor.reset();
+    assert_eq!(processor.go_on_at(program), Ended::Exception(GENERAL_PROTECTION, 12));
+    let unit = processor.cpu().guest.x87;
+    assert_eq!((unit.top(), unit.tags), (7, 0x80));
+    assert_eq!((unit.opcode, unit.instruction_pointer), (0x1e8, program));
+}
+
+#[test]
+fn operands_must_lie_within_their_segment() {
+    let ends = |code: &[u8], limit: u32| {
+        let mut processor = Processor::new(Tiers::InterpreterOnly);
+        let program = processor.add_program(code);
+        processor.reset_32(limit);
+        processor.go_on_at(program)
+    };
+    let end = DATA as u32;
+    let fault = Ended::Exception(GENERAL_PROTECTION, 0);
+    // fxsave [edi]; fstp tbyte [edi]; fnsave [edi]; fnstenv with 16-bit operands
+    let cases = [(&[0x0f, 0xae, 0x07][..], 512), (&[0xdb, 0x3f], 10), (&[0xdd, 0x37], 108), (&[0x66, 0xd9, 0x37], 14)];
+    for (code, bytes) in cases {
+        assert_eq!(ends(code, end + bytes - 1), Ended::Normally, "{code:02x?}");
+        assert_eq!(ends(code, end + bytes - 2), fault, "{code:02x?}");
+    }
 }

@@ -20,14 +20,18 @@ const RAM_PAGES: usize = 1024;
 const GDT: u64 = 0x1000;
 const IDT: u64 = 0x2000;
 const HANDLERS: u64 = 0x3000;
+/// The interrupt descriptor table of 32-bit mode.
+const IDT_32: u64 = 0x4000;
 const STACK_TOP: u64 = 0x6000;
 /// Where handlers of exceptions leave their vector.
 const VECTOR: u64 = 0x7000;
 /// What RDI points to when a program begins: [`DATA_BYTES`] of data.
 pub const DATA: u64 = 0x8000;
 pub const DATA_BYTES: usize = 2048;
-const CODE: u64 = 0x10000;
+/// Where the first program is.
+pub const CODE: u64 = 0x10000;
 const SELECTOR: u16 = 8;
+const SELECTOR_32: u16 = 16;
 /// HLT.
 const HALT: u8 = 0xf4;
 
@@ -62,6 +66,7 @@ impl Platform for Ram {
 pub struct Processor {
     ram: Ram,
     engine: Engine<X86_64>,
+    translator: Arc<Translator<X86_64>>,
     next_code: u64,
 }
 
@@ -78,14 +83,18 @@ impl Processor {
     pub fn new(tiers: Tiers) -> Processor {
         let ram = (0..RAM_PAGES).map(|_| UnsafeCell::new([0; PAGE_SIZE as usize / 8])).collect();
         let guest = X86_64::new(Arc::new(CpuModel::best()), Arc::new(AtomicU32::new(1)), true);
-        let engine = Engine::new(0, guest, Translator::new(tiers));
-        let mut processor = Processor { ram: Ram(ram), engine, next_code: CODE };
-        // A 64-bit code segment; interrupt gates.
+        let translator = Translator::new(tiers);
+        let engine = Engine::new(0, guest, translator.clone());
+        let mut processor = Processor { ram: Ram(ram), engine, translator, next_code: CODE };
+        // A 64-bit code segment, and a 32-bit one; interrupt gates.
         processor.write(GDT + 8, &0x00af_9b00_0000_ffff_u64.to_le_bytes());
+        processor.write(GDT + 16, &0x00cf_9b00_0000_ffff_u64.to_le_bytes());
         for vector in 0..32 {
             let handler = HANDLERS + 16 * vector;
             let low = handler & 0xffff | u64::from(SELECTOR) << 16 | 0x8e00 << 32 | handler >> 16 << 48;
             processor.write(IDT + 16 * vector, &low.to_le_bytes());
+            let low = low & !0xffff_0000 | u64::from(SELECTOR_32) << 16;
+            processor.write(IDT_32 + 8 * vector, &low.to_le_bytes());
             // mov dword [VECTOR], vector; hlt
             let mut code = vec![0xc7, 0x04, 0x25];
             code.extend((VECTOR as u32).to_le_bytes());
@@ -140,11 +149,28 @@ impl Processor {
             guest.segments[name as usize] = Segment { selector, limit: u32::MAX, attributes: data | kind };
             cpu.context.registers[usize::from(segment_base(name).0)] = 0;
         }
-        cpu.guest.gdt = Table { base: GDT, limit: 15 };
+        cpu.guest.gdt = Table { base: GDT, limit: 23 };
         cpu.guest.idt = Table { base: IDT, limit: 32 * 16 - 1 };
         cpu.context.registers[usize::from(RDI.0)] = DATA;
         cpu.context.registers[usize::from(RSP.0)] = STACK_TOP;
         cpu.flush_tlb();
+    }
+
+    /// As [`Processor::reset`], in 32-bit protected mode; `data_limit` is the limit of DS.
+    pub fn reset_32(&mut self, data_limit: u32) {
+        self.reset();
+        let guest = &mut self.engine.cpu.guest;
+        guest.efer = 0;
+        let code = &mut guest.segments[SegmentName::Cs as usize];
+        code.selector = SELECTOR_32;
+        code.attributes = code.attributes & !attribute::LONG | attribute::BIG;
+        guest.segments[SegmentName::Ds as usize].limit = data_limit;
+        guest.idt = Table { base: IDT_32, limit: 32 * 8 - 1 };
+    }
+
+    /// How many pieces of code were compiled.
+    pub fn regions_compiled(&self) -> u64 {
+        self.translator.regions_compiled()
     }
 
     /// Runs the program at an address after [`Processor::reset`].
@@ -162,7 +188,8 @@ impl Processor {
                 let has_error_code = matches!(vector, 8 | 10..=14 | 17);
                 let mut rip = [0; 8];
                 let top = self.engine.cpu.context.registers[usize::from(RSP.0)];
-                self.read(top + if has_error_code { 8 } else { 0 }, &mut rip);
+                let width = if self.engine.cpu.guest.is_64_bit() { 8 } else { 4 };
+                self.read(top + if has_error_code { width as u64 } else { 0 }, &mut rip[..width]);
                 Ended::Exception(vector as u8, u64::from_le_bytes(rip).wrapping_sub(address))
             }
         }
@@ -184,13 +211,16 @@ pub struct Host(NonNull<u8>);
 
 #[cfg(target_arch = "x86_64")]
 impl Host {
-    pub fn new() -> Host {
+    /// `None` if the host does not let programs write code for themselves.
+    pub fn new() -> Option<Host> {
         let protection = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
         let kind = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping, of nothing that exists.
         let page = unsafe { libc::mmap(std::ptr::null_mut(), PAGE_SIZE as usize, protection, kind, -1, 0) };
-        assert_ne!(page, libc::MAP_FAILED);
-        Host(NonNull::new(page.cast()).expect("a mapping is not at zero"))
+        if page == libc::MAP_FAILED {
+            return None;
+        }
+        NonNull::new(page.cast()).map(Host)
     }
 
     /// Runs a program, which must change neither the stack nor registers that a callee saves, and access no memory but `data`.
