@@ -10,7 +10,8 @@ use crate::command_line::Invalid;
 /// Items of `-d`: name, filter, meaning.
 const ITEMS: &[(&str, &str, &str)] = &[
     ("op", "op=trace", "IR of each block that is translated"),
-    ("guest_errors", "hw=debug", "what a guest does wrong with devices"),
+    ("int", "int=trace", "exceptions and interrupts of x86-64 processors"),
+    ("guest_errors", "hw=debug,guest_errors=debug", "what a guest does wrong with devices"),
     ("jit", "translate=debug", "regions that cannot be compiled"),
 ];
 

@@ -125,6 +125,7 @@ helpers! {
     INSERT_SINGLE: "insert_single", 3, ON_REGISTERS, sse::insert_single;
     COMPARE_STRINGS: "compare_strings", 2, ON_REGISTERS, sse::compare_strings;
     SWAP_GS: "swap_gs", 0, Effects::ALL, system::swap_gs;
+    EMPTY_MMX: "empty_mmx", 0, ACTS, x87::empty_mmx;
     X87_WAIT: "x87_wait", 0, ACTS, x87::wait;
     X87_ON_REGISTERS: "x87_on_registers", 3, ACTS, x87::on_registers;
     X87_LOAD: "x87_load", 3, ACTS, x87::load;

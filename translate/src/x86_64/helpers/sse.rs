@@ -108,7 +108,7 @@ fn format(double: bool) -> Format {
     if double { Format::DOUBLE } else { Format::SINGLE }
 }
 
-fn comparison_flags(ComparisonFlags { zero, parity, carry }: ComparisonFlags) -> u64 {
+pub(super) fn comparison_flags(ComparisonFlags { zero, parity, carry }: ComparisonFlags) -> u64 {
     u64::from(zero) * ZF | u64::from(parity) * PF | u64::from(carry) * CF
 }
 

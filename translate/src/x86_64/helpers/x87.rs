@@ -9,6 +9,7 @@ use super::super::segment::{self, SegmentName};
 use super::super::softfloat::ComparisonFlags;
 use super::super::state::X86_64;
 use super::super::x87::{EnvironmentFormat, Form, Outcome, X87, form, is_control, waits};
+use super::sse::comparison_flags;
 
 const FORMATS: [EnvironmentFormat; 4] = [
     EnvironmentFormat::Real16,
@@ -130,6 +131,14 @@ pub(super) fn store_bytes(cpu: &mut Cpu<X86_64>, address: u64, bytes: &[u8], mod
     Ok(())
 }
 
+/// EMMS.
+pub(super) extern "C" fn empty_mmx(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    if check_pending(cpu).is_ok() {
+        cpu.guest.x87.emms();
+    }
+    0
+}
+
 /// FWAIT.
 pub(super) extern "C" fn wait(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     // The helper's end looks at the status.
@@ -149,9 +158,7 @@ pub(super) extern "C" fn on_registers(cpu: &mut Cpu<X86_64>, opcode: u64, own: u
     let outcome = unit.execute(opcode, [0; 10], flags);
     cpu.guest.x87 = unit;
     match outcome {
-        Outcome::Flags(ComparisonFlags { zero, parity, carry }) => {
-            u64::from(zero) * ZF | u64::from(parity) * PF | u64::from(carry) * CF
-        }
+        Outcome::Flags(flags) => comparison_flags(flags),
         Outcome::Accumulator(status) => status.into(),
         Outcome::Done | Outcome::Store(_) => 0,
     }

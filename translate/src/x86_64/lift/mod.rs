@@ -339,6 +339,7 @@ impl Lifter {
             _ if self.i.is_jcc_short_or_near() => self.jump_conditional(),
             _ if self.is_setcc() => self.set_conditional(),
             _ if self.is_cmovcc() => self.move_conditional(),
+            M::Emms => self.empty_mmx(),
             _ if self.is_x87() => self.x87(),
             _ if self.is_mmx() => self.mmx(),
             M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.state_image(),

@@ -43,6 +43,18 @@ impl Lifter {
         }
     }
 
+    /// EMMS.
+    pub(super) fn empty_mmx(&mut self) -> Result {
+        if self.flags.has(Flags::EMULATE_FLOAT) {
+            return Err(Raises::INVALID_OPCODE);
+        }
+        if self.flags.has(Flags::TASK_SWITCHED) {
+            return Err(Raises::DEVICE_NOT_AVAILABLE);
+        }
+        self.helper(id::EMPTY_MMX, &[]);
+        Ok(Lifted::Next)
+    }
+
     fn wait(&mut self) -> Result {
         if self.flags.has(Flags::MONITOR_FLOAT) && self.flags.has(Flags::TASK_SWITCHED) {
             return Err(Raises::DEVICE_NOT_AVAILABLE);
