@@ -4,6 +4,7 @@ mod arithmetic;
 mod bits;
 mod branch;
 mod condition;
+mod mmx;
 mod moves;
 mod operand;
 mod shift;
@@ -347,6 +348,7 @@ impl Lifter {
             _ if self.is_cmovcc() => self.move_conditional(),
             M::Emms => self.empty_mmx(),
             _ if self.is_x87() => self.x87(),
+            _ if self.is_mmx() => self.mmx(),
             M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.state_image(),
             M::Ldmxcsr | M::Stmxcsr => self.control_and_status(),
             _ => self.system(),
