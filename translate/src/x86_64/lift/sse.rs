@@ -544,8 +544,9 @@ impl Lifter {
         } else {
             destination
         };
-        let last = self.i.op_count() - 1;
-        let third_is_xmm0 = self.i.op_count() == 3 && register(self, last);
+        // The decoder does not count an implicit XMM0 among the operands.
+        use Mnemonic as M;
+        let third_is_xmm0 = matches!(self.i.mnemonic(), M::Pblendvb | M::Blendvps | M::Blendvpd | M::Sha256rnds2);
         Ok(VectorOperands { entry, destination, source, third_is_xmm0 })
     }
 
