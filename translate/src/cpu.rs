@@ -453,7 +453,7 @@ impl<G: Guest> Cpu<G> {
         }
         self.platform().mark_dirty(physical);
         let host = entry.addend.load(Ordering::Relaxed).wrapping_add(virtual_page) as *mut u8;
-        NonNull::new(host).map(|host| (physical | address % PAGE_SIZE, host))
+        NonNull::new(host).map(|host| (physical | (address % PAGE_SIZE), host))
     }
 
     /// An access that devices answer: naturally aligned as a whole, byte by byte if not.
