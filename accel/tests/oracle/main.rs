@@ -10,6 +10,7 @@
 //! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
 //!   time, as compiling takes most of it, and fewer compare more different programs;
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
+//! - `BROLGA_ORACLE_FORMS`: list how often each form was executed.
 //!
 //! What a program does that differs is shrunk, and printed with what differs. [`undefined`] says what is not compared.
 
@@ -27,9 +28,11 @@ use std::time::{Duration, Instant};
 
 use accel::Error;
 
+use iced_x86::Code;
+
 use forms::Group;
 use machine::{Backend, Machine, Outcome, Start};
-use program::Program;
+use program::{Item, Program};
 use random::Random;
 
 /// Different differences after which a run ends.
@@ -95,22 +98,20 @@ impl Oracle {
 
     /// Instructions of the last program that were executed, as far as the place where it ended tells; those that prepare
     /// others do not count.
-    fn executed(&self, program: &Program) -> u64 {
-        program.addresses().iter().filter(|address| **address < self.end).count() as u64
+    fn executed(&self, program: &Program) -> usize {
+        program.addresses().iter().filter(|address| **address < self.end).count().min(program.items.len())
     }
+}
+
+/// The form of an item's first instruction.
+fn form(item: &Item) -> Code {
+    iced_x86::Decoder::new(64, &item.code, iced_x86::DecoderOptions::NONE).decode().code()
 }
 
 /// Names of the instructions of a program that shows a difference.
 fn name(program: &Program) -> String {
-    let names: Vec<String> = program
-        .items
-        .iter()
-        .filter(|item| !item.code.is_empty())
-        .map(|item| {
-            let mut decoder = iced_x86::Decoder::new(64, &item.code, iced_x86::DecoderOptions::NONE);
-            format!("{:?}", decoder.decode().code())
-        })
-        .collect();
+    let names: Vec<String> =
+        program.items.iter().filter(|item| !item.code.is_empty()).map(|item| format!("{:?}", form(item))).collect();
     names.join(" ")
 }
 
@@ -135,6 +136,7 @@ fn random_programs_end_alike_everywhere() {
     let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
     let begin = Instant::now();
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let mut forms: BTreeMap<Code, u64> = BTreeMap::new();
     let (mut programs, mut instructions) = (0_u64, 0_u64);
     for seed in first..first.saturating_add(most) {
         if begin.elapsed() >= time || found.len() >= MOST_DIFFERENCES {
@@ -148,7 +150,11 @@ fn random_programs_end_alike_everywhere() {
         programs += 1;
         for start in &starts {
             let lines = oracle.differences(&program, start);
-            instructions += oracle.executed(&program);
+            let executed = oracle.executed(&program);
+            instructions += executed as u64;
+            for item in &program.items[..executed] {
+                *forms.entry(form(item)).or_default() += 1;
+            }
             if lines.is_empty() {
                 continue;
             }
@@ -165,6 +171,11 @@ fn random_programs_end_alike_everywhere() {
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
-    println!("{programs} programs, {instructions} instructions, {seconds:.1} s");
+    println!("{programs} programs, {instructions} instructions of {} forms, {seconds:.1} s", forms.len());
+    if std::env::var_os("BROLGA_ORACLE_FORMS").is_some() {
+        for (form, count) in &forms {
+            println!("{count} {form:?}");
+        }
+    }
     assert!(found.is_empty(), "{} differences: {found:?}", found.len());
 }

@@ -53,3 +53,14 @@ pub(crate) fn result(instruction: &Instruction) -> bool {
         _ => false,
     }
 }
+
+/// Whether the instruction leaves condition codes of the x87 status word undefined, or differs among makers in them: a
+/// comparison to RFLAGS clears C1 on Intel's processors and keeps it on AMD's, and a partial remainder that is not the last has
+/// no quotient bits.
+pub(crate) fn condition_codes(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Ffree | M::Ffreep | M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip | M::Fprem | M::Fprem1
+    )
+}
