@@ -15,6 +15,8 @@ pub(crate) enum Group {
 }
 
 impl Group {
+    pub(crate) const ALL: [Group; 4] = [Group::Integer, Group::X87, Group::Mmx, Group::Sse];
+
     /// What an instruction belongs to.
     fn of(instruction: &Instruction) -> Group {
         let any = |is: fn(Register) -> bool| {
@@ -209,7 +211,7 @@ const FEATURES: &[CpuidFeature] = {
 const FLOAT: [CpuidFeature; 3] = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387];
 
 /// Instructions whose results differ from one execution to the next or from host to host (RCPPS and transcendental functions are approximate; PAUSE
-/// with REX.B is an exchange on some), that talk to the system, or that
+/// with REX.B is an exchange on some; whether what is left of the 8087's and 80287's instructions waits for exceptions differs), that talk to the system, or that
 /// the generator makes by itself.
 const LEFT_OUT: &[Mnemonic] = {
     use Mnemonic as M;
@@ -254,6 +256,13 @@ const LEFT_OUT: &[Mnemonic] = {
         M::Fnstenv,
         M::Fldenv,
         M::Pause,
+        M::Fneni,
+        M::Fndisi,
+        M::Fnsetpm,
+        M::Frstpm,
+        M::Feni,
+        M::Fdisi,
+        M::Fsetpm,
         M::F2xm1,
         M::Fyl2x,
         M::Fyl2xp1,

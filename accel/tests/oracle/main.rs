@@ -6,7 +6,7 @@
 //! - `BROLGA_ORACLE_SECONDS`: how long to go on (10);
 //! - `BROLGA_ORACLE_SEED`: number of the first program (0);
 //! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats a single one;
-//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse`;
+//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse` (all);
 //! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
 //!   time, as compiling takes most of it, and fewer compare more different programs;
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
@@ -48,7 +48,7 @@ fn number(name: &str) -> Option<u64> {
 fn groups() -> Vec<Group> {
     match std::env::var("BROLGA_ORACLE_GROUPS") {
         Ok(names) => names.split(',').map(|name| Group::named(name).expect("integer, x87, mmx or sse")).collect(),
-        Err(_) => vec![Group::Integer],
+        Err(_) => Group::ALL.to_vec(),
     }
 }
 
@@ -76,7 +76,7 @@ impl Oracle {
             outcomes[0].1.vector = Some(GENERAL_PROTECTION);
         }
         self.end = outcomes[0].1.rip;
-        let undefined = undefined::flags_at_end(program, &code, &outcomes[0].1);
+        let undefined = undefined::at_end(program, &code, &outcomes[0].1);
         let (first, others) = outcomes.split_first().expect("machines");
         others
             .iter()
