@@ -5,7 +5,7 @@
 //! Environment variables:
 //! - `BROLGA_ORACLE_SECONDS`: how long to go on (10);
 //! - `BROLGA_ORACLE_SEED`: number of the first program (0);
-//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats a single one;
+//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats the one that a difference named (with the same number of states);
 //! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse` (all);
 //! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
 //!   time, as compiling takes most of it, and fewer compare more different programs;
