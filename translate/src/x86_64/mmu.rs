@@ -73,7 +73,7 @@ pub(super) fn translate(
     mode: MemoryMode,
 ) -> Result<Translation, Exception> {
     if cpu.guest.is_64_bit() && !is_canonical(cpu, address) {
-        return Err(general_protection(0).0);
+        return Err(Exception { information: address, ..general_protection(0).0 });
     }
     if cpu.guest.cr0 & CR0_PG == 0 {
         let physical = address & 0xffff_ffff;
