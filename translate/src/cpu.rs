@@ -128,9 +128,13 @@ pub struct TlbEntry {
     pub write: AtomicU64,
     /// Host address minus guest-virtual address.
     pub addend: AtomicU64,
-    /// Guest-physical page.
+    /// Guest-physical page, and [`MAY_WRITE`].
     pub physical: AtomicU64,
 }
+
+/// Bit of [`TlbEntry::physical`]: writes need no further look at the page tables. Where `write` has no tag all the same, they
+/// must be recorded, or the page holds translated code.
+const MAY_WRITE: u64 = 1;
 
 /// A processor's soft TLB.
 ///
@@ -177,7 +181,7 @@ impl Tlb {
     pub fn revoke_writes(&self, physical: Option<u64>) {
         let _filling = self.filling.lock();
         for entry in &self.entries {
-            if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) == page) {
+            if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) & !MAY_WRITE == page) {
                 entry.write.store(NO_TAG, Ordering::SeqCst);
             }
         }
@@ -396,7 +400,10 @@ impl<G: Guest> Cpu<G> {
     }
 
     fn store_in_page(&mut self, address: u64, bytes: u64, mode: MemoryMode, value: u64) -> Result<(), Stopped> {
-        let (physical, host) = self.translate(address, bytes, Access::Write, mode)?;
+        let (physical, host) = match self.translated_for_writes(address, mode) {
+            Some((physical, page)) => (physical, Some(page)),
+            None => self.translate(address, bytes, Access::Write, mode)?,
+        };
         if let Some(page) = host {
             self.check_code(physical, bytes)?;
             // SAFETY: the platform's page is valid and writable during the run, and the access lies within it.
@@ -406,6 +413,25 @@ impl<G: Guest> Cpu<G> {
         }
         let mask = u64::MAX >> (64 - 8 * bytes);
         self.device_access(address, physical, bytes, Access::Write, Some(value & mask)).map(|_| ())
+    }
+
+    /// Guest-physical address and host page of memory that was written to before but whose writes are not on the fast path, since
+    /// the page holds translated code.
+    fn translated_for_writes(&self, address: u64, mode: MemoryMode) -> Option<(u64, NonNull<u8>)> {
+        let virtual_page = address & !(PAGE_SIZE - 1);
+        let entry = self.tlb.entry(address, mode);
+        let physical = entry.physical.load(Ordering::Relaxed);
+        if entry.read.load(Ordering::Relaxed) != virtual_page || physical & MAY_WRITE == 0 {
+            return None;
+        }
+        let physical = physical & !MAY_WRITE;
+        // Once the code is gone the page is to be written at full speed again.
+        if !self.code_pages.has_code(physical) {
+            return None;
+        }
+        self.platform().mark_dirty(physical);
+        let host = entry.addend.load(Ordering::Relaxed).wrapping_add(virtual_page) as *mut u8;
+        NonNull::new(host).map(|host| (physical | address % PAGE_SIZE, host))
     }
 
     /// An access that devices answer: naturally aligned as a whole, byte by byte if not.
@@ -509,11 +535,13 @@ impl<G: Guest> Cpu<G> {
                 self.platform().mark_dirty(physical);
             }
             let keeps_write = entry.write.load(Ordering::Relaxed) == virtual_page
-                && entry.physical.load(Ordering::Relaxed) == physical & !(PAGE_SIZE - 1);
+                && entry.physical.load(Ordering::Relaxed) & !MAY_WRITE == physical & !(PAGE_SIZE - 1);
             entry.read.store(tag(translation.readable), Ordering::Relaxed);
             entry.write.store(if keeps_write && !watched { virtual_page } else { tag(writes) }, Ordering::Relaxed);
             entry.addend.store((page.host.as_ptr() as u64).wrapping_sub(virtual_page), Ordering::Relaxed);
-            entry.physical.store(physical & !(PAGE_SIZE - 1), Ordering::Relaxed);
+            let may_write = translation.writable && page.writable && !watched;
+            let physical_page = physical & !(PAGE_SIZE - 1);
+            entry.physical.store(physical_page | if may_write { MAY_WRITE } else { 0 }, Ordering::Relaxed);
         }
         Ok((physical, Some(page.host)))
     }

@@ -9,7 +9,7 @@ use crate::ir::Width;
 use super::registers::RSP;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
-use super::{mmu, task};
+use super::{mmu, task, write_intent};
 
 /// Vectors of exceptions.
 pub mod vector {
@@ -91,7 +91,8 @@ pub fn plain(vector: u8) -> Fault {
     Fault(Exception { number: number(vector), information: 0 })
 }
 
-fn with_error(vector: u8, error_code: u16) -> Fault {
+/// An exception with an error code.
+pub(super) fn with_error(vector: u8, error_code: u16) -> Fault {
     Fault(Exception { number: number_with_error(vector, error_code), information: 0 })
 }
 
@@ -223,8 +224,9 @@ pub(super) fn raise(cpu: &mut Cpu<X86_64>, exception: Exception) {
     }
     cpu.guest.interrupt_shadow = false;
     let rip = instruction_pointer(cpu);
-    let (vector, error_code) = split(exception.number);
+    let (vector, mut error_code) = split(exception.number);
     if vector == vector::PAGE_FAULT {
+        error_code = error_code.map(|code| write_intent::error_code(cpu, code));
         cpu.guest.cr2 = exception.information;
     }
     if vector == vector::DEBUG {

@@ -1,6 +1,7 @@
 //! What lifted code calls: one function for what takes more than a few operations.
 
 mod integer;
+mod mmx;
 mod sse;
 mod state_image;
 mod string;
@@ -13,6 +14,7 @@ use crate::ir::HelperId;
 use super::segment::SegmentName;
 use super::state::X86_64;
 
+pub(super) use mmx::{MmxConversion, MmxOperation, MmxSource, mmx_named};
 pub(super) use sse::VectorOperands;
 pub(super) use state_image::encode_state_image;
 pub(super) use string::{RepeatedString, StringOperation};
@@ -60,6 +62,8 @@ helpers! {
     DEPOSIT_BITS: "deposit_bits", 2, Effects::PURE, integer::deposit_bits;
     EXTRACT_BITS: "extract_bits", 2, Effects::PURE, integer::extract_bits;
     COMPARE_EXCHANGE_16: "compare_exchange_16", 2, ACTS_ON_REGISTERS, integer::compare_exchange_16;
+    ALIGNMENT_OF: "alignment_of", 1, Effects::PURE, integer::alignment_of;
+    PROBE_WRITE: "probe_write", 3, Effects::RAISES, integer::probe_write;
     RANDOM: "random", 0, ACTS, integer::random;
     REPEATED_STRING: "repeated_string", 3, ACTS_ON_REGISTERS, string::repeated_string;
     CHECK_PORT: "check_port", 2, ACTS, string::check_port;
@@ -69,7 +73,7 @@ helpers! {
     CODE_ADDRESS: "code_address", 1, ACTS, system::code_address;
     READ_SELECTOR: "read_selector", 1, Effects::PURE, system::read_selector;
     END_SHADOW: "end_shadow", 0, Effects::ALL, system::end_shadow;
-    SINGLE_STEP_TRAP: "single_step_trap", 1, Effects::ALL, system::single_step_trap;
+    SINGLE_STEP_TRAP: "single_step_trap", 2, Effects::ALL, system::single_step_trap;
     SET_INTERRUPT_FLAG: "set_interrupt_flag", 1, Effects::ALL, system::set_interrupt_flag;
     SET_ACCESS_FLAG: "set_access_flag", 1, Effects::ALL, system::set_access_flag;
     LOAD_SEGMENT: "load_segment", 2, Effects::ALL, system::load_segment;
@@ -130,6 +134,14 @@ helpers! {
     X87_STORE: "x87_store", 3, ACTS, x87::store;
     X87_LOAD_IMAGE: "x87_load_image", 2, ACTS, x87::load_image;
     X87_STORE_IMAGE: "x87_store_image", 2, ACTS, x87::store_image;
+    MMX_OPERATE: "mmx_operate", 3, ACTS, mmx::operate;
+    MMX_READ: "mmx_read", 1, ACTS, mmx::read;
+    MMX_EXTRACT: "mmx_extract", 2, ACTS, mmx::extract;
+    MMX_SIGNS: "mmx_signs", 1, ACTS, mmx::signs;
+    MMX_ENTER: "mmx_enter", 0, ACTS, mmx::enter;
+    MMX_EMPTY: "mmx_empty", 0, ACTS, mmx::empty;
+    MMX_STORE_MASKED: "mmx_store_masked", 3, ACTS, mmx::store_masked;
+    MMX_CONVERT: "mmx_convert", 3, ACTS_ON_REGISTERS, mmx::convert;
     FXSAVE: "fxsave", 2, Effects::ALL, state_image::fxsave;
     FXRSTOR: "fxrstor", 2, Effects::ALL, state_image::fxrstor;
     LOAD_MXCSR: "load_mxcsr", 1, Effects::ALL, state_image::load_mxcsr;

@@ -34,10 +34,10 @@ const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 const ADDRESS_RESERVED: u64 = ((1 << 52) - 1) & !((1 << PHYSICAL_BITS) - 1);
 
 const ERROR_PROTECTION: u16 = 1;
-const ERROR_WRITE: u16 = 2;
+pub(super) const ERROR_WRITE: u16 = 2;
 const ERROR_USER: u16 = 4;
 const ERROR_RESERVED: u16 = 8;
-const ERROR_FETCH: u16 = 16;
+pub(super) const ERROR_FETCH: u16 = 16;
 
 /// Forgets all cached translations.
 pub(super) fn flush(cpu: &mut Cpu<X86_64>) {

@@ -20,6 +20,7 @@ pub mod simd;
 pub mod softfloat;
 pub mod state;
 mod task;
+mod write_intent;
 pub mod x87;
 
 use crate::cpu::Cpu;

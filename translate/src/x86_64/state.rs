@@ -261,6 +261,11 @@ impl X86_64 {
         self.cr0 & CR0_PE == 0 || self.is_virtual_8086()
     }
 
+    /// Accesses to memory must be aligned: CR0.AM and RFLAGS.AC at privilege level 3.
+    pub(super) fn checks_alignment(&self) -> bool {
+        self.privilege() == 3 && self.cr0 & CR0_AM != 0 && self.eflags & FLAG_AC != 0
+    }
+
     /// 64-bit code runs.
     pub fn is_64_bit(&self) -> bool {
         segment::is_64_bit(self)

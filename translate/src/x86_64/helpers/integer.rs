@@ -4,9 +4,11 @@ use std::sync::atomic::Ordering;
 
 use crate::cpu::Cpu;
 use crate::ir::{MemoryMode, Width};
+use crate::platform::PAGE_SIZE;
 
 use super::super::event::{plain, vector};
 use super::super::flags::{self, AF, CF, OF};
+use super::super::mmu;
 use super::super::registers::{RAX, RBX, RCX, RDX};
 use super::super::state::X86_64;
 
@@ -147,6 +149,22 @@ pub(super) extern "C" fn compare_exchange_16(cpu: &mut Cpu<X86_64>, address: u64
             0
         }
     }
+}
+
+/// The address if it is canonical, else 0: an address that faults for another reason is never misaligned.
+pub(super) extern "C" fn alignment_of(cpu: &mut Cpu<X86_64>, address: u64, _: u64, _: u64) -> u64 {
+    if mmu::is_canonical(cpu, address) { address } else { 0 }
+}
+
+/// Raises what a write of `bytes` would raise.
+pub(super) extern "C" fn probe_write(cpu: &mut Cpu<X86_64>, address: u64, bytes: u64, mode: u64) -> u64 {
+    let mode = MemoryMode(mode as u8);
+    let last = address.wrapping_add(bytes.saturating_sub(1));
+    // A failure is in the status.
+    if cpu.atomic_address(address, Width::Byte, mode).is_ok() && (address ^ last) / PAGE_SIZE != 0 {
+        let _ = cpu.atomic_address(last, Width::Byte, mode);
+    }
+    0
 }
 
 /// RDRAND and RDSEED.

@@ -74,12 +74,12 @@ pub(super) extern "C" fn integer(cpu: &mut Cpu<X86_64>, operands: u64, immediate
 }
 
 /// The environment of SSE arithmetic.
-fn environment(cpu: &Cpu<X86_64>, format: Format) -> Environment {
+pub(super) fn environment(cpu: &Cpu<X86_64>, format: Format) -> Environment {
     Environment::sse(mxcsr(cpu), format)
 }
 
 /// Records what an instruction raised; true if it may complete, else #XM is raised.
-fn complete(cpu: &mut Cpu<X86_64>, environment: &mut Environment) -> bool {
+pub(super) fn complete(cpu: &mut Cpu<X86_64>, environment: &mut Environment) -> bool {
     environment.settle();
     let Flags(raised) = softfloat::to_flags(environment.raised);
     cpu.context.float_flags |= raised;
@@ -108,7 +108,7 @@ fn format(double: bool) -> Format {
     if double { Format::DOUBLE } else { Format::SINGLE }
 }
 
-fn comparison_flags(ComparisonFlags { zero, parity, carry }: ComparisonFlags) -> u64 {
+pub(super) fn comparison_flags(ComparisonFlags { zero, parity, carry }: ComparisonFlags) -> u64 {
     u64::from(zero) * ZF | u64::from(parity) * PF | u64::from(carry) * CF
 }
 

@@ -6,7 +6,7 @@ use crate::ir::MemoryMode;
 use super::super::event::general_protection;
 use super::super::registers::vector_part;
 use super::super::softfloat::MXCSR_MASK;
-use super::super::state::{CR4_OSFXSR, EFER_FFXSR, X86_64, mxcsr, set_mxcsr};
+use super::super::state::{CR4_OSFXSR, X86_64, mxcsr, set_mxcsr};
 use super::super::x87::FXSAVE_BYTES;
 use super::x87::{load_bytes, store_bytes};
 
@@ -25,13 +25,11 @@ fn decode(how: u64) -> (MemoryMode, bool) {
     (MemoryMode(how as u8), how >> 8 & 1 != 0)
 }
 
-/// How many XMM registers the image has.
+/// How many XMM registers the image has: none unless the system saves them.
 fn xmm_count(cpu: &Cpu<X86_64>) -> usize {
     let guest = &cpu.guest;
-    // Fast FXSAVE of AMD's.
-    let fast = guest.efer & EFER_FFXSR != 0 && guest.is_64_bit() && guest.privilege() == 0;
     match guest.is_64_bit() {
-        _ if fast || guest.cr4 & CR4_OSFXSR == 0 => 0,
+        _ if guest.cr4 & CR4_OSFXSR == 0 => 0,
         true => 16,
         false => 8,
     }

@@ -6,7 +6,7 @@ use crate::cpu::{Cpu, Stopped};
 use crate::ir::{Register, Width};
 use crate::platform::PAGE_SIZE;
 
-use super::super::event::Fault;
+use super::super::event::{Fault, vector, with_error};
 use super::super::flags::{Family, Kind};
 use super::super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RCX, RDI, RDX, RSI};
 use super::super::segment::{self, SegmentName};
@@ -149,11 +149,24 @@ fn address(
     write: bool,
 ) -> Result<u64, Stopped> {
     let offset = cpu.register(register) & string.mask();
+    let bytes = string.width.bytes();
     if cpu.guest.is_64_bit() {
         let based = matches!(name, SegmentName::Fs | SegmentName::Gs);
-        return Ok(if based { segment::base(cpu, name).wrapping_add(offset) } else { offset });
+        let linear = if based { segment::base(cpu, name).wrapping_add(offset) } else { offset };
+        return check_alignment(cpu, linear, bytes);
     }
-    segment::linear_address(cpu, name, offset, string.width.bytes(), write).map_err(|fault| stop(cpu, fault))
+    match segment::linear_address(cpu, name, offset, bytes, write) {
+        Ok(linear) => check_alignment(cpu, linear, bytes),
+        Err(fault) => Err(stop(cpu, fault)),
+    }
+}
+
+/// The address again, if alignment checks do not object to it.
+fn check_alignment(cpu: &mut Cpu<X86_64>, linear: u64, bytes: u64) -> Result<u64, Stopped> {
+    if cpu.guest.checks_alignment() && !linear.is_multiple_of(bytes) {
+        return Err(cpu.stop_with(with_error(vector::ALIGNMENT_CHECK, 0).0));
+    }
+    Ok(linear)
 }
 
 /// Does one element; false if a compare or scan ends with it.
@@ -232,6 +245,7 @@ fn run_in_bulk(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<Option<
         && (moves || string.operation == StringOperation::Store)
         && cpu.guest.is_64_bit()
         && string.address_bits == 64
+        && !cpu.guest.checks_alignment()
         && cpu.register(DIRECTION) == 1;
     if !simple {
         return Ok(None);

@@ -57,8 +57,12 @@ pub(super) extern "C" fn end_shadow(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u6
     0
 }
 
-/// The #DB after an instruction that began with TF set; `next` is where the program goes on.
-pub(super) extern "C" fn single_step_trap(cpu: &mut Cpu<X86_64>, next: u64, _: u64, _: u64) -> u64 {
+/// The #DB after an instruction that began with TF set; `next` is where the program goes on. There is none after INT n and its kin
+/// (`interrupts`) if they entered a handler, which cleared TF.
+pub(super) extern "C" fn single_step_trap(cpu: &mut Cpu<X86_64>, next: u64, interrupts: u64, _: u64) -> u64 {
+    if interrupts != 0 && cpu.guest.eflags & FLAG_TF == 0 {
+        return next;
+    }
     cpu.guest.dr6 |= 1 << 14;
     cpu.context.pc = next;
     let rip = instruction_pointer(cpu);

@@ -8,7 +8,8 @@ use super::super::flags::{CF, PF, ZF};
 use super::super::segment::{self, SegmentName};
 use super::super::softfloat::ComparisonFlags;
 use super::super::state::X86_64;
-use super::super::x87::{EnvironmentFormat, Form, Outcome, X87, form, is_control, waits};
+use super::super::x87::{EnvironmentFormat, Form, Outcome, form, is_control, waits};
+use super::sse::comparison_flags;
 
 const FORMATS: [EnvironmentFormat; 4] = [
     EnvironmentFormat::Real16,
@@ -72,13 +73,13 @@ fn offset(cpu: &Cpu<X86_64>, name: SegmentName, linear: u64) -> u64 {
 }
 
 /// Notes the instruction at the linear address `own`, and its operand.
-fn note(cpu: &Cpu<X86_64>, unit: &mut X87, opcode: u16, own: u64, operand: Option<(SegmentName, u64)>) {
+fn note(cpu: &mut Cpu<X86_64>, opcode: u16, own: u64, operand: Option<(SegmentName, u64)>) {
     if is_control(opcode) {
         return;
     }
     let pointer = |name: SegmentName, linear| (cpu.guest.segments[name as usize].selector, offset(cpu, name, linear));
-    let operand = operand.map(|(name, linear)| pointer(name, linear));
-    unit.note_instruction(opcode, pointer(SegmentName::Cs, own), operand);
+    let (own, operand) = (pointer(SegmentName::Cs, own), operand.map(|(name, linear)| pointer(name, linear)));
+    cpu.guest.x87.note_instruction(opcode, own, operand);
 }
 
 pub(super) fn load_bytes<const N: usize>(
@@ -152,14 +153,9 @@ pub(super) extern "C" fn on_registers(cpu: &mut Cpu<X86_64>, opcode: u64, own: u
         return 0;
     }
     let flags = ComparisonFlags { zero: flags & ZF != 0, parity: flags & PF != 0, carry: flags & CF != 0 };
-    let mut unit = cpu.guest.x87;
-    note(cpu, &mut unit, opcode, own, None);
-    let outcome = unit.execute(opcode, [0; 10], flags);
-    cpu.guest.x87 = unit;
-    match outcome {
-        Outcome::Flags(ComparisonFlags { zero, parity, carry }) => {
-            u64::from(zero) * ZF | u64::from(parity) * PF | u64::from(carry) * CF
-        }
+    note(cpu, opcode, own, None);
+    match cpu.guest.x87.execute(opcode, [0; 10], flags) {
+        Outcome::Flags(flags) => comparison_flags(flags),
         Outcome::Accumulator(status) => status.into(),
         Outcome::Done | Outcome::Store(_) => 0,
     }
@@ -176,10 +172,8 @@ fn try_load(cpu: &mut Cpu<X86_64>, operand: X87Operand, address: u64, own: u64) 
     begin(cpu, opcode)?;
     let Form::Load(count) = form(opcode) else { return Ok(()) };
     let bytes = load_bytes(cpu, address, count.into(), operand.mode)?;
-    let mut unit = cpu.guest.x87;
-    note(cpu, &mut unit, opcode, own, Some((operand.segment, address)));
-    unit.execute(opcode, bytes, NO_FLAGS);
-    cpu.guest.x87 = unit;
+    note(cpu, opcode, own, Some((operand.segment, address)));
+    cpu.guest.x87.execute(opcode, bytes, NO_FLAGS);
     Ok(())
 }
 
@@ -194,11 +188,11 @@ fn try_store(cpu: &mut Cpu<X86_64>, operand: X87Operand, address: u64, own: u64)
     begin(cpu, opcode)?;
     let Form::Store(count) = form(opcode) else { return Ok(()) };
     let mut unit = cpu.guest.x87;
-    note(cpu, &mut unit, opcode, own, Some((operand.segment, address)));
     if let Outcome::Store(Some(bytes)) = unit.execute(opcode, [0; 10], NO_FLAGS) {
         store_bytes(cpu, address, &bytes[..usize::from(count).min(10)], operand.mode)?;
     }
     cpu.guest.x87 = unit;
+    note(cpu, opcode, own, Some((operand.segment, address)));
     Ok(())
 }
 

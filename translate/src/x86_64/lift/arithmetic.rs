@@ -273,12 +273,24 @@ impl Lifter {
                 self.accumulate_if_different(ty, equal, accumulator, old);
             } else {
                 self.accumulate_if_different(ty, equal, accumulator, old);
-                self.write(0, stored)?;
+                self.exchange_register(ty, equal, new, old, stored)?;
             }
         } else {
             self.accumulate_if_different(ty, equal, accumulator, old);
         }
         self.set_flags(Family::Sub, ty, accumulator, old);
+        Ok(())
+    }
+
+    /// The destination of CMPXCHG if it is a register: where it is not exchanged, AMD's processors keep even its upper half.
+    fn exchange_register(&mut self, ty: Type, equal: Value, new: Operand, old: Operand, stored: Value) -> Result<()> {
+        if ty != Type::I32 {
+            return self.write(0, stored);
+        }
+        let register = crate::ir::Register(self.i.op0_register().full_register().number() as u8);
+        let exchanged = self.widen(ty, new.value);
+        let value = self.b.select(Type::I64, equal, exchanged, old.raw);
+        self.b.put(register, value);
         Ok(())
     }
 

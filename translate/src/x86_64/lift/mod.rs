@@ -4,6 +4,7 @@ mod arithmetic;
 mod bits;
 mod branch;
 mod condition;
+mod mmx;
 mod moves;
 mod operand;
 mod shift;
@@ -97,7 +98,7 @@ impl Flags {
         set(guest.eflags & FLAG_TF != 0, Flags::TRAP);
         set(guest.interrupt_shadow, Flags::SHADOW);
         let user = guest.privilege() == 3;
-        set(user && guest.cr0 & CR0_AM != 0 && guest.eflags & FLAG_AC != 0, Flags::ALIGNMENT_CHECK);
+        set(guest.checks_alignment(), Flags::ALIGNMENT_CHECK);
         set(!user && guest.cr4 & CR4_SMAP != 0 && guest.eflags & FLAG_AC == 0, Flags::SUPERVISOR_ONLY);
         set(guest.privilege() <= guest.io_privilege() || guest.cr0 & CR0_PE == 0, Flags::IO_PRIVILEGED);
         set(guest.mxcsr & 0x1f80 != 0x1f80 || guest.mxcsr & 0x8040 != 0, Flags::UNUSUAL_FLOAT);
@@ -257,7 +258,14 @@ impl Lifter {
             }
             Terminator::Raise { .. } => return self.finish_block(terminator),
         };
-        let target = if self.flags.has(Flags::TRAP) { self.b.helper(id::SINGLE_STEP_TRAP, &[target]) } else { target };
+        let target = if self.flags.has(Flags::TRAP) {
+            let interrupts =
+                matches!(self.i.mnemonic(), Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into);
+            let interrupts = self.constant(u64::from(interrupts));
+            self.b.helper(id::SINGLE_STEP_TRAP, &[target, interrupts])
+        } else {
+            target
+        };
         self.finish_block(Terminator::LeaveIndirect { target })
     }
 
@@ -340,6 +348,7 @@ impl Lifter {
             _ if self.is_cmovcc() => self.move_conditional(),
             M::Emms => self.empty_mmx(),
             _ if self.is_x87() => self.x87(),
+            _ if self.is_mmx() => self.mmx(),
             M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.state_image(),
             M::Ldmxcsr | M::Stmxcsr => self.control_and_status(),
             _ => self.system(),

@@ -218,7 +218,23 @@ impl Lifter {
             return;
         }
         let exception = number_with_error(vector::ALIGNMENT_CHECK, 0);
-        self.require_aligned(Place { address, offset }, u64::from(ty.bits() / 8), Raises(exception));
+        let bytes = u64::from(ty.bits() / 8);
+        if !self.flags.is_64_bit() {
+            return self.require_aligned(Place { address, offset }, bytes, Raises(exception));
+        }
+        // That the address is canonical comes first; then only its low bits count.
+        let linear = self.address_of(Place { address, offset });
+        let probe = self.helper(id::ALIGNMENT_OF, &[linear]);
+        self.require_aligned(Place { address: probe, offset: 0 }, bytes, Raises(exception));
+    }
+
+    /// Raises what a write there would raise.
+    pub(super) fn probe_write(&mut self, Place { address, offset }: Place, ty: Type) {
+        self.check_alignment(address, offset, ty);
+        let linear = self.address_of(Place { address, offset });
+        let bytes = self.constant(u64::from(ty.bits() / 8));
+        let mode = self.constant(u64::from(self.mode.0));
+        self.helper(id::PROBE_WRITE, &[linear, bytes, mode]);
     }
 
     /// Raises unless the address is a multiple of `bytes`, a power of two.

@@ -74,7 +74,8 @@ impl X87 {
                 let Remainder { value, quotient, partial } = remainder(&mut environment, a, b, nearest);
                 if self.finish(environment, 0, value) {
                     self.set_conditions(C2, partial);
-                    if let Some(quotient) = quotient {
+                    // The SDM leaves open what the other conditions become after a partial remainder: AMD's clear them.
+                    if let Some(quotient) = quotient.or(partial.then_some(0)) {
                         self.set_conditions(C0, quotient & 4 != 0);
                         self.set_conditions(C3, quotient & 2 != 0);
                         self.set_conditions(C1, quotient & 1 != 0);

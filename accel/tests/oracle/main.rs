@@ -1,0 +1,170 @@
+//! The oracle: random user-mode x86-64 programs run from the same state under KVM, interpreted and compiled, and all that
+//! they leave behind is compared: registers, flags, floating-point and vector state, memory, and the exception that ended
+//! them.
+//!
+//! Environment variables:
+//! - `BROLGA_ORACLE_SECONDS`: how long to go on (10);
+//! - `BROLGA_ORACLE_SEED`: number of the first program (0);
+//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats a single one;
+//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse`;
+//! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
+//!   time, as compiling takes most of it, and fewer compare more different programs;
+//! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
+//!
+//! What a program does that differs is shrunk, and printed with what differs. [`undefined`] says what is not compared.
+
+mod compare;
+mod forms;
+mod generator;
+mod machine;
+mod program;
+mod random;
+mod shrink;
+mod undefined;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use accel::Error;
+
+use forms::Group;
+use machine::{Backend, Machine, Outcome, Start};
+use program::Program;
+use random::Random;
+
+/// Different differences after which a run ends.
+const MOST_DIFFERENCES: usize = 12;
+
+const INVALID_OPCODE: u8 = 6;
+const GENERAL_PROTECTION: u8 = 13;
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|value| value.parse().ok())
+}
+
+fn groups() -> Vec<Group> {
+    match std::env::var("BROLGA_ORACLE_GROUPS") {
+        Ok(names) => names.split(',').map(|name| Group::named(name).expect("integer, x87, mmx or sse")).collect(),
+        Err(_) => vec![Group::Integer],
+    }
+}
+
+/// The machines, the first of which is right where they differ.
+struct Oracle {
+    machines: Vec<Machine>,
+    /// KVM raises #UD where #GP is due: [`Oracle::confuses_general_protection`].
+    confused: bool,
+    /// Where the last program ended.
+    end: u64,
+}
+
+impl Oracle {
+    fn differences(&mut self, program: &Program, start: &Start) -> Vec<String> {
+        let code = program.assemble();
+        let mut outcomes: Vec<(Backend, Outcome)> = self
+            .machines
+            .iter_mut()
+            .map(|machine| (machine.backend, machine.run(program.origin, &code, start)))
+            .collect();
+        if self.confused
+            && outcomes[0].1.vector == Some(INVALID_OPCODE)
+            && outcomes[1].1.vector == Some(GENERAL_PROTECTION)
+        {
+            outcomes[0].1.vector = Some(GENERAL_PROTECTION);
+        }
+        self.end = outcomes[0].1.rip;
+        let undefined = undefined::flags_at_end(program, &code, &outcomes[0].1);
+        let (first, others) = outcomes.split_first().expect("machines");
+        others
+            .iter()
+            .map(|other| compare::differences((first.0, &first.1), (other.0, &other.1), undefined))
+            .find(|lines| !lines.is_empty())
+            .unwrap_or_default()
+    }
+
+    /// KVM without hardware assistance takes a #GP of user mode for that of an instruction which it has to emulate, and raises
+    /// #UD for those that it cannot.
+    fn confuses_general_protection(&mut self) -> bool {
+        let mut random = Random::new(0);
+        let pool = Start::pool(&mut random);
+        let mut start = Start::random(&mut random, &pool);
+        start.gpr[0] = machine::DATA + 1;
+        // movsldup xmm0, [rax], at an odd address
+        self.machines[0].run(machine::CODE, &[0xf3, 0x0f, 0x12, 0x00], &start).vector == Some(INVALID_OPCODE)
+    }
+
+    /// Instructions of the last program that were executed, as far as the place where it ended tells; those that prepare
+    /// others do not count.
+    fn executed(&self, program: &Program) -> u64 {
+        program.addresses().iter().filter(|address| **address < self.end).count() as u64
+    }
+}
+
+/// Names of the instructions of a program that shows a difference.
+fn name(program: &Program) -> String {
+    let names: Vec<String> = program
+        .items
+        .iter()
+        .filter(|item| !item.code.is_empty())
+        .map(|item| {
+            let mut decoder = iced_x86::Decoder::new(64, &item.code, iced_x86::DecoderOptions::NONE);
+            format!("{:?}", decoder.decode().code())
+        })
+        .collect();
+    names.join(" ")
+}
+
+#[test]
+fn random_programs_end_alike_everywhere() {
+    let mut oracle = Oracle { machines: Vec::new(), confused: false, end: 0 };
+    for backend in [Backend::Kvm, Backend::Interpreter, Backend::Compiled] {
+        match Machine::new(backend) {
+            Ok(machine) => oracle.machines.push(machine),
+            Err(error @ Error::Unavailable { .. }) => {
+                eprintln!("SKIPPED: random_programs_end_alike_everywhere with {backend:?}: {error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    oracle.confused = oracle.confuses_general_protection();
+    let groups = groups();
+    let length = number("BROLGA_ORACLE_LENGTH").unwrap_or(40).max(1);
+    let starts = number("BROLGA_ORACLE_STARTS").unwrap_or(8).max(1);
+    let most = number("BROLGA_ORACLE_PROGRAMS").unwrap_or(u64::MAX);
+    let time = Duration::from_secs(number("BROLGA_ORACLE_SECONDS").unwrap_or(10));
+    let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
+    let begin = Instant::now();
+    let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut programs, mut instructions) = (0_u64, 0_u64);
+    for seed in first..first.saturating_add(most) {
+        if begin.elapsed() >= time || found.len() >= MOST_DIFFERENCES {
+            break;
+        }
+        let mut random = Random::new(seed);
+        let length = 1 + random.below(length) as usize;
+        let program = generator::generate(&mut random, &groups, length);
+        let pool = Start::pool(&mut random);
+        let starts: Vec<Start> = (0..starts).map(|_| Start::random(&mut random, &pool)).collect();
+        programs += 1;
+        for start in &starts {
+            let lines = oracle.differences(&program, start);
+            instructions += oracle.executed(&program);
+            if lines.is_empty() {
+                continue;
+            }
+            let small = shrink::shrink(&program, |candidate| !oracle.differences(candidate, start).is_empty());
+            let name = name(&small);
+            let count = found.entry(name.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                let lines = oracle.differences(&small, start);
+                eprintln!("program {seed}: {name}\n{}\n{}", small.listing(), lines.join("\n"));
+                eprintln!("from {:x?} rflags {:#x} {:?}\n", start.gpr, start.rflags, start.alignment_checks);
+            }
+            break;
+        }
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    println!("{programs} programs, {instructions} instructions, {seconds:.1} s");
+    assert!(found.is_empty(), "{} differences: {found:?}", found.len());
+}
