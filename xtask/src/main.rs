@@ -22,6 +22,7 @@ tasks:
   guests           fetch kernels, firmware and busybox from Debian's packages into guests/
   bench            time Brolga and Debian's QEMU side by side on the same guest
   soak [BOOTS]     boot the riscv64 guest BOOTS times (20) with one and with four processors
+  oracle [SECONDS] compare the JIT with KVM on random x86-64 instructions for SECONDS (600)
   fuzz [SECONDS]   run each fuzz target for SECONDS (600)
 ";
 
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Some("guests") => guests::fetch(),
         Some("bench") => bench::run(),
         Some("soak") => number(20).and_then(soak::run),
+        Some("oracle") => number(600).and_then(soak::oracle),
         Some("fuzz") => number(600).and_then(soak::fuzz),
         Some("help") => {
             print!("{HELP}");

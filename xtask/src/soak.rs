@@ -1,6 +1,6 @@
-//! Long runs: many boots in a row, and the fuzz targets.
+//! Long runs: many boots in a row, the oracle, and the fuzz targets.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::guest::command;
 use crate::guests::RISCV64;
@@ -55,4 +55,18 @@ pub(crate) fn fuzz(seconds: u64) -> Result<()> {
         ]))?;
     }
     Ok(())
+}
+
+/// `oracle`: random programs for `seconds`, other ones than those of the tests, and other ones each time. They start from more
+/// states than in tests, since compiling is what takes most of the time.
+pub(crate) fn oracle(seconds: u64) -> Result<()> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs());
+    let seed = (now << 24).to_string();
+    println!("programs from number {seed} on, for {seconds} s");
+    let variables = [
+        ("BROLGA_ORACLE_SECONDS", seconds.to_string()),
+        ("BROLGA_ORACLE_SEED", seed),
+        ("BROLGA_ORACLE_STARTS", "30".into()),
+    ];
+    crate::run(cargo().args(["test", "--package", "accel", "--test", "oracle", "--", "--nocapture"]).envs(variables))
 }

@@ -58,7 +58,7 @@ fn state(cpu: &Cpu<Riscv64>) -> CpuState {
         pc: cpu.context.pc,
         x,
         f: registers(F0),
-        fcsr: u32::from(guest.frm) << 5 | cpu.context.float_flags,
+        fcsr: u32::from(guest.frm) << 5 | cpu.context.float_flags & 0x1f,
         privilege: guest.privilege,
         mstatus: csr::mstatus(guest),
         misa: csr::MISA,

@@ -1,6 +1,7 @@
 //! Comparison of what a program left behind on two backends.
 
 use crate::machine::{Backend, DATA, Outcome, STACK};
+use crate::undefined::Ignored;
 
 /// RFLAGS.RF in the frame of an exception: KVM's software delivery and processors differ about it.
 const RF: u64 = 1 << 16;
@@ -9,7 +10,7 @@ const RF: u64 = 1 << 16;
 ///
 /// Left out are FIP, FDP and FOP, which processors keep in different ways (AMD's only after unmasked exceptions), and
 /// what the guest cannot see.
-pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), undefined_flags: u64) -> Vec<String> {
+pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), ignored: Ignored) -> Vec<String> {
     let mut lines = Vec::new();
     let ((name_a, a), (name_b, b)) = (a, b);
     let mut number = |what: &str, a: u64, b: u64| {
@@ -26,19 +27,21 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), undefi
         number(name, a.gpr[register], b.gpr[register]);
     }
     number("rip", a.rip, b.rip);
-    let ignored = RF | undefined_flags;
-    number("rflags", a.rflags & !ignored, b.rflags & !ignored);
+    number("rflags", a.rflags & !(RF | ignored.rflags), b.rflags & !(RF | ignored.rflags));
     number("cr2", a.cr2, b.cr2);
     number("cs", a.selectors[0], b.selectors[0]);
     number("ss", a.selectors[1], b.selectors[1]);
     number("fcw", a.fpu.fcw.into(), b.fpu.fcw.into());
-    number("fsw", a.fpu.fsw.into(), b.fpu.fsw.into());
-    number("ftw", a.fpu.ftw.into(), b.fpu.ftw.into());
-    number("mxcsr", a.fpu.mxcsr.into(), b.fpu.mxcsr.into());
-    for register in 0..8 {
-        let (a, b) = (a.fpu.st[register], b.fpu.st[register]);
-        number(&format!("st{register}"), a.significand, b.significand);
-        number(&format!("st{register} sign and exponent"), a.sign_exponent.into(), b.sign_exponent.into());
+    let shown = !ignored.mxcsr;
+    number("mxcsr", (a.fpu.mxcsr & shown).into(), (b.fpu.mxcsr & shown).into());
+    if !ignored.x87 {
+        number("fsw", (a.fpu.fsw & !ignored.fsw).into(), (b.fpu.fsw & !ignored.fsw).into());
+        number("ftw", a.fpu.ftw.into(), b.fpu.ftw.into());
+        for register in 0..8 {
+            let (a, b) = (a.fpu.st[register], b.fpu.st[register]);
+            number(&format!("st{register}"), a.significand, b.significand);
+            number(&format!("st{register} sign and exponent"), a.sign_exponent.into(), b.sign_exponent.into());
+        }
     }
     for register in 0..16 {
         for (half, name) in ["low", "high"].iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Encodings by form: which opcodes there are, how often each kind is to come, and which instructions are left out.
 
-use iced_x86::{CpuidFeature, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::random::Random;
 
@@ -15,6 +15,8 @@ pub(crate) enum Group {
 }
 
 impl Group {
+    pub(crate) const ALL: [Group; 4] = [Group::Integer, Group::X87, Group::Mmx, Group::Sse];
+
     /// What an instruction belongs to.
     fn of(instruction: &Instruction) -> Group {
         let any = |is: fn(Register) -> bool| {
@@ -208,8 +210,8 @@ const FEATURES: &[CpuidFeature] = {
 
 const FLOAT: [CpuidFeature; 3] = [CpuidFeature::FPU, CpuidFeature::FPU287, CpuidFeature::FPU387];
 
-/// Instructions whose results differ from one execution to the next or from host to host (RCPPS and its like are approximate; PAUSE
-/// with REX.B is an exchange on some), that talk to the system, or that
+/// Instructions whose results differ from one execution to the next or from host to host (RCPPS and transcendental functions are approximate; PAUSE
+/// with REX.B is an exchange on some; whether what is left of the 8087's and 80287's instructions waits for exceptions differs), that talk to the system, or that
 /// the generator makes by itself.
 const LEFT_OUT: &[Mnemonic] = {
     use Mnemonic as M;
@@ -254,6 +256,21 @@ const LEFT_OUT: &[Mnemonic] = {
         M::Fnstenv,
         M::Fldenv,
         M::Pause,
+        M::Fneni,
+        M::Fndisi,
+        M::Fnsetpm,
+        M::Frstpm,
+        M::Feni,
+        M::Fdisi,
+        M::Fsetpm,
+        M::F2xm1,
+        M::Fyl2x,
+        M::Fyl2xp1,
+        M::Fptan,
+        M::Fpatan,
+        M::Fsin,
+        M::Fcos,
+        M::Fsincos,
         M::Rcpps,
         M::Rcpss,
         M::Rsqrtps,
@@ -272,6 +289,8 @@ pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
         && instruction.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
         // AMD's processors refuse registers as operands of prefetches, others do not.
         && !(instruction.mnemonic() == Mnemonic::Reservednop && instruction.op0_kind() == OpKind::Register)
+        // AMD's processors read four bytes.
+        && instruction.code() != Code::Movsxd_r16_rm16
         && !LEFT_OUT.contains(&instruction.mnemonic())
         && !(0..instruction.op_count()).any(segment_register)
 }

@@ -98,7 +98,8 @@ impl Start {
             let (significand, sign_exponent) = random.extended();
             *st = Float80 { significand, sign_exponent };
         }
-        fpu.mxcsr = 0x1f80 | if random.once_in(2) { random.next() as u32 & 0xe07f } else { 0 };
+        let masks = if random.once_in(16) { random.next() as u32 & 0x1f80 } else { 0x1f80 };
+        fpu.mxcsr = masks | if random.once_in(2) { random.next() as u32 & 0xe07f } else { 0 };
         Start { gpr, rflags, fpu, alignment_checks, memory: Start::memory(random, pool) }
     }
 

@@ -5,11 +5,12 @@
 //! Environment variables:
 //! - `BROLGA_ORACLE_SECONDS`: how long to go on (10);
 //! - `BROLGA_ORACLE_SEED`: number of the first program (0);
-//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats a single one;
-//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse`;
+//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats the one that a difference named (with the same number of states);
+//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse` (all);
 //! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
 //!   time, as compiling takes most of it, and fewer compare more different programs;
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
+//! - `BROLGA_ORACLE_FORMS`: list how often each form was executed.
 //!
 //! What a program does that differs is shrunk, and printed with what differs. [`undefined`] says what is not compared.
 
@@ -27,9 +28,11 @@ use std::time::{Duration, Instant};
 
 use accel::Error;
 
+use iced_x86::Code;
+
 use forms::Group;
 use machine::{Backend, Machine, Outcome, Start};
-use program::Program;
+use program::{Item, Program};
 use random::Random;
 
 /// Different differences after which a run ends.
@@ -45,7 +48,7 @@ fn number(name: &str) -> Option<u64> {
 fn groups() -> Vec<Group> {
     match std::env::var("BROLGA_ORACLE_GROUPS") {
         Ok(names) => names.split(',').map(|name| Group::named(name).expect("integer, x87, mmx or sse")).collect(),
-        Err(_) => vec![Group::Integer],
+        Err(_) => Group::ALL.to_vec(),
     }
 }
 
@@ -73,7 +76,7 @@ impl Oracle {
             outcomes[0].1.vector = Some(GENERAL_PROTECTION);
         }
         self.end = outcomes[0].1.rip;
-        let undefined = undefined::flags_at_end(program, &code, &outcomes[0].1);
+        let undefined = undefined::at_end(program, &code, &outcomes[0].1);
         let (first, others) = outcomes.split_first().expect("machines");
         others
             .iter()
@@ -95,22 +98,20 @@ impl Oracle {
 
     /// Instructions of the last program that were executed, as far as the place where it ended tells; those that prepare
     /// others do not count.
-    fn executed(&self, program: &Program) -> u64 {
-        program.addresses().iter().filter(|address| **address < self.end).count() as u64
+    fn executed(&self, program: &Program) -> usize {
+        program.addresses().iter().filter(|address| **address < self.end).count().min(program.items.len())
     }
+}
+
+/// The form of an item's first instruction.
+fn form(item: &Item) -> Code {
+    iced_x86::Decoder::new(64, &item.code, iced_x86::DecoderOptions::NONE).decode().code()
 }
 
 /// Names of the instructions of a program that shows a difference.
 fn name(program: &Program) -> String {
-    let names: Vec<String> = program
-        .items
-        .iter()
-        .filter(|item| !item.code.is_empty())
-        .map(|item| {
-            let mut decoder = iced_x86::Decoder::new(64, &item.code, iced_x86::DecoderOptions::NONE);
-            format!("{:?}", decoder.decode().code())
-        })
-        .collect();
+    let names: Vec<String> =
+        program.items.iter().filter(|item| !item.code.is_empty()).map(|item| format!("{:?}", form(item))).collect();
     names.join(" ")
 }
 
@@ -135,6 +136,7 @@ fn random_programs_end_alike_everywhere() {
     let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
     let begin = Instant::now();
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
+    let mut forms: BTreeMap<Code, u64> = BTreeMap::new();
     let (mut programs, mut instructions) = (0_u64, 0_u64);
     for seed in first..first.saturating_add(most) {
         if begin.elapsed() >= time || found.len() >= MOST_DIFFERENCES {
@@ -148,7 +150,11 @@ fn random_programs_end_alike_everywhere() {
         programs += 1;
         for start in &starts {
             let lines = oracle.differences(&program, start);
-            instructions += oracle.executed(&program);
+            let executed = oracle.executed(&program);
+            instructions += executed as u64;
+            for item in &program.items[..executed] {
+                *forms.entry(form(item)).or_default() += 1;
+            }
             if lines.is_empty() {
                 continue;
             }
@@ -165,6 +171,11 @@ fn random_programs_end_alike_everywhere() {
         }
     }
     let seconds = begin.elapsed().as_secs_f64();
-    println!("{programs} programs, {instructions} instructions, {seconds:.1} s");
+    println!("{programs} programs, {instructions} instructions of {} forms, {seconds:.1} s", forms.len());
+    if std::env::var_os("BROLGA_ORACLE_FORMS").is_some() {
+        for (form, count) in &forms {
+            println!("{count} {form:?}");
+        }
+    }
     assert!(found.is_empty(), "{} differences: {found:?}", found.len());
 }

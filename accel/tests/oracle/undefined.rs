@@ -5,7 +5,7 @@
 //! flags after DIV and IDIV. A program stores the flags, clears these in the copy and loads it again, so the others remain
 //! to be compared.
 
-use iced_x86::{Instruction, Mnemonic, RflagsBits};
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, RflagsBits};
 
 use crate::machine::Outcome;
 use crate::program::Program;
@@ -28,17 +28,46 @@ pub(crate) fn flags(instruction: &Instruction) -> u32 {
     FLAGS.iter().filter(|(named, _)| undefined & named != 0).map(|(_, flag)| flag).sum()
 }
 
-/// The flags that are undefined where a program ended, in their places in RFLAGS: after single steps, and where PUSHFQ faults,
-/// which is what takes undefined flags away.
-pub(crate) fn flags_at_end(program: &Program, code: &[u8], end: &Outcome) -> u64 {
+/// What is not compared of the state where a program ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Ignored {
+    /// Bits of RFLAGS.
+    pub(crate) rflags: u64,
+    /// Bits of MXCSR.
+    pub(crate) mxcsr: u32,
+    /// Bits of the x87 status word.
+    pub(crate) fsw: u16,
+    /// Top of stack, tags and registers of the x87.
+    pub(crate) x87: bool,
+}
+
+/// What is undefined where a program ended:
+/// - arithmetic flags after single steps, and where PUSHFQ faults, which is what takes undefined flags away;
+/// - after an unmasked SSE exception of DPPS and DPPD, which of the exceptions of their many steps show;
+/// - after an unmasked SSE exception of a conversion from or to MMX registers, and where MASKMOVQ faults, whether the x87
+///   already changed its mode;
+/// - condition codes where FXAM faults, which is what takes undefined ones away.
+pub(crate) fn at_end(program: &Program, code: &[u8], end: &Outcome) -> Ignored {
     const DEBUG: u8 = 1;
-    const PUSHFQ: u8 = 0x9c;
-    let next = end.rip.checked_sub(program.origin).and_then(|at| code.get(usize::try_from(at).ok()?));
-    if end.vector == Some(DEBUG) || next == Some(&PUSHFQ) {
-        FLAGS.iter().map(|(_, flag)| u64::from(*flag)).sum()
-    } else {
-        0
+    const SIMD: u8 = 19;
+    let at = end.rip.checked_sub(program.origin).and_then(|at| usize::try_from(at).ok());
+    let rest = at.and_then(|at| code.get(at..)).unwrap_or_default();
+    let next = Decoder::new(64, rest, DecoderOptions::NONE).decode();
+    let mut ignored = Ignored::default();
+    if end.vector == Some(DEBUG) || next.mnemonic() == Mnemonic::Pushfq {
+        ignored.rflags = FLAGS.iter().map(|(_, flag)| u64::from(*flag)).sum();
     }
+    if end.vector == Some(SIMD) {
+        if matches!(next.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd) {
+            ignored.mxcsr = 0x3f;
+        }
+        ignored.x87 = next.op0_register().is_mm() || matches!(next.mnemonic(), Mnemonic::Cvtpi2ps | Mnemonic::Cvtpi2pd);
+    }
+    ignored.x87 |= next.mnemonic() == Mnemonic::Maskmovq;
+    if next.mnemonic() == Mnemonic::Fxam {
+        ignored.fsw = 0x4700;
+    }
+    ignored
 }
 
 /// Whether the instruction's result, not just its flags, is undefined for some operands.
@@ -52,4 +81,15 @@ pub(crate) fn result(instruction: &Instruction) -> bool {
         Mnemonic::Bswap => instruction.op0_register().size() == 2,
         _ => false,
     }
+}
+
+/// Whether the instruction leaves condition codes of the x87 status word undefined, or differs among makers in them: a
+/// comparison to RFLAGS clears C1 on Intel's processors and keeps it on AMD's, and a partial remainder that is not the last has
+/// no quotient bits.
+pub(crate) fn condition_codes(instruction: &Instruction) -> bool {
+    use Mnemonic as M;
+    matches!(
+        instruction.mnemonic(),
+        M::Ffree | M::Ffreep | M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip | M::Fprem | M::Fprem1
+    )
 }

@@ -37,7 +37,7 @@ mod x86_64 {
     }
 
     fn flags(mxcsr: u32) -> Flags {
-        Flags(mxcsr >> 5 & 1 | mxcsr >> 3 & 2 | mxcsr >> 1 & 4 | mxcsr << 1 & 8 | mxcsr << 4 & 16)
+        Flags(mxcsr >> 5 & 1 | mxcsr >> 3 & 2 | mxcsr >> 1 & 4 | mxcsr << 1 & 8 | mxcsr << 4 & 0x30)
     }
 
     /// Loads the guest's rounding mode into the host's control register, masks all exceptions and clears all flags, before

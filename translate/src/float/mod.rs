@@ -49,6 +49,13 @@ impl Flags {
     pub const DIVISION_BY_ZERO: Flags = Flags(8);
     /// The operation has no useful result.
     pub const INVALID: Flags = Flags(16);
+    /// An operand is subnormal. x86 has this flag; only the functions of x86-64 hosts report it, and no other guest looks at it.
+    pub const DENORMAL: Flags = Flags(32);
+
+    /// Without [`Flags::DENORMAL`].
+    pub fn ieee(self) -> Flags {
+        Flags(self.0 & !Flags::DENORMAL.0)
+    }
 }
 
 impl std::ops::BitOr for Flags {

@@ -9,7 +9,7 @@ use crate::ir::Width;
 use super::registers::RSP;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
-use super::{mmu, task, write_intent};
+use super::{fault, mmu, task};
 
 /// Vectors of exceptions.
 pub mod vector {
@@ -223,10 +223,12 @@ pub(super) fn raise(cpu: &mut Cpu<X86_64>, exception: Exception) {
         return;
     }
     cpu.guest.interrupt_shadow = false;
+    let not_canonical = exception.number == general_protection(0).0.number && exception.information != 0;
+    let exception = if not_canonical { fault::not_canonical(cpu, exception) } else { exception };
     let rip = instruction_pointer(cpu);
     let (vector, mut error_code) = split(exception.number);
     if vector == vector::PAGE_FAULT {
-        error_code = error_code.map(|code| write_intent::error_code(cpu, code));
+        error_code = error_code.map(|code| fault::page_fault_code(cpu, code));
         cpu.guest.cr2 = exception.information;
     }
     if vector == vector::DEBUG {

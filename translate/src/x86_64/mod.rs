@@ -8,6 +8,7 @@
 pub mod cpuid;
 pub mod event;
 mod far;
+mod fault;
 pub mod flags;
 mod helpers;
 mod io;
@@ -20,7 +21,6 @@ pub mod simd;
 pub mod softfloat;
 pub mod state;
 mod task;
-mod write_intent;
 pub mod x87;
 
 use crate::cpu::Cpu;

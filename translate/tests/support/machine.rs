@@ -139,7 +139,7 @@ impl Machine {
             registers: context.registers[..64].to_vec(),
             pc: context.pc,
             instructions: context.instructions,
-            float_flags: context.float_flags,
+            float_flags: context.float_flags & 0x1f,
             ram: ram.to_vec(),
             device: self.memory.device.lock().unwrap().clone(),
         }

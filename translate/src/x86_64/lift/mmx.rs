@@ -60,6 +60,10 @@ impl Lifter {
         }
         let function = mmx_named(&format!("{mnemonic:?}").to_lowercase()).ok_or(Raises::INVALID_OPCODE)?;
         let source = self.mmx_number(1).map_or(MmxSource::Given, MmxSource::Register);
+        if self.is_memory(1) {
+            // A pending exception of the x87 comes before what the load may raise.
+            self.helper(id::X87_WAIT, &[]);
+        }
         let value = self.mmx_source()?;
         let has_immediate = self.i.op_count() == 3;
         let immediate = self.constant(if has_immediate { u64::from(self.i.immediate8()) } else { 0 });

@@ -195,7 +195,7 @@ impl Lifter {
 
     /// Loads, zero-extending to I64.
     pub(super) fn load_raw(&mut self, Place { address, offset }: Place, ty: Type) -> Value {
-        self.check_alignment(address, offset, ty);
+        self.check_alignment(Place { address, offset }, ty);
         let (width, mode) = (width_of(ty), self.mode);
         self.b.push(Op::Load { width, signed: false, mode, address, offset })
     }
@@ -208,12 +208,12 @@ impl Lifter {
 
     /// Stores the low bytes of an I64.
     pub(super) fn store_raw(&mut self, Place { address, offset }: Place, ty: Type, value: Value) {
-        self.check_alignment(address, offset, ty);
+        self.check_alignment(Place { address, offset }, ty);
         let (width, mode) = (width_of(ty), self.mode);
         self.b.push(Op::Store { width, mode, address, offset, value });
     }
 
-    fn check_alignment(&mut self, address: Value, offset: i32, ty: Type) {
+    pub(super) fn check_alignment(&mut self, Place { address, offset }: Place, ty: Type) {
         if !self.flags.has(Flags::ALIGNMENT_CHECK) || ty.bits() == 8 {
             return;
         }
@@ -230,7 +230,7 @@ impl Lifter {
 
     /// Raises what a write there would raise.
     pub(super) fn probe_write(&mut self, Place { address, offset }: Place, ty: Type) {
-        self.check_alignment(address, offset, ty);
+        self.check_alignment(Place { address, offset }, ty);
         let linear = self.address_of(Place { address, offset });
         let bytes = self.constant(u64::from(ty.bits() / 8));
         let mode = self.constant(u64::from(self.mode.0));

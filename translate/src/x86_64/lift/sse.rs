@@ -1,6 +1,6 @@
 //! SSE to SSE4.2, AES-NI, PCLMULQDQ and SHA.
 //!
-//! Moves and logic are operations on the halves of registers, and so is what [`LANEWISE`](simd::table::LANEWISE) says to work on halves;
+//! Moves and logic are operations on the halves of registers, and so is what [`LANEWISE`](table::LANEWISE) says to work on halves;
 //! arithmetic that the IR has is the IR's. The rest are helpers on whole registers.
 
 use iced_x86::{Mnemonic, OpKind};
@@ -113,7 +113,9 @@ impl Lifter {
             M::Cvttss2si => self.convert_to_integer(Type::I32, true),
             M::Cvtsd2si => self.convert_to_integer(Type::I64, false),
             M::Cvttsd2si => self.convert_to_integer(Type::I64, true),
-            M::Pcmpistri | M::Pcmpistrm | M::Pcmpestri | M::Pcmpestrm => self.compare_strings(),
+            M::Pcmpistri | M::Pcmpistrm | M::Pcmpestri | M::Pcmpestrm | M::Pcmpestri64 | M::Pcmpestrm64 => {
+                self.compare_strings()
+            }
             M::Maskmovdqu => self.store_masked(),
             _ => self.vector_by_table(),
         }
@@ -544,8 +546,9 @@ impl Lifter {
         } else {
             destination
         };
-        let last = self.i.op_count() - 1;
-        let third_is_xmm0 = self.i.op_count() == 3 && register(self, last);
+        // The decoder does not count an implicit XMM0 among the operands.
+        use Mnemonic as M;
+        let third_is_xmm0 = matches!(self.i.mnemonic(), M::Pblendvb | M::Blendvps | M::Blendvpd | M::Sha256rnds2);
         Ok(VectorOperands { entry, destination, source, third_is_xmm0 })
     }
 
@@ -570,8 +573,8 @@ impl Lifter {
         } else {
             VectorOperands { entry: 0, destination: self.xmm(0), source: self.xmm(1), third_is_xmm0: false }
         };
-        let explicit = matches!(mnemonic, M::Pcmpestri | M::Pcmpestrm);
-        let mask = matches!(mnemonic, M::Pcmpistrm | M::Pcmpestrm);
+        let explicit = matches!(mnemonic, M::Pcmpestri | M::Pcmpestrm | M::Pcmpestri64 | M::Pcmpestrm64);
+        let mask = matches!(mnemonic, M::Pcmpistrm | M::Pcmpestrm | M::Pcmpestrm64);
         let wide = format!("{:?}", self.i.code()).contains("64");
         let control =
             u64::from(self.i.immediate8()) | u64::from(explicit) << 8 | u64::from(wide) << 9 | u64::from(mask) << 10;
