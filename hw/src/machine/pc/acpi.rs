@@ -22,7 +22,7 @@ use crate::pci::power_management as pm;
 /// Where the tables are: in the read-only part of the first mebibyte, where kernels look for the root pointer.
 pub(super) const ADDRESS: u64 = 0xe_0000;
 /// How much room there is for them, bytes.
-const ROOM: usize = 0x2_0000;
+const ROOM: usize = (super::smbios::ADDRESS - ADDRESS) as usize;
 
 const OEM: [u8; 6] = *b"BROLGA";
 const TABLE: [u8; 8] = *b"BROLGAPC";

@@ -162,6 +162,9 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         let tables = acpi::tables(&machine)
             .ok_or_else(|| BuildError::Unsupported { machine: NAME, problem: "its ACPI tables are too long".into() })?;
         images.push(Image::bytes("the ACPI tables", acpi::ADDRESS, tables));
+        if let Some(tables) = smbios::tables(config, &layout) {
+            images.push(Image::bytes("the SMBIOS tables", smbios::ADDRESS, tables));
+        }
     }
     for image in &images {
         image.check(&physical)?;

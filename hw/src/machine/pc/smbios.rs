@@ -1,4 +1,4 @@
-//! SMBIOS tables of the `pc` machine, for its firmware.
+//! SMBIOS tables of the `pc` machine: as files for its firmware, and in place for kernels that are booted without it.
 //!
 //! DMTF DSP0134, System Management BIOS Reference Specification 2.8: the structures that it requires, and the 32-bit entry
 //! point.
@@ -129,9 +129,37 @@ pub(super) fn files(config: &Config, layout: &Layout) -> (Vec<u8>, Vec<u8>) {
     (structures.bytes, entry)
 }
 
+/// Where the tables are without firmware: where kernels look for the entry point.
+pub(super) const ADDRESS: u64 = 0xf_8000;
+
+/// Entry point and structures, to be put at [`ADDRESS`]. `None` if there is no room.
+pub(super) fn tables(config: &Config, layout: &Layout) -> Option<Vec<u8>> {
+    let (structures, mut entry) = files(config, layout);
+    let length = entry.len();
+    let start = length.next_multiple_of(16);
+    entry[0x18..0x1c].copy_from_slice(&(ADDRESS as u32 + start as u32).to_le_bytes());
+    // The second part has a checksum of its own, which counts for the first.
+    for (checksum, first) in [(0x15, 0x10), (0x04, 0x00)] {
+        entry[checksum] = entry[first..].iter().fold(0, |sum: u8, byte| sum.wrapping_sub(*byte));
+    }
+    entry.resize(start, 0);
+    entry.extend(structures);
+    (ADDRESS + entry.len() as u64 <= MIB).then_some(entry)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_firmware_the_checksums_and_the_address_are_there() {
+        let config = Config { vcpus: 255, ..Config::default() };
+        let tables = tables(&config, &Layout::new(config.memory)).unwrap();
+        let sum = |bytes: &[u8]| bytes.iter().fold(0, |sum: u8, byte| sum.wrapping_add(*byte));
+        assert_eq!((sum(&tables[..0x1f]), sum(&tables[0x10..0x1f])), (0, 0));
+        assert_eq!(tables[0x18..0x1c], 0xf_8020u32.to_le_bytes());
+        assert_eq!(tables[0x20..0x22], [0, 24]);
+    }
 
     #[test]
     fn the_structures_can_be_walked_and_have_the_lengths_of_the_specification() {
