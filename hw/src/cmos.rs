@@ -33,6 +33,7 @@ const CENTURY: u8 = 0x32;
 
 const A_UPDATE_IN_PROGRESS: u8 = 0x80;
 const B_24_HOURS: u8 = 0x02;
+const B_SQUARE_WAVE: u8 = 0x08;
 const B_BINARY: u8 = 0x04;
 const B_SET: u8 = 0x80;
 const C_UPDATE: u8 = 0x10;
@@ -63,7 +64,6 @@ pub struct Cmos {
     clock: Arc<VirtualClock>,
     line: InterruptLine,
     timer: Timer,
-    initial: Vec<u8>,
     // Lock order: before the clock's and interrupt controllers'.
     state: Mutex<CmosState>,
 }
@@ -92,7 +92,7 @@ fn days(year: u64, month: u64, day: u64) -> u64 {
 }
 
 impl Cmos {
-    /// A clock whose RAM holds `initial` (byte number, value) after a reset.
+    /// A clock whose RAM holds `initial` (byte number, value) at first.
     pub fn new(clock: Arc<VirtualClock>, line: InterruptLine, initial: &[(u8, u8)]) -> Arc<Cmos> {
         let mut bytes = vec![0; SIZE];
         bytes[usize::from(REGISTER_A)] = 0x26;
@@ -110,8 +110,8 @@ impl Cmos {
                     this.update(&mut this.state.lock());
                 }
             });
-            let state = CmosState { index: 0, bytes: bytes.clone(), offset, looked: now };
-            Cmos { clock, line, timer, initial: bytes, state: Mutex::new(state) }
+            let state = CmosState { index: 0, bytes, offset, looked: now };
+            Cmos { clock, line, timer, state: Mutex::new(state) }
         })
     }
 
@@ -245,10 +245,12 @@ impl Device for Cmos {
     fn debug_label(&self) -> &str {
         "cmos"
     }
+    /// As the RESET pin: the battery keeps time and RAM.
     fn reset(&self) {
         let mut state = self.state.lock();
         state.index = 0;
-        state.bytes.clone_from(&self.initial);
+        state.bytes[usize::from(REGISTER_B)] &= !(C_PERIODIC | C_ALARM | C_UPDATE | B_SQUARE_WAVE);
+        state.bytes[usize::from(REGISTER_C)] = 0;
         self.update(&mut state);
     }
     fn save(&self) -> serde_json::Value {
@@ -412,13 +414,15 @@ mod tests {
     }
 
     #[test]
-    fn ram_keeps_what_is_written_until_a_reset() {
+    fn a_reset_ends_interrupts_and_leaves_time_and_ram() {
         let (cmos, _, _) = device();
         assert_eq!((read(&cmos, 0x10), read(&cmos, REGISTER_D)), (0x42, 0x80));
         write(&cmos, 0x7f, 9);
         write(&cmos, REGISTER_D, 0);
         assert_eq!((read(&cmos, 0xff), read(&cmos, REGISTER_D)), (9, 0x80));
+        write(&cmos, REGISTER_B, B_24_HOURS | C_PERIODIC | C_ALARM);
+        set_time(&cmos, [0x10, 0x20, 0x15, 0, 1, 1, 0x26, 0x20]);
         cmos.reset();
-        assert_eq!(read(&cmos, 0x7f), 0);
+        assert_eq!((read(&cmos, 0x7f), read(&cmos, HOURS), read(&cmos, REGISTER_B)), (9, 0x15, B_24_HOURS));
     }
 }

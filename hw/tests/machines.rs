@@ -269,30 +269,46 @@ impl Accelerator for WithoutControllers {
     }
 }
 
-/// The file of SeaBIOS of Debian's package, and KVM with or without interrupt controllers of its own.
-fn seabios_on_kvm(test: &str, own: bool) -> Option<(std::ffi::OsString, Arc<dyn Accelerator>)> {
+/// What SeaBIOS runs on.
+#[derive(Clone, Copy, Debug)]
+enum On {
+    Jit,
+    Kvm,
+    /// KVM, with the machine's own interrupt controllers.
+    KvmWithoutControllers,
+}
+
+/// The file of SeaBIOS of Debian's package, and what it runs on; `None` if one of them is missing.
+fn seabios(test: &str, on: On) -> Option<(Config, Arc<dyn Accelerator>, Arc<VirtualClock>)> {
     const FIRMWARE: &str = "/usr/share/seabios/bios-256k.bin";
     let firmware = std::env::var_os("BROLGA_SEABIOS").unwrap_or_else(|| FIRMWARE.into());
     if !std::path::Path::new(&firmware).is_file() {
         eprintln!("SKIPPED: {test}: there is no {}; Debian's package seabios has it", firmware.display());
         return None;
     }
-    match accel::kvm::Kvm::open(Architecture::X86_64) {
-        Ok(kvm) if own => Some((firmware, Arc::new(WithoutControllers::new(kvm)))),
-        Ok(kvm) => Some((firmware, Arc::new(kvm))),
-        Err(error) => {
-            eprintln!("SKIPPED: {test}: {error}");
-            None
-        }
-    }
+    let clock = VirtualClock::new();
+    let kvm = || {
+        let kvm = accel::kvm::Kvm::open(Architecture::X86_64);
+        kvm.inspect_err(|error| eprintln!("SKIPPED: {test} on {on:?}: {error}")).ok()
+    };
+    let accelerator: Arc<dyn Accelerator> = match on {
+        On::Jit => Arc::new(accel::jit::Jit::open(Architecture::X86_64, clock.clone()).unwrap()),
+        On::Kvm => Arc::new(kvm()?),
+        On::KvmWithoutControllers => Arc::new(WithoutControllers::new(kvm()?)),
+    };
+    let mut config = Config { memory: 64 << 20, ..Config::default() };
+    config.boot.firmware = Firmware::File(firmware.into());
+    Some((config, accelerator, clock))
 }
 
 /// Runs SeaBIOS until its log has `last`, or to the end of `config`'s machine.
-fn run_seabios(config: Config, accelerator: Arc<dyn Accelerator>, last: &str) -> (Option<i32>, String) {
+fn run_seabios(
+    (mut config, accelerator, clock): (Config, Arc<dyn Accelerator>, Arc<VirtualClock>),
+    last: &str,
+) -> (Option<i32>, String) {
     let output = tempfile::NamedTempFile::new().unwrap();
-    let mut config = config;
     config.debug_console = Some((0x402, Arc::new(FileBackend::open(output.path(), false).unwrap())));
-    let vm = Vm::new(config, accelerator, VirtualClock::new()).unwrap();
+    let vm = Vm::new(config, accelerator, clock).unwrap();
     vm.cont().unwrap();
     let deadline = std::time::Instant::now() + LIMIT;
     loop {
@@ -304,25 +320,25 @@ fn run_seabios(config: Config, accelerator: Arc<dyn Accelerator>, last: &str) ->
     }
 }
 
-/// With the machine's own controllers and with those of KVM.
 #[test]
 fn seabios_sets_up_the_machine_and_finds_nothing_to_boot() {
-    for own in [true, false] {
+    for on in [On::Jit, On::Kvm, On::KvmWithoutControllers] {
         let test = "seabios_sets_up_the_machine_and_finds_nothing_to_boot";
-        let Some((firmware, accelerator)) = seabios_on_kvm(test, own) else { return };
-        let mut config = Config { memory: 64 << 20, ..Config::default() };
-        config.boot.firmware = Firmware::File(firmware.into());
-        let (_, log) = run_seabios(config, accelerator, "No bootable device");
+        let Some((mut config, accelerator, clock)) = seabios(test, on) else { continue };
+        // Processors of the KVM without controllers cannot be started.
+        config.vcpus = if matches!(on, On::Jit) { 4 } else { 1 };
+        let cpus = format!("Found {} cpu(s)", config.vcpus);
+        let (_, log) = run_seabios((config, accelerator, clock), "No bootable device");
         for expected in [
             "QEMU fw_cfg DMA interface supported",
             "e820 map has",
             "Copying SMBIOS",
             "ACPI: parse DSDT",
-            "Found 1 cpu(s)",
+            &cpus,
             "PS2 keyboard initialized",
             "No bootable device",
         ] {
-            assert!(log.contains(expected), "own controllers: {own}; {expected:?} is missing in:\n{log}");
+            assert!(log.contains(expected), "{on:?}: {expected:?} is missing in:\n{log}");
         }
     }
 }
@@ -330,7 +346,6 @@ fn seabios_sets_up_the_machine_and_finds_nothing_to_boot() {
 /// The boot sector reads the disk's second sector through firmware, and leaves with what it finds there.
 #[test]
 fn seabios_boots_an_ide_disk() {
-    let Some((firmware, accelerator)) = seabios_on_kvm("seabios_boots_an_ide_disk", true) else { return };
     let code = [
         &[0x31, 0xc0, 0x8e, 0xc0][..],         // xor ax, ax; mov es, ax
         &[0xbb, 0x00, 0x7e, 0xb6, 0x00],       // mov bx, 0x7e00; mov dh, 0
@@ -346,12 +361,39 @@ fn seabios_boots_an_ide_disk() {
     image[510..513].copy_from_slice(&[0x55, 0xaa, 0x15]);
     let mut disk = tempfile::NamedTempFile::new().unwrap();
     disk.write_all(&image).unwrap();
-    let mut config = Config { memory: 64 << 20, ..Config::default() };
-    config.boot.firmware = Firmware::File(firmware.into());
+    for on in [On::Jit, On::KvmWithoutControllers] {
+        let Some((mut config, accelerator, clock)) = seabios("seabios_boots_an_ide_disk", on) else { continue };
+        config.debug_exit = Some((0x501, 2));
+        let medium = block::RawFile::open(disk.path(), true).unwrap();
+        let (kind, serial) = (DriveKind::Disk, String::new());
+        config.ide[0] = Some(Drive { kind, medium: Some(Arc::new(medium)), serial });
+        let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
+        assert_eq!(status, Some(0x2b), "{on:?}: {log}");
+    }
+}
+
+/// A Multiboot kernel of a few instructions: it leaves with what it finds at the start of its command line, if it was given
+/// the loader's magic number.
+#[test]
+fn a_multiboot_kernel_is_started_by_seabios() {
+    let code = [
+        &[0x3d, 0x02, 0xb0, 0xad, 0x2b, 0x75, 0x07][..], // cmp eax, 0x2badb002; jne failed
+        &[0x8b, 0x43, 0x10, 0x8a, 0x00, 0xeb, 0x02],     // mov eax, [ebx + 16]; mov al, [eax]; jmp leave
+        &[0xb0, 0x01],                                   // failed: mov al, 1
+        &[0x66, 0xba, 0x01, 0x05, 0xee, 0xf4],           // leave: mov dx, 0x501; out dx, al; hlt
+    ]
+    .concat();
+    // It says itself where it goes: header, then code, at 1 MiB.
+    let header = [0x1bad_b002_u32, 0x1_0000, 0xe451_4ffe, 0x10_0000, 0x10_0000, 0, 0, 0x10_0020];
+    let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.extend(code);
+    let mut kernel = tempfile::NamedTempFile::new().unwrap();
+    kernel.write_all(&image).unwrap();
+    let test = "a_multiboot_kernel_is_started_by_seabios";
+    let Some((mut config, accelerator, clock)) = seabios(test, On::Jit) else { return };
     config.debug_exit = Some((0x501, 2));
-    let medium = block::RawFile::open(disk.path(), true).unwrap();
-    let (kind, serial) = (DriveKind::Disk, String::new());
-    config.ide[0] = Some(Drive { kind, medium: Some(Arc::new(medium)), serial });
-    let (status, log) = run_seabios(config, accelerator, "No bootable device");
-    assert_eq!(status, Some(0x2b), "{log}");
+    config.boot.kernel = Some(kernel.path().into());
+    let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
+    // The command line begins with the kernel's path, that with a slash.
+    assert_eq!(status, Some(i32::from(b'/') * 2 + 1), "{log}");
 }

@@ -128,13 +128,16 @@ pub struct TlbEntry {
     pub write: AtomicU64,
     /// Host address minus guest-virtual address.
     pub addend: AtomicU64,
-    /// Guest-physical page, and [`MAY_WRITE`].
+    /// Guest-physical page, [`MAY_WRITE`] and [`GLOBAL`].
     pub physical: AtomicU64,
 }
 
 /// Bit of [`TlbEntry::physical`]: writes need no further look at the page tables. Where `write` has no tag all the same, they
 /// must be recorded, or the page holds translated code.
 const MAY_WRITE: u64 = 1;
+
+/// Bit of [`TlbEntry::physical`]: the entry holds in every address space.
+const GLOBAL: u64 = 2;
 
 /// A processor's soft TLB.
 ///
@@ -168,6 +171,16 @@ impl Tlb {
         }
     }
 
+    /// Forgets what holds in the present address space only. For the owner.
+    fn flush_address_space(&self) {
+        for entry in &self.entries {
+            if entry.physical.load(Ordering::Relaxed) & GLOBAL == 0 {
+                entry.read.store(NO_TAG, Ordering::Relaxed);
+                entry.write.store(NO_TAG, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// Forgets one guest-virtual page. For the owner.
     pub fn flush_page(&self, address: u64) {
         for mode in 0..MOST_MODES {
@@ -181,7 +194,7 @@ impl Tlb {
     pub fn revoke_writes(&self, physical: Option<u64>) {
         let _filling = self.filling.lock();
         for entry in &self.entries {
-            if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) & !MAY_WRITE == page) {
+            if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) == page) {
                 entry.write.store(NO_TAG, Ordering::SeqCst);
             }
         }
@@ -230,6 +243,8 @@ pub struct Cpu<G> {
     pub(crate) code_pages: Arc<CodePages>,
     /// Counts flushes of all of address translation, so that what was derived from it can be checked.
     pub(crate) flushes: u64,
+    /// The same of flushes that keep what is global.
+    pub(crate) address_space_flushes: u64,
     /// Guest-virtual addresses in pages whose translation was flushed and of which the dispatcher does not know yet.
     pub(crate) flushed_pages: Vec<u64>,
     /// Watchpoints are passed over: the instruction that hit one is being completed.
@@ -275,6 +290,7 @@ impl<G: Guest> Cpu<G> {
             signals,
             code_pages,
             flushes: 0,
+            address_space_flushes: 0,
             flushed_pages: Vec::new(),
             watch_suspended: false,
             platform: None,
@@ -321,6 +337,12 @@ impl<G: Guest> Cpu<G> {
     pub fn flush_tlb(&mut self) {
         self.flushes += 1;
         self.tlb.flush();
+    }
+
+    /// Forgets the cached translations that hold in one address space only, since another is entered.
+    pub fn flush_tlb_of_address_space(&mut self) {
+        self.address_space_flushes += 1;
+        self.tlb.flush_address_space();
     }
 
     /// Forgets the cached translations of one guest-virtual page.
@@ -424,14 +446,14 @@ impl<G: Guest> Cpu<G> {
         if entry.read.load(Ordering::Relaxed) != virtual_page || physical & MAY_WRITE == 0 {
             return None;
         }
-        let physical = physical & !MAY_WRITE;
+        let physical = physical & !(PAGE_SIZE - 1);
         // Once the code is gone the page is to be written at full speed again.
         if !self.code_pages.has_code(physical) {
             return None;
         }
         self.platform().mark_dirty(physical);
         let host = entry.addend.load(Ordering::Relaxed).wrapping_add(virtual_page) as *mut u8;
-        NonNull::new(host).map(|host| (physical | address % PAGE_SIZE, host))
+        NonNull::new(host).map(|host| (physical | (address % PAGE_SIZE), host))
     }
 
     /// An access that devices answer: naturally aligned as a whole, byte by byte if not.
@@ -535,13 +557,14 @@ impl<G: Guest> Cpu<G> {
                 self.platform().mark_dirty(physical);
             }
             let keeps_write = entry.write.load(Ordering::Relaxed) == virtual_page
-                && entry.physical.load(Ordering::Relaxed) & !MAY_WRITE == physical & !(PAGE_SIZE - 1);
+                && entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) == physical & !(PAGE_SIZE - 1);
             entry.read.store(tag(translation.readable), Ordering::Relaxed);
             entry.write.store(if keeps_write && !watched { virtual_page } else { tag(writes) }, Ordering::Relaxed);
             entry.addend.store((page.host.as_ptr() as u64).wrapping_sub(virtual_page), Ordering::Relaxed);
             let may_write = translation.writable && page.writable && !watched;
             let physical_page = physical & !(PAGE_SIZE - 1);
-            entry.physical.store(physical_page | if may_write { MAY_WRITE } else { 0 }, Ordering::Relaxed);
+            let bits = if may_write { MAY_WRITE } else { 0 } | if translation.global { GLOBAL } else { 0 };
+            entry.physical.store(physical_page | bits, Ordering::Relaxed);
         }
         Ok((physical, Some(page.host)))
     }

@@ -37,6 +37,8 @@ pub struct Translation {
     pub writable: bool,
     /// The answer holds for the whole page; if not, it is not cached.
     pub whole_page: bool,
+    /// The answer is the same in every address space: [`Cpu::flush_tlb_of_address_space`] keeps it.
+    pub global: bool,
 }
 
 /// The code handed to [`Guest::lift`] ends within its first instruction.

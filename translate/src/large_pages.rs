@@ -15,14 +15,14 @@ impl LargePages {
     /// Remembers the page of `1 << shift` bytes that holds `address`; pages of 4 KiB are not large.
     pub(crate) fn insert(&mut self, address: u64, shift: u32) {
         match shift {
-            ..=12 => (),
-            ..=22 => {
+            0..=12 => (),
+            13..=22 => {
                 let first = address >> shift << shift;
                 for number in (0..1 << (shift - 21)).map(|part| (first >> 21) as usize + part) {
                     self.of_2_mib[number / 64 % 16] |= 1 << (number % 64);
                 }
             }
-            ..=30 => self.of_1_gib |= 1 << (address >> 30 & 63),
+            23..=30 => self.of_1_gib |= 1 << (address >> 30 & 63),
             _ => self.of_1_gib = u64::MAX,
         }
     }

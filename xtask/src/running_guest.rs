@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 type Result<T> = std::result::Result<T, String>;
 
 /// What the shell prints when it waits for a command.
-pub(crate) const PROMPT: &str = "~ # ";
+pub(crate) const PROMPT: &str = " # ";
 
 /// A guest whose serial port is ours; it is ended when dropped.
 pub(crate) struct Guest {

@@ -59,7 +59,7 @@ impl Counter {
 
     /// Current count register.
     pub(super) fn current(&self, now: u64) -> u32 {
-        if self.mode == Mode::Deadline {
+        if self.mode == Mode::Deadline || self.remaining == 0 {
             return 0;
         }
         let counted = now.saturating_sub(self.from) >> self.shift;
@@ -173,6 +173,14 @@ mod tests {
         assert!(!counter.take_due(2049));
         assert!(counter.take_due(2050));
         assert_eq!(counter.due(), None);
+    }
+
+    #[test]
+    fn a_counter_that_has_ended_stays_so_in_another_mode() {
+        let mut counter = Counter::new(11);
+        counter.set_initial(1000, 0);
+        counter.set_mode(Mode::Periodic, 2000);
+        assert_eq!((counter.current(2500), counter.due()), (0, None));
     }
 
     #[test]

@@ -68,10 +68,13 @@ struct FetchPage {
     start: u64,
     mode: MemoryMode,
     physical: u64,
+    /// It is there in every address space.
+    global: bool,
 }
 
 /// No page begins there.
 const NO_PAGE: u64 = 1;
+const NO_FETCH_PAGE: FetchPage = FetchPage { start: NO_PAGE, mode: MemoryMode(0), physical: 0, global: false };
 
 fn fetch_page_index(address: u64) -> usize {
     (address / PAGE_SIZE) as usize % FETCH_PAGES
@@ -105,12 +108,16 @@ struct Dispatcher<G: Guest> {
     translator: Arc<Translator<G>>,
     generation: Arc<Generation>,
     jump_cache: Box<[JumpCacheEntry]>,
+    /// Which entries of the jump cache hold in every address space.
+    global_jumps: Box<[bool]>,
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Box<Values>,
     /// Translation flags, as of the last look.
     flags: u32,
     /// [`Cpu::flushes`] that the jump cache knows of.
     seen_flushes: u64,
+    /// [`Cpu::address_space_flushes`] that it knows of.
+    seen_address_space_flushes: u64,
     breakpoints: BTreeSet<u64>,
 }
 
@@ -129,10 +136,12 @@ impl<G: Guest> Engine<G> {
             generation: translator.generation(),
             translator,
             jump_cache,
-            fetch_pages: Box::new([FetchPage { start: NO_PAGE, mode: MemoryMode(0), physical: 0 }; FETCH_PAGES]),
+            global_jumps: vec![false; entries].into(),
+            fetch_pages: Box::new([NO_FETCH_PAGE; FETCH_PAGES]),
             values,
             flags: 0,
             seen_flushes: 0,
+            seen_address_space_flushes: 0,
             breakpoints: BTreeSet::new(),
         };
         Engine { cpu, dispatcher }
@@ -315,6 +324,17 @@ impl<G: Guest> Dispatcher<G> {
                 page.start = NO_PAGE;
             }
         }
+        if cpu.address_space_flushes != self.seen_address_space_flushes {
+            self.seen_address_space_flushes = cpu.address_space_flushes;
+            for (entry, global) in self.jump_cache.iter_mut().zip(&self.global_jumps) {
+                if !global {
+                    entry.flags = NO_FLAGS;
+                }
+            }
+            for page in self.fetch_pages.iter_mut().filter(|page| !page.global) {
+                page.start = NO_PAGE;
+            }
+        }
         for address in cpu.flushed_pages.drain(..) {
             self.fetch_pages[fetch_page_index(address)].start = NO_PAGE;
             // A translation may begin on the page before.
@@ -371,6 +391,9 @@ impl<G: Guest> Dispatcher<G> {
             None => self.translate(cpu, key)?,
         };
         let pointer = Arc::as_ptr(&translation);
+        let known = &self.fetch_pages[fetch_page_index(pc)];
+        let in_global_page = known.start == pc & !(PAGE_SIZE - 1) && known.global;
+        self.global_jumps[jump_cache_index(pc)] = in_global_page && key.next_page.is_none();
         self.jump_cache[jump_cache_index(pc)] = JumpCacheEntry {
             pc,
             flags: u64::from(self.flags),
@@ -461,7 +484,8 @@ impl<G: Guest> Dispatcher<G> {
         match G::translate(cpu, address, 2, Access::Execute, mode) {
             Ok(translation) => {
                 if translation.whole_page {
-                    *known = FetchPage { start, mode, physical: translation.physical & !(PAGE_SIZE - 1) };
+                    let physical = translation.physical & !(PAGE_SIZE - 1);
+                    *known = FetchPage { start, mode, physical, global: translation.global };
                 }
                 Ok(translation.physical)
             }

@@ -96,6 +96,7 @@ pub(super) fn translate(
         readable: readable && permission.allowed & pmp::READ != 0,
         writable: writable && permission.allowed & pmp::WRITE != 0,
         whole_page: permission.whole_page,
+        global: false,
     })
 }
 

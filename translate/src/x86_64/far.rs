@@ -325,11 +325,7 @@ fn load_outer_stack(
     }
     // Bits beyond the width that was popped stay where the new stack does not use them.
     let wide = cpu.guest.is_64_bit() || cpu.guest.segments[SegmentName::Ss as usize].has(BIG);
-    let value = if width == Width::Half && !wide || !wide {
-        cpu.register(RSP) & !0xffff | pointer & 0xffff
-    } else {
-        pointer & mask_of(width)
-    };
+    let value = if !wide { cpu.register(RSP) & !0xffff | pointer & 0xffff } else { pointer & mask_of(width) };
     cpu.set_register(RSP, value);
 }
 
@@ -339,8 +335,6 @@ fn drop_privileged_segments(cpu: &mut Cpu<X86_64>, privilege: u8) {
         let segment = cpu.guest.segments[name as usize];
         let conforming = segment.has(CODE | EXPAND_DOWN_OR_CONFORMING);
         if segment.has(PRESENT) && segment.has(CODE_OR_DATA) && !conforming && segment.privilege() < privilege {
-            segment::load_null(cpu, name, 0);
-        } else if segment.selector & !3 == 0 && matches!(name, SegmentName::Es | SegmentName::Ds) {
             segment::load_null(cpu, name, 0);
         }
     }

@@ -110,13 +110,18 @@ fn parity(result: u64) -> u64 {
     if (result as u8).count_ones().is_multiple_of(2) { PF } else { 0 }
 }
 
+/// A flag that is set if the bit is 1.
+pub(super) fn flag_if(bit: u64, flag: u64) -> u64 {
+    if bit != 0 { flag } else { 0 }
+}
+
 /// The arithmetic flags, in their places in RFLAGS.
 pub fn compute(kind: u64, a: u64, b: u64) -> u64 {
     let Kind { family, ty } = Kind::decode(kind);
     let top = |value: u64| value >> (ty.bits() - 1) & 1;
     // `carries` has a one at each position out of which there was a carry (or borrow).
     let sum = |result: u64, carries: u64, overflow: u64| {
-        let carry = top(carries) * CF | (carries >> 3 & 1) * AF | top(overflow) * OF;
+        let carry = flag_if(top(carries), CF) | flag_if(carries >> 3 & 1, AF) | flag_if(top(overflow), OF);
         of_result(ty, result) | carry
     };
     match family {
@@ -141,9 +146,9 @@ pub fn compute(kind: u64, a: u64, b: u64) -> u64 {
             let overflow = if a & ty.mask() == ty.mask() >> 1 { OF } else { 0 };
             of_result(ty, a) | half | overflow | if b != 0 { CF } else { 0 }
         }
-        Family::ShiftLeft => of_result(ty, a) | top(b) * CF | (top(a) ^ top(b)) * OF,
-        Family::ShiftRight => of_result(ty, a) | (b & 1) * CF | (top(a) ^ top(b)) * OF,
-        Family::ShiftRightSigned => of_result(ty, a) | (b & 1) * CF,
+        Family::ShiftLeft => of_result(ty, a) | flag_if(top(b), CF) | flag_if(top(a) ^ top(b), OF),
+        Family::ShiftRight => of_result(ty, a) | flag_if(b & 1, CF) | flag_if(top(a) ^ top(b), OF),
+        Family::ShiftRightSigned => of_result(ty, a) | flag_if(b & 1, CF),
         Family::Multiply => of_result(ty, a) | if b != 0 { CF | OF } else { 0 },
     }
 }

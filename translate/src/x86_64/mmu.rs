@@ -29,6 +29,7 @@ const USER: u64 = 1 << 2;
 const ACCESSED: u64 = 1 << 5;
 const DIRTY: u64 = 1 << 6;
 const LARGE: u64 = 1 << 7;
+const GLOBAL: u64 = 1 << 8;
 const NO_EXECUTE: u64 = 1 << 63;
 const ADDRESS: u64 = ((1 << 52) - 1) & !0xfff;
 const ADDRESS_RESERVED: u64 = ((1 << 52) - 1) & !((1 << PHYSICAL_BITS) - 1);
@@ -43,6 +44,11 @@ pub(super) const ERROR_FETCH: u16 = 16;
 pub(super) fn flush(cpu: &mut Cpu<X86_64>) {
     cpu.guest.large_pages = LargePages::default();
     cpu.flush_tlb();
+}
+
+/// Forgets all cached translations but those of global pages (4.10.4.1, writes of CR3).
+pub(super) fn flush_address_space(cpu: &mut Cpu<X86_64>) {
+    cpu.flush_tlb_of_address_space();
 }
 
 /// Forgets the cached translation of an address.
@@ -70,7 +76,8 @@ pub(super) fn translate(
         return Err(Exception { information: address, ..general_protection(0).0 });
     }
     if cpu.guest.cr0 & CR0_PG == 0 {
-        return Ok(Translation { physical: address & 0xffff_ffff, readable: true, writable: true, whole_page: true });
+        let physical = address & 0xffff_ffff;
+        return Ok(Translation { physical, readable: true, writable: true, whole_page: true, global: true });
     }
     let walk = Walk::new(&cpu.guest, address, access, mode);
     for _ in 0..MOST_RETRIES {
@@ -179,6 +186,7 @@ impl Walk {
             readable,
             writable: writable && dirty,
             whole_page: true,
+            global: leaf & GLOBAL != 0 && cpu.guest.cr4 & CR4_PGE != 0,
         })
     }
 

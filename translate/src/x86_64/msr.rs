@@ -250,7 +250,7 @@ fn write_cr3(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
             return Err(fault);
         }
     }
-    mmu::flush(cpu);
+    mmu::flush_address_space(cpu);
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use crate::load::{BootFile, EM_386, EM_X86_64, Image, ImageKind, LoadError};
 use crate::machine::{BuildError, Config};
 
 // Where the loader puts its structures, all in the first 640 KiB.
-const GDT: u64 = 0x500;
+pub(super) const GDT: u64 = 0x500;
 pub(super) const START_INFO: u64 = 0x6000;
 pub(super) const MEMORY_MAP: u64 = 0x6100;
 const MODULES: u64 = 0x60c0;
@@ -20,7 +20,7 @@ pub(super) const COMMAND_LINE: u64 = 0x2_0000;
 /// Longest command line with its final zero, bytes.
 pub(super) const COMMAND_LINE_ROOM: u64 = 0x1_0000;
 /// A stack for code that wants one at once.
-const STACK: u64 = 0x8ff0;
+pub(super) const STACK: u64 = 0x8ff0;
 
 /// Where a kernel goes that can go anywhere.
 pub(super) const KERNEL: u64 = 0x10_0000;
@@ -64,6 +64,15 @@ pub(super) enum Entry {
     Pvh(u64),
     /// As [`Entry::Pvh`], with the magic number of Multiboot in EAX.
     Multiboot(u64),
+}
+
+impl Entry {
+    /// Address of the first instruction.
+    pub(super) fn address(&self) -> u64 {
+        match self {
+            Entry::Linux64(address) | Entry::Pvh(address) | Entry::Multiboot(address) => *address,
+        }
+    }
 }
 
 /// What to load, and where to begin.

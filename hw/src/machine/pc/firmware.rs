@@ -2,12 +2,15 @@
 //!
 //! The items are those that SeaBIOS and OVMF look for under QEMU.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use accel::memory::GuestMemory;
 
 use super::boot::{self, KernelParts};
-use super::{Layout, acpi, smbios};
+use super::option_rom::{self, Start};
+use super::{Layout, acpi, multiboot, smbios};
 use crate::fw_cfg::{Items, key};
-use crate::load::{BootFile, LoadError};
+use crate::load::{BootFile, LoadError, check_overlaps};
 use crate::machine::{BuildError, Config, Firmware};
 
 const FILE: &str = "bios-256k.bin";
@@ -32,20 +35,23 @@ pub(super) fn missing(config: &Config) -> BuildError {
     BuildError::Firmware { wanted: FILE, folders: folders.join(", "), package: "seabios" }
 }
 
-/// The firmware, if it is to start: it does unless a kernel is booted directly. A relative name is looked for in the usual
+/// The firmware, if it is to start: it does unless a kernel can be booted without it. A relative name is looked for in the usual
 /// folders where there is no such file.
 pub(super) fn find(config: &Config) -> Result<Option<BootFile>, BuildError> {
-    let in_folders = |name: &std::path::Path| {
-        folders(config).into_iter().map(|folder| folder.join(name)).find(|path| path.is_file())
-    };
+    let in_folders =
+        |name: &Path| folders(config).into_iter().map(|folder| folder.join(name)).find(|path| path.is_file());
     let path = match &config.boot.firmware {
         Firmware::File(path) if !path.exists() && path.is_relative() => {
             Some(in_folders(path).unwrap_or_else(|| path.clone()))
         }
         Firmware::File(path) => Some(path.clone()),
         Firmware::None => None,
-        Firmware::Default if config.boot.kernel.is_some() => None,
-        Firmware::Default => Some(in_folders(FILE.as_ref()).ok_or_else(|| missing(config))?),
+        Firmware::Default => match &config.boot.kernel {
+            // A kernel of that kind expects what firmware leaves behind, and is started by it where it is installed.
+            Some(kernel) if multiboot::is_kernel(&BootFile::open("kernel", kernel)?)? => in_folders(FILE.as_ref()),
+            Some(_) => None,
+            None => Some(in_folders(FILE.as_ref()).ok_or_else(|| missing(config))?),
+        },
     };
     let Some(path) = path else { return Ok(None) };
     let file = BootFile::open("firmware", &path)?;
@@ -74,6 +80,7 @@ pub(super) fn items(
     config: &Config,
     layout: &Layout,
     machine: &acpi::Machine,
+    memory: &GuestMemory,
     with_kernel: bool,
 ) -> Result<Items, BuildError> {
     let mut items = Items::default();
@@ -98,23 +105,62 @@ pub(super) fn items(
     items.add_file_bytes(smbios::TABLES_FILE, structures);
     items.add_file_bytes(smbios::ENTRY_FILE, entry);
     if let Some(path) = config.boot.kernel.as_ref().filter(|_| with_kernel) {
-        add_kernel(&mut items, boot::parts(config, path, layout)?);
+        add_kernel(config, &mut items, path, layout, memory)?;
     }
     Ok(items)
 }
 
-fn add_kernel(items: &mut Items, parts: KernelParts) {
+/// How much RAM at its end firmware may keep for itself, bytes.
+const FIRMWARE_MEMORY: u64 = 0x2_0000;
+
+/// Adds the kernel in parts, and the ROM by which SeaBIOS starts it. OVMF takes the parts of a bzImage by itself.
+fn add_kernel(
+    config: &Config,
+    items: &mut Items,
+    path: &Path,
+    layout: &Layout,
+    memory: &GuestMemory,
+) -> Result<(), BuildError> {
+    let mut layout = layout.clone();
+    layout.low_end -= FIRMWARE_MEMORY;
+    for (start, length, _) in &mut layout.e820 {
+        if *start == boot::KERNEL {
+            *length -= FIRMWARE_MEMORY;
+        }
+    }
+    let kernel = BootFile::open("kernel", path)?;
+    let (parts, start) = if let Some(kernel) = multiboot::load(config, &kernel, &layout)? {
+        // The ROM has a descriptor table of its own, and firmware's data is where the other would go.
+        let parts = kernel.images.into_iter().filter(|part| part.address != boot::GDT).collect();
+        let (entry, stack) = (kernel.entry.address() as u32, boot::STACK as u32);
+        let (eax, ebx) = (multiboot::LOADER_MAGIC as u32, boot::START_INFO as u32);
+        (parts, Start::Protected { entry, stack, eax, ebx })
+    } else {
+        let parts = boot::parts(config, path, &layout)?;
+        add_parts(items, &parts);
+        let KernelParts { setup, kernel, command_line, initrd } = parts;
+        ([setup, kernel, command_line].into_iter().chain(initrd).collect::<Vec<_>>(), Start::RealMode)
+    };
+    for part in &parts {
+        part.check(memory)?;
+    }
+    check_overlaps(&parts)?;
+    option_rom::add(items, parts, &start);
+    Ok(())
+}
+
+fn add_parts(items: &mut Items, parts: &KernelParts) {
     let number = |number: u64| (number as u32).to_le_bytes();
     for (address, size, data, image) in [
-        (key::SETUP_ADDRESS, key::SETUP_SIZE, key::SETUP_DATA, Some(parts.setup)),
-        (key::KERNEL_ADDRESS, key::KERNEL_SIZE, key::KERNEL_DATA, Some(parts.kernel)),
-        (key::COMMAND_LINE_ADDRESS, key::COMMAND_LINE_SIZE, key::COMMAND_LINE_DATA, Some(parts.command_line)),
-        (key::INITRD_ADDRESS, key::INITRD_SIZE, key::INITRD_DATA, parts.initrd),
+        (key::SETUP_ADDRESS, key::SETUP_SIZE, key::SETUP_DATA, Some(&parts.setup)),
+        (key::KERNEL_ADDRESS, key::KERNEL_SIZE, key::KERNEL_DATA, Some(&parts.kernel)),
+        (key::COMMAND_LINE_ADDRESS, key::COMMAND_LINE_SIZE, key::COMMAND_LINE_DATA, Some(&parts.command_line)),
+        (key::INITRD_ADDRESS, key::INITRD_SIZE, key::INITRD_DATA, parts.initrd.as_ref()),
     ] {
         let Some(image) = image else { continue };
         items.add_bytes(address, &number(image.address));
         items.add_bytes(size, &number(image.size()));
-        items.add(data, image);
+        items.add(data, image.clone());
     }
 }
 

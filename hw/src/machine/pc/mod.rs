@@ -8,6 +8,7 @@ mod boot;
 mod firmware;
 mod interrupts;
 mod multiboot;
+mod option_rom;
 mod smbios;
 
 use std::sync::Arc;
@@ -83,6 +84,7 @@ const KEYBOARD_INTERRUPT: u32 = 1;
 const SYSTEM_CONTROL_PORT: u64 = 0x92;
 
 /// Where RAM is.
+#[derive(Clone)]
 struct Layout {
     /// First address after the RAM below 4 GiB.
     low_end: u64,
@@ -151,7 +153,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
         serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
     };
-    let items = firmware::items(config, &layout, &machine, firmware.is_some())?;
+    let items = firmware::items(config, &layout, &machine, &ram, firmware.is_some())?;
     if firmware.is_none() {
         let path = config.boot.kernel.as_ref().ok_or_else(|| firmware::missing(config))?;
         let kernel = boot::load(config, path, &layout)?;

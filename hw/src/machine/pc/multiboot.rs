@@ -51,10 +51,16 @@ fn find(file: &BootFile) -> Result<Option<Header>, LoadError> {
     }))
 }
 
+/// True if `file` is such a kernel.
+pub(super) fn is_kernel(file: &BootFile) -> Result<bool, LoadError> {
+    // One of 64 bits has another way in, if any.
+    let has_other = matches!(file.kind, ImageKind::Elf { is_64_bit: true, .. } | ImageKind::BzImage);
+    Ok(!has_other && find(file)?.is_some())
+}
+
 /// Loads `file` if it is such a kernel.
 pub(super) fn load(config: &Config, file: &BootFile, layout: &Layout) -> Result<Option<Kernel>, BuildError> {
-    // One of 64 bits has another way in, if any.
-    if matches!(file.kind, ImageKind::Elf { is_64_bit: true, .. } | ImageKind::BzImage) {
+    if !is_kernel(file)? {
         return Ok(None);
     }
     let Some(header) = find(file)? else { return Ok(None) };

@@ -7,7 +7,7 @@ use crate::ir::{MemoryMode, Width};
 use crate::platform::PAGE_SIZE;
 
 use super::super::event::{plain, vector};
-use super::super::flags::{self, AF, CF, OF};
+use super::super::flags::{self, AF, CF, OF, flag_if};
 use super::super::mmu;
 use super::super::registers::{RAX, RBX, RCX, RDX};
 use super::super::state::X86_64;
@@ -51,7 +51,7 @@ pub(super) extern "C" fn decimal(_: &mut Cpu<X86_64>, which: u64, accumulator: u
             let result = if which & 0xff == 0 { al.wrapping_add(by) } else { al.wrapping_sub(by) };
             let borrow = which & 0xff == 1 && low_is_large && al < 6;
             let carry = high_is_large || borrow;
-            (result, ah, u64::from(low_is_large) * AF | u64::from(carry) * CF)
+            (result, ah, flag_if(low_is_large.into(), AF) | flag_if(carry.into(), CF))
         }
         2 | 3 => {
             let ax = u16::from_le_bytes([al, ah]);
@@ -61,7 +61,7 @@ pub(super) extern "C" fn decimal(_: &mut Cpu<X86_64>, which: u64, accumulator: u
                 (true, _) => ax.wrapping_sub(6).wrapping_sub(0x100),
             };
             let [al, ah] = new.to_le_bytes();
-            (al & 0xf, ah, u64::from(low_is_large) * (AF | CF))
+            (al & 0xf, ah, flag_if(low_is_large.into(), AF | CF))
         }
         4 => (al % base.max(1), al / base.max(1), 0),
         _ => (ah.wrapping_mul(base).wrapping_add(al), 0, 0),
@@ -96,7 +96,7 @@ pub(super) extern "C" fn rotate_through_carry_flags(_: &mut Cpu<X86_64>, value: 
     let (result, carry) = rotate(value, how, before & CF != 0);
     let top = result >> (width - 1) & 1;
     let other = if how >> 16 & 1 != 0 { u64::from(carry) } else { result >> (width - 2) & 1 };
-    before & !(CF | OF) | u64::from(carry) * CF | (top ^ other) * OF
+    before & !(CF | OF) | flag_if(carry.into(), CF) | flag_if(top ^ other, OF)
 }
 
 /// BEXTR: start in bits 0 to 7 of the control, length in bits 8 to 15.

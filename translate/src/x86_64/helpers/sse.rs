@@ -4,7 +4,7 @@ use crate::cpu::Cpu;
 use crate::float::Flags;
 
 use super::super::event::{plain, vector};
-use super::super::flags::{CF, OF, PF, SF, ZF};
+use super::super::flags::{CF, OF, PF, SF, ZF, flag_if};
 use super::super::registers::{self, RAX, RCX, RDX};
 use super::super::simd::table::{FLOAT, INTEGER, LANEWISE, Register};
 use super::super::simd::{carryless, compare, float, shuffle, string};
@@ -109,7 +109,7 @@ fn format(double: bool) -> Format {
 }
 
 pub(super) fn comparison_flags(ComparisonFlags { zero, parity, carry }: ComparisonFlags) -> u64 {
-    u64::from(zero) * ZF | u64::from(parity) * PF | u64::from(carry) * CF
+    flag_if(zero.into(), ZF) | flag_if(parity.into(), PF) | flag_if(carry.into(), CF)
 }
 
 /// COMISS and its kin: the arithmetic flags. `how`: bit 0 double, bit 1 quiet.
@@ -186,6 +186,8 @@ pub(super) extern "C" fn compare_strings(cpu: &mut Cpu<X86_64>, operands: u64, i
     } else {
         cpu.set_register(RCX, result.index());
     }
-    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
-    flag(result.carry, CF) | flag(result.zero, ZF) | flag(result.sign, SF) | flag(result.overflow, OF)
+    flag_if(result.carry.into(), CF)
+        | flag_if(result.zero.into(), ZF)
+        | flag_if(result.sign.into(), SF)
+        | flag_if(result.overflow.into(), OF)
 }

@@ -1,6 +1,6 @@
 //! SSE to SSE4.2, AES-NI, PCLMULQDQ and SHA.
 //!
-//! Moves and logic are operations on the halves of registers, and so is what [`LANEWISE`](simd::table::LANEWISE) says to work on halves;
+//! Moves and logic are operations on the halves of registers, and so is what [`LANEWISE`](table::LANEWISE) says to work on halves;
 //! arithmetic that the IR has is the IR's. The rest are helpers on whole registers.
 
 use iced_x86::{Mnemonic, OpKind};
@@ -546,11 +546,9 @@ impl Lifter {
         } else {
             destination
         };
-        // The decoder does not list that operand.
-        let third_is_xmm0 = matches!(
-            self.i.mnemonic(),
-            Mnemonic::Blendvps | Mnemonic::Blendvpd | Mnemonic::Pblendvb | Mnemonic::Sha256rnds2
-        );
+        // The decoder does not count an implicit XMM0 among the operands.
+        use Mnemonic as M;
+        let third_is_xmm0 = matches!(self.i.mnemonic(), M::Pblendvb | M::Blendvps | M::Blendvpd | M::Sha256rnds2);
         Ok(VectorOperands { entry, destination, source, third_is_xmm0 })
     }
 
