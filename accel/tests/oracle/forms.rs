@@ -256,6 +256,7 @@ const LEFT_OUT: &[Mnemonic] = {
         M::Fnstenv,
         M::Fldenv,
         M::Pause,
+        M::Ldmxcsr,
         M::Fneni,
         M::Fndisi,
         M::Fnsetpm,

@@ -66,6 +66,7 @@ pub(crate) fn generate(random: &mut Random, groups: &[Group], length: usize) -> 
             0..=1 => generator.branch(),
             2 => generator.new_value(),
             3 => generator.load_flags(),
+            4 if groups.contains(&Group::Sse) && generator.random.once_in(2) => generator.load_mxcsr(),
             _ => generator.instruction(),
         };
         if let Some(Fixup { to: Target::Skip(skipped), .. }) = item.fixup {
@@ -423,6 +424,22 @@ impl Generator<'_> {
         item.code.push(0x68);
         item.code.extend(flags.to_le_bytes());
         item.code.extend(if self.random.once_in(4) { vec![0x66, 0x83, 0x04, 0x24, 0, 0x9d] } else { vec![0x9d] });
+        item
+    }
+
+    /// LDMXCSR of a value that mostly masks exceptions; bit 17 exists on some processors only.
+    fn load_mxcsr(&mut self) -> Item {
+        let mut item = Item::default();
+        if !self.known.stack {
+            self.set(&mut item, RSP, STACK_POINTER);
+        }
+        let masks = if self.random.once_in(8) { self.random.next() as u32 & 0x1f80 } else { 0x1f80 };
+        let reserved = if self.random.once_in(100) { 1 << 16 } else { 0 };
+        let value = masks | reserved | self.random.next() as u32 & 0xe07f;
+        // push value; ldmxcsr [rsp]; lea rsp, [rsp + 8]
+        item.code.push(0x68);
+        item.code.extend(value.to_le_bytes());
+        item.code.extend([0x0f, 0xae, 0x14, 0x24, 0x48, 0x8d, 0x64, 0x24, 0x08]);
         item
     }
 

@@ -132,6 +132,7 @@ impl Lifter {
         let ty = self.implied_address_type();
         let offset = self.read_address_register(RDI, ty);
         let place = self.linear(segment_name(self.i.memory_segment()), offset, 0, 8, true);
+        self.check_alignment(place, Type::I64);
         let address = self.address_of(place);
         let registers = self.constant(u64::from(value) | u64::from(mask) << 8);
         let mode = self.constant(self.mode.0.into());

@@ -102,6 +102,11 @@ impl Lifter {
     ) -> Result<[Value; 2]> {
         let place = self.place_of_bytes(bytes, write)?;
         if self.flags.has(Flags::ALIGNMENT_CHECK) {
+            use Mnemonic as M;
+            // A pending exception comes first.
+            if !matches!(self.i.mnemonic(), M::Fnstcw | M::Fnstsw | M::Fnstenv | M::Fnsave) {
+                self.helper(id::X87_WAIT, &[]);
+            }
             self.require_aligned(place, alignment, Raises(number_with_error(vector::ALIGNMENT_CHECK, 0)));
         }
         let segment = segment_name(self.i.memory_segment());
