@@ -25,7 +25,7 @@ use translations::Span;
 pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
 
 /// Entries of the jump cache: so many pages, times so many places in each.
-pub(crate) const JUMP_CACHE_PAGES: u64 = 64;
+pub(crate) const JUMP_CACHE_PAGES: u64 = 256;
 pub(crate) const JUMP_CACHE_PLACES: u64 = 64;
 /// Bytes of an entry of the jump cache, for compiled code.
 pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
@@ -55,7 +55,8 @@ impl JumpCacheEntry {
 
 /// The place of an address in the jump cache. [`crate::compile`] emits the same computation.
 pub(crate) fn jump_cache_index(pc: u64) -> usize {
-    ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + pc / 2 % JUMP_CACHE_PLACES) as usize
+    ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + (pc ^ pc / JUMP_CACHE_PLACES) % JUMP_CACHE_PLACES)
+        as usize
 }
 
 /// Pages whose translation for instruction fetches is remembered.
@@ -108,8 +109,8 @@ struct Dispatcher<G: Guest> {
     translator: Arc<Translator<G>>,
     generation: Arc<Generation>,
     jump_cache: Box<[JumpCacheEntry]>,
-    /// Which entries of the jump cache hold in every address space.
-    global_jumps: Box<[bool]>,
+    /// Positions of entries of the jump cache that hold in this address space only, filled since it was entered.
+    local_jumps: Vec<usize>,
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Box<Values>,
     /// Translation flags, as of the last look.
@@ -136,7 +137,7 @@ impl<G: Guest> Engine<G> {
             generation: translator.generation(),
             translator,
             jump_cache,
-            global_jumps: vec![false; entries].into(),
+            local_jumps: Vec::new(),
             fetch_pages: Box::new([NO_FETCH_PAGE; FETCH_PAGES]),
             values,
             flags: 0,
@@ -326,10 +327,8 @@ impl<G: Guest> Dispatcher<G> {
         }
         if cpu.address_space_flushes != self.seen_address_space_flushes {
             self.seen_address_space_flushes = cpu.address_space_flushes;
-            for (entry, global) in self.jump_cache.iter_mut().zip(&self.global_jumps) {
-                if !global {
-                    entry.flags = NO_FLAGS;
-                }
+            for position in self.local_jumps.drain(..) {
+                self.jump_cache[position].flags = NO_FLAGS;
             }
             for page in self.fetch_pages.iter_mut().filter(|page| !page.global) {
                 page.start = NO_PAGE;
@@ -348,6 +347,7 @@ impl<G: Guest> Dispatcher<G> {
     }
 
     fn clear_jump_cache(&mut self) {
+        self.local_jumps.clear();
         for entry in &mut self.jump_cache {
             entry.flags = NO_FLAGS;
         }
@@ -393,8 +393,15 @@ impl<G: Guest> Dispatcher<G> {
         let pointer = Arc::as_ptr(&translation);
         let known = &self.fetch_pages[fetch_page_index(pc)];
         let in_global_page = known.start == pc & !(PAGE_SIZE - 1) && known.global;
-        self.global_jumps[jump_cache_index(pc)] = in_global_page && key.next_page.is_none();
-        self.jump_cache[jump_cache_index(pc)] = JumpCacheEntry {
+        let position = jump_cache_index(pc);
+        if !in_global_page || key.next_page.is_some() {
+            // A guest that never changes its address space must not make the list grow without end.
+            if self.local_jumps.len() == self.jump_cache.len() {
+                self.clear_jump_cache();
+            }
+            self.local_jumps.push(position);
+        }
+        self.jump_cache[position] = JumpCacheEntry {
             pc,
             flags: u64::from(self.flags),
             cell: Arc::as_ptr(&translation.cell),

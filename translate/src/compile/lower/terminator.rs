@@ -91,7 +91,8 @@ impl<G: Guest> Lowering<'_, G> {
         let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
         let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
         let page = self.builder.ins().ishl_imm_u(page, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
-        let place = self.builder.ins().ushr_imm_u(pc, 1);
+        let place = self.builder.ins().ushr_imm_u(pc, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
+        let place = self.builder.ins().bxor(pc, place);
         let place = self.builder.ins().band_imm_u(place, JUMP_CACHE_PLACES as i64 - 1);
         let index = self.builder.ins().iadd(page, place);
         let offset = self.builder.ins().ishl_imm_u(index, i64::from(JUMP_CACHE_ENTRY.trailing_zeros()));
