@@ -55,7 +55,7 @@ impl JumpCacheEntry {
 
 /// The place of an address in the jump cache. [`crate::compile`] emits the same computation.
 pub(crate) fn jump_cache_index(pc: u64) -> usize {
-    ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + (pc ^ pc / JUMP_CACHE_PLACES) % JUMP_CACHE_PLACES)
+    ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + (pc ^ (pc / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES)
         as usize
 }
 
