@@ -1,6 +1,6 @@
 //! SSE to SSE4.2, AES-NI, PCLMULQDQ and SHA.
 //!
-//! Moves and logic are operations on the halves of registers, and so is what [`LANEWISE`](table::LANEWISE) says to work on halves;
+//! Moves and logic are operations on the halves of registers, and so is what [`LANEWISE`] says to work on halves;
 //! arithmetic that the IR has is the IR's. The rest are helpers on whole registers.
 
 use iced_x86::{Mnemonic, OpKind};
