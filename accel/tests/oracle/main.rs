@@ -163,7 +163,14 @@ fn random_programs_end_alike_everywhere() {
             let count = found.entry(name.clone()).or_default();
             *count += 1;
             if *count == 1 {
+                let first = lines.join("\n");
                 let lines = oracle.differences(&small, start);
+                if lines.is_empty() {
+                    eprintln!(
+                        "program {seed} does not differ each time; it did so first:\n{first}\n{}",
+                        program.listing()
+                    );
+                }
                 eprintln!("program {seed}: {name}\n{}\n{}", small.listing(), lines.join("\n"));
                 eprintln!("from {:x?} rflags {:#x} {:?}\n", start.gpr, start.rflags, start.alignment_checks);
             }
