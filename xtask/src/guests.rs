@@ -70,8 +70,15 @@ impl Guest {
         self.has_firmware.then(|| self.folder().join("fw_dynamic.bin"))
     }
 
+    /// SeaBIOS, which the tests of the PC start.
+    pub(crate) fn seabios(&self) -> Option<PathBuf> {
+        (self.architecture == "x86_64").then(|| self.folder().join("bios-256k.bin"))
+    }
+
     fn is_complete(&self) -> bool {
-        self.kernel().exists() && self.initrd().exists() && self.firmware().is_none_or(|firmware| firmware.exists())
+        let firmware = [self.firmware(), self.seabios()];
+        let has_firmware = firmware.iter().flatten().all(|firmware| firmware.exists());
+        self.kernel().exists() && self.initrd().exists() && has_firmware
     }
 
     /// Makes sure that the guest's files are there.
@@ -100,6 +107,11 @@ impl Guest {
             let firmware = unpacked.join("usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin");
             write(&path, &fs::read(firmware).map_err(failed)?)?;
         }
+        if let Some(path) = self.seabios() {
+            let unpacked = suite.unpack("seabios")?;
+            let firmware = unpacked.join("usr/share/seabios/bios-256k.bin");
+            write(&path, &fs::read(firmware).map_err(failed)?)?;
+        }
         let unpacked = suite.unpack(&suite.first_dependency(self.kernel_package)?)?;
         let boot = fs::read_dir(unpacked.join("boot")).map_err(failed)?;
         let kernel = boot
@@ -113,13 +125,10 @@ impl Guest {
     }
 }
 
-/// Makes sure that every guest is there that this host may boot.
+/// Makes sure that every guest is there.
 pub(crate) fn fetch() -> Result<()> {
     RISCV64.fetch()?;
-    if cfg!(target_arch = "x86_64") && Path::new("/dev/kvm").exists() {
-        X86_64.fetch()?;
-    }
-    Ok(())
+    X86_64.fetch()
 }
 
 /// Writes a file so that it is either whole or absent.

