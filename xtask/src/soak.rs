@@ -45,7 +45,7 @@ pub(crate) fn run(boots: u64) -> Result<()> {
 
 /// `fuzz`: every fuzz target for `seconds`.
 pub(crate) fn fuzz(seconds: u64) -> Result<()> {
-    for target in ["qmp", "ir_text", "riscv64_lifter", "virtio"] {
+    for target in ["qmp", "ir_text", "riscv64_lifter", "x86_64_lifter", "virtio"] {
         println!("fuzzing {target} for {seconds} s");
         crate::run(cargo().args(["run", "--release", "--manifest-path"]).arg(root().join("fuzz/Cargo.toml")).args([
             "--bin",

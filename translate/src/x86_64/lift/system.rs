@@ -661,7 +661,7 @@ impl Lifter {
         let rest = self.b.binary(BinaryOp::And, Type::I64, old.raw, rest);
         let adjusted = self.b.binary(BinaryOp::Or, Type::I64, rest, wanted);
         let value = self.b.select(Type::I64, lower, adjusted, old.raw);
-        let value = self.typed(Type::I16, value);
+        let value = self.typed(self.ty(0), value);
         self.write(0, value)?;
         let zero_flag = self.flag_if(lower, flags::ZF);
         let others = self.constant(!flags::ZF);
