@@ -142,8 +142,15 @@ impl Translation {
         self.valid.store(false, Ordering::SeqCst);
         self.cell.unlink();
         for head in self.regions.lock().drain(..).filter_map(|head| head.upgrade()) {
-            head.cell.unlink();
+            head.unlink_region();
         }
+    }
+
+    /// Takes the compiled region that begins here out of use, since the code of one of its blocks changed. The block becomes hot anew.
+    fn unlink_region(&self) {
+        self.cell.unlink();
+        self.executions.store(0, Ordering::Relaxed);
+        self.requested.store(false, Ordering::Relaxed);
     }
 }
 
@@ -433,7 +440,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
     count.fetch_add(1, Ordering::Relaxed);
     // One that was invalidated before it knew of this region has not unlinked it.
     if !region.blocks.iter().all(|block| block.is_valid()) {
-        head.cell.unlink();
+        head.unlink_region();
     }
 }
 
