@@ -179,12 +179,9 @@ impl<G: Guest> Forward<G> {
                 let bits = self.constant(a)?;
                 constant(to, if signed { interpret::sign_extend(from, bits) & to.mask() } else { bits })
             }
-            Op::Truncate { from, to, a } => match self.ops[usize::from(a.0)] {
+            Op::Truncate { to, a, .. } => match self.ops[usize::from(a.0)] {
                 Op::Const { bits, .. } => constant(to, bits & to.mask()),
-                Op::Extend { from: narrow, a: inner, .. } if narrow == to => {
-                    let _ = from;
-                    Some(Folded::Value(inner))
-                }
+                Op::Extend { from, a: inner, .. } if from == to => Some(Folded::Value(inner)),
                 _ => None,
             },
             _ => None,

@@ -307,7 +307,7 @@ pub(super) fn deliver(
     let external = u16::from(source != Source::Software);
     let gate = read_gate(cpu, vector, source, external)?;
     if gate.kind == GATE_TASK {
-        return task::switch_by_gate(cpu, gate.selector, error_code, rip, external);
+        return task::switch_by_gate(cpu, gate.selector, error_code, rip);
     }
     let target = code_target(cpu, &gate, external)?;
     if cpu.guest.is_long() {

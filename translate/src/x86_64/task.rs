@@ -6,7 +6,7 @@ use crate::ir::{Register, Width};
 use super::event::{Fault, Stack, general_protection, invalid_tss, not_present, stack_fault};
 use super::far;
 use super::mmu;
-use super::registers::{RAX, RSP};
+use super::registers::RAX;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
 
@@ -70,9 +70,7 @@ pub(super) fn switch_by_gate(
     selector: u16,
     error_code: Option<u32>,
     rip: u64,
-    external: u16,
 ) -> Result<(), Fault> {
-    let _ = external;
     switch_to(cpu, selector, Reason::Call, rip)?;
     if let Some(error_code) = error_code {
         let width = layout(cpu.guest.tr.segment.attributes).width;
@@ -247,7 +245,6 @@ fn load(cpu: &mut Cpu<X86_64>, image: &Image, nested: bool) -> Result<(), Fault>
         return Err(general_protection(0));
     }
     set_instruction_pointer(cpu, image.instruction_pointer);
-    let _ = cpu.register(RSP);
     Ok(())
 }
 
