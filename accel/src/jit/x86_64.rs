@@ -8,7 +8,7 @@ use translate::cpu::{Cpu, Signals};
 use translate::x86_64::cpuid::CpuModel;
 use translate::x86_64::segment::{self as native, SegmentName, attribute};
 use translate::x86_64::{X86_64, segment};
-use translate::x86_64::{event, registers, state as guest_state, x87};
+use translate::x86_64::{debug, event, registers, state as guest_state, x87};
 
 use super::processor::Processor;
 use crate::Error;
@@ -260,6 +260,7 @@ fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
     if state.activity == Activity::SipiReceived {
         event::start_up(&cpu.signals, state.events.sipi_vector);
     }
+    debug::update(cpu);
     guest_state::set_instruction_pointer(cpu, state.rip);
     // Whatever was on its way is delivered first of all.
     if let Some(exception) = state.events.exception {

@@ -1,10 +1,11 @@
 //! Model-specific registers (SDM volume 4), control and debug registers.
 
 use crate::cpu::Cpu;
+use crate::guest::Exception;
 use crate::platform::LocalApicRegister;
 
-use super::event::{Fault, general_protection, invalid_opcode, plain, vector};
-use super::mmu;
+use super::event::{Fault, general_protection, invalid_opcode, number, vector};
+use super::{debug, mmu};
 use super::segment::SegmentName;
 use super::segment::attribute::LONG;
 use super::state::*;
@@ -274,6 +275,9 @@ fn write_cr4(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
         cpu.guest.cr4 = before;
         return Err(fault);
     }
+    if changed & CR4_DE != 0 {
+        debug::update(cpu);
+    }
     if changed & (paging | CR4_SMAP | CR4_LA57 | CR4_PCIDE) != 0 {
         mmu::flush(cpu);
     }
@@ -297,16 +301,12 @@ fn debug_number(cpu: &Cpu<X86_64>, number: u64) -> Result<u64, Fault> {
     }
 }
 
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
-
 /// With DR7.GD set, any access to a debug register is a #DB.
-fn check_general_detect(cpu: &mut Cpu<X86_64>) -> Result<(), Fault> {
-    if cpu.guest.dr7 & DR7_GENERAL_DETECT == 0 {
+fn check_general_detect(cpu: &Cpu<X86_64>) -> Result<(), Fault> {
+    if cpu.guest.dr7 & debug::DR7_GENERAL_DETECT == 0 {
         return Ok(());
     }
-    cpu.guest.dr7 &= !DR7_GENERAL_DETECT;
-    cpu.guest.dr6 |= 1 << 13;
-    Err(plain(vector::DEBUG))
+    Err(Fault(Exception { number: number(vector::DEBUG), information: debug::GENERAL_DETECT }))
 }
 
 /// MOV from a debug register.
@@ -332,6 +332,7 @@ pub(super) fn write_debug(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> Res
         7 => cpu.guest.dr7 = value & 0xffff_2fff | 0x400,
         _ => cpu.guest.dr[number as usize & 3] = value,
     }
+    debug::update(cpu);
     Ok(())
 }
 

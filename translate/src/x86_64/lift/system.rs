@@ -367,7 +367,8 @@ impl Lifter {
             }
             let selector = self.read_half(1)?;
             let name = self.constant(segment_name(to) as u64);
-            return self.change(id::LOAD_SEGMENT, &[name, selector]);
+            let shadow = self.constant(1);
+            return self.change(id::LOAD_SEGMENT, &[name, selector, shadow]);
         }
         self.need_supervisor()?;
         let reads = from.is_cr() || from.is_dr() || from.is_tr();
@@ -402,7 +403,8 @@ impl Lifter {
         let name = self.constant(segment_name(named) as u64);
         // The width of the stack pointer is that of before the load.
         let after = self.stack_offset(i64::from(ty.bits() / 8));
-        self.helper(id::LOAD_SEGMENT, &[name, selector]);
+        let shadow = self.constant(1);
+        self.helper(id::LOAD_SEGMENT, &[name, selector, shadow]);
         self.set_stack_pointer(after);
         Ok(self.leave_to_next())
     }
@@ -426,7 +428,8 @@ impl Lifter {
         let after = super::operand::Place { offset: place.offset.wrapping_add(bytes as i32), ..place };
         let selector = self.load_raw(after, Type::I16);
         let name = self.constant(named as u64);
-        self.helper(id::LOAD_SEGMENT, &[name, selector]);
+        let shadow = self.constant(0);
+        self.helper(id::LOAD_SEGMENT, &[name, selector, shadow]);
         self.write(0, offset.value)?;
         Ok(self.leave_to_next())
     }
