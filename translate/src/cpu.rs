@@ -35,6 +35,10 @@ pub struct Context {
     pub pc: u64,
     /// Instructions retired.
     pub instructions: u64,
+    /// Address of the instruction that last jumped to a computed address, of those whose target the dispatcher had to look up.
+    pub jump_source: u64,
+    /// Where it jumped.
+    pub jump_target: u64,
     /// Result of a slow path called by compiled code.
     pub result: u64,
     /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
@@ -274,6 +278,8 @@ impl<G: Guest> Cpu<G> {
                 float_rounding: crate::float::Rounding::NearestEven,
                 pc: 0,
                 instructions: 0,
+                jump_source: 0,
+                jump_target: 0,
                 result: 0,
                 leave: 0,
                 float_scratch: 0,

@@ -232,6 +232,9 @@ pub(super) fn raise(cpu: &mut Cpu<X86_64>, exception: Exception) {
         Err(Fault(breakpoint)) if exception.information.wrapping_sub(cpu.context.pc) < 16 => breakpoint,
         _ => exception,
     };
+    if exception.information == cpu.context.pc {
+        fault::undo_jump(cpu);
+    }
     cpu.guest.interrupt_shadow = false;
     cpu.guest.stack_shadow = false;
     cpu.traced_hits = 0;

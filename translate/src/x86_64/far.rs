@@ -337,7 +337,12 @@ fn drop_privileged_segments(cpu: &mut Cpu<X86_64>, privilege: u8) {
         if segment.has(PRESENT) && segment.has(CODE_OR_DATA) && !conforming && segment.privilege() < privilege {
             // The base stays, which 64-bit code sees in FS and GS.
             let base = segment::base(cpu, name);
-            segment::set(cpu, name, Segment { selector: 0, attributes: segment.attributes & !PRESENT, ..segment }, base);
+            segment::set(
+                cpu,
+                name,
+                Segment { selector: 0, attributes: segment.attributes & !PRESENT, ..segment },
+                base,
+            );
         }
     }
 }
@@ -601,7 +606,11 @@ fn system_segment(cpu: &mut Cpu<X86_64>, selector: u16, kinds: &[u16]) -> Result
         return Err(not_present(selector));
     }
     let upper = if cpu.guest.is_long() { segment::upper_base(cpu, &descriptor, selector)? } else { 0 };
-    Ok((segment, descriptor.base() | upper, descriptor))
+    let base = descriptor.base() | upper;
+    if cpu.guest.is_long() && !mmu::is_canonical(cpu, base) {
+        return Err(general_protection(selector));
+    }
+    Ok((segment, base, descriptor))
 }
 
 /// LAR, LSL, VERR, VERW: the descriptor if the selector may be looked at.

@@ -17,8 +17,8 @@ use super::state::X86_64;
 pub(super) use mmx::{MmxConversion, MmxOperation, MmxSource, mmx_named};
 pub(super) use sse::VectorOperands;
 pub(super) use state_image::encode_state_image;
-pub(super) use system::InstructionEnd;
 pub(super) use string::{RepeatedString, StringOperation};
+pub(super) use system::InstructionEnd;
 pub(super) use x87::X87Operand;
 
 /// It acts on the world outside or on the processor's state beyond its registers, and may raise.
@@ -116,7 +116,8 @@ helpers! {
     LOOK_AT_SEGMENT: "look_at_segment", 2, Effects::RAISES, system::look_at_segment;
     CHECK_USER_MODE_PREVENTION: "check_user_mode_prevention", 0, Effects::RAISES, system::check_user_mode_prevention;
     INVALIDATE_PAGE: "invalidate_page", 1, Effects::ALL, system::invalidate_page;
-    FLUSH_TLB: "flush_tlb", 0, Effects::ALL, system::flush_tlb;
+    INVALIDATE_CONTEXT: "invalidate_context", 3, Effects::ALL, system::invalidate_context;
+    HYPERCALL: "hypercall", 0, ACTS, system::hypercall;
     LANEWISE: "lanewise", 3, Effects::PURE, sse::lanewise;
     VECTOR_INTEGER: "vector_integer", 2, ON_REGISTERS, sse::integer;
     VECTOR_FLOAT: "vector_float", 2, ACTS_ON_REGISTERS, sse::floating;

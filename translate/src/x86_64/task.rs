@@ -4,11 +4,11 @@ use crate::cpu::Cpu;
 use crate::ir::{Register, Width};
 
 use super::event::{Fault, Stack, general_protection, invalid_tss, not_present, stack_fault};
-use super::{debug, far};
 use super::mmu;
 use super::registers::RAX;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
+use super::{debug, far};
 
 /// Why the task is switched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -270,7 +270,10 @@ pub(super) extern "C" fn read_processor_number(cpu: &mut Cpu<X86_64>, _: u64, _:
 pub(super) extern "C" fn cpuid(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     let (leaf, subleaf) = (cpu.register(RAX) as u32, cpu.register(RCX) as u32);
     let place = Placement { id: cpu.index as u32, count: cpu.guest.processors.load(Ordering::Relaxed) };
-    let answer = cpu.guest.model.answer(leaf, subleaf, place, cpu.guest.cr4 & CR4_OSXSAVE != 0);
+    let mut answer = cpu.guest.model.answer(leaf, subleaf, place, cpu.guest.cr4 & CR4_OSXSAVE != 0);
+    if matches!(leaf, 1 | 0x8000_0001) && !msr::has_enabled_apic(cpu) {
+        answer[3] &= !(1 << 9);
+    }
     for (register, value) in [RAX, RBX, RCX, RDX].into_iter().zip(answer) {
         cpu.set_register(register, u64::from(value));
     }
@@ -396,9 +399,17 @@ pub(super) extern "C" fn invalidate_page(cpu: &mut Cpu<X86_64>, address: u64, _:
     0
 }
 
-pub(super) extern "C" fn flush_tlb(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
-    mmu::flush(cpu);
+/// INVPCID.
+pub(super) extern "C" fn invalidate_context(cpu: &mut Cpu<X86_64>, kind: u64, context: u64, address: u64) -> u64 {
+    let result = mmu::invalidate_context(cpu, kind, context, address);
+    settle(cpu, result);
     0
+}
+
+/// VMMCALL: no hypercall exists (-1000), and none is for users (-1).
+pub(super) extern "C" fn hypercall(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    let answer: i64 = if cpu.guest.privilege() == 0 { -1000 } else { -1 };
+    answer as u64
 }
 
 pub(super) extern "C" fn swap_gs(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {

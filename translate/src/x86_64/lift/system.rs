@@ -273,9 +273,17 @@ impl Lifter {
             }
             M::Invpcid => {
                 self.need_supervisor()?;
+                let kind = self.read(0)?.raw;
                 let place = self.place_of_bytes(16, false)?;
-                self.load_raw(place, Type::I64);
-                self.change(id::FLUSH_TLB, &[])
+                let context = self.load_raw(place, Type::I64);
+                let after = super::operand::Place { offset: place.offset.wrapping_add(8), ..place };
+                let address = self.load_raw(after, Type::I64);
+                self.change(id::INVALIDATE_CONTEXT, &[kind, context, address])
+            }
+            M::Vmmcall => {
+                let answer = self.helper(id::HYPERCALL, &[]);
+                self.b.put(RAX, answer);
+                Ok(Lifted::Next)
             }
             M::Invd | M::Wbinvd | M::Wbnoinvd => {
                 self.need_supervisor()?;
@@ -349,7 +357,7 @@ impl Lifter {
 
     /// With CR4.UMIP, SGDT and the like are a supervisor's.
     fn check_user_mode_prevention(&mut self) {
-        if self.flags.privilege() == 3 {
+        if self.flags.privilege() != 0 {
             self.helper(id::CHECK_USER_MODE_PREVENTION, &[]);
         }
     }
