@@ -45,7 +45,7 @@ impl Processor for X86_64 {
     fn settle(_cpu: &mut Cpu<X86_64>) {}
 
     fn inject_nmi(signals: &Signals) -> Result<(), Error> {
-        signals.set_input(event::INPUT_NMI, true);
+        event::send_nmi(signals);
         Ok(())
     }
 

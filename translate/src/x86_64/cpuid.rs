@@ -122,7 +122,7 @@ impl CpuModel {
     }
 
     /// Linear addresses may have 57 bits.
-    fn has_5_levels(&self) -> bool {
+    pub fn has_5_levels(&self) -> bool {
         self.structured_ecx & 1 << 16 != 0
     }
 

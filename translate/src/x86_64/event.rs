@@ -133,6 +133,8 @@ pub const INPUT_NMI: u32 = 1;
 /// Interrupt input: an INIT waits. Taking it clears the bit.
 pub const INPUT_INIT: u32 = 2;
 const INPUT_START_UP: u32 = 3;
+/// A second NMI came before the first was taken.
+const INPUT_SECOND_NMI: u32 = 4;
 const START_UP_VECTOR_SHIFT: u32 = 8;
 
 /// Sends a processor a start-up signal.
@@ -142,6 +144,35 @@ pub fn start_up(signals: &Signals, vector: u8) {
     // The closure always answers, so this never fails.
     let _ = signals.inputs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
     signals.request(ATTENTION_INTERRUPT);
+}
+
+/// Sends a processor an NMI. It keeps two, of which it forgets one if another is being handled already.
+pub fn send_nmi(signals: &Signals) {
+    let change = |inputs: u64| {
+        let second = if inputs >> INPUT_NMI & 1 != 0 { 1 << INPUT_SECOND_NMI } else { 0 };
+        Some(inputs | 1 << INPUT_NMI | second)
+    };
+    // The closure always answers, so this never fails.
+    let _ = signals.inputs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+    signals.request(ATTENTION_INTERRUPT);
+}
+
+/// Takes one NMI; false if there is none.
+fn take_nmi(cpu: &Cpu<X86_64>) -> bool {
+    let change = |inputs: u64| {
+        let taken = if inputs >> INPUT_SECOND_NMI & 1 != 0 { INPUT_SECOND_NMI } else { INPUT_NMI };
+        Some(inputs & !(1 << taken))
+    };
+    // The closure always answers, so this never fails.
+    let before = cpu.signals.inputs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).unwrap_or(0);
+    before >> INPUT_NMI & 1 != 0
+}
+
+/// IRET: the handler of an NMI is at its end, during which one more was kept.
+pub(super) fn end_nmi(cpu: &mut Cpu<X86_64>) {
+    if std::mem::take(&mut cpu.guest.nmi_masked) {
+        take_input(cpu, INPUT_SECOND_NMI);
+    }
 }
 
 fn take_input(cpu: &Cpu<X86_64>, input: u32) -> bool {
@@ -207,7 +238,7 @@ pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
         }
         None => {}
     }
-    if !cpu.guest.nmi_masked && input(cpu, INPUT_NMI) && take_input(cpu, INPUT_NMI) {
+    if !cpu.guest.nmi_masked && input(cpu, INPUT_NMI) && take_nmi(cpu) {
         cpu.guest.nmi_masked = true;
         deliver_all(cpu, vector::NMI, None, rip, Source::External);
         return true;

@@ -6,8 +6,8 @@ use crate::cpu::Cpu;
 use crate::ir::Width;
 
 use super::event::{
-    Fault, Stack, general_protection, invalid_opcode, invalid_tss, not_present, stack_fault, stack_segment, task_stack,
-    task_stack_64,
+    self, Fault, Stack, general_protection, invalid_opcode, invalid_tss, not_present, stack_fault, stack_segment,
+    task_stack, task_stack_64,
 };
 use super::registers::{R11, RCX, RDX, RSP};
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
@@ -403,7 +403,7 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
         if cpu.guest.is_long() {
             return Err(general_protection(0));
         }
-        cpu.guest.nmi_masked = false;
+        event::end_nmi(cpu);
         return task::return_to_previous(cpu, next);
     }
     let mut stack = Stack::present(cpu);
@@ -419,7 +419,7 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
         stack.commit(cpu);
         let before = rflags(cpu) & !FLAG_RF;
         load_rflags(cpu, before & !mask | flags & mask);
-        cpu.guest.nmi_masked = false;
+        event::end_nmi(cpu);
         return Ok(());
     }
     let privilege = cpu.guest.privilege();
@@ -447,7 +447,7 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
     if outer {
         drop_privileged_segments(cpu, new_privilege);
     }
-    cpu.guest.nmi_masked = false;
+    event::end_nmi(cpu);
     Ok(())
 }
 
@@ -471,7 +471,7 @@ fn return_to_virtual_8086(
     }
     cpu.set_register(RSP, pointer);
     set_instruction_pointer(cpu, offset & 0xffff);
-    cpu.guest.nmi_masked = false;
+    event::end_nmi(cpu);
     Ok(())
 }
 
@@ -607,7 +607,7 @@ fn system_segment(cpu: &mut Cpu<X86_64>, selector: u16, kinds: &[u16]) -> Result
     }
     let upper = if cpu.guest.is_long() { segment::upper_base(cpu, &descriptor, selector)? } else { 0 };
     let base = descriptor.base() | upper;
-    if cpu.guest.is_long() && !mmu::is_canonical(cpu, base) {
+    if cpu.guest.is_long() && !mmu::is_storable(cpu, base) {
         return Err(general_protection(selector));
     }
     Ok((segment, base, descriptor))

@@ -73,7 +73,7 @@ pub(super) fn invalidate_context(
     let impossible = context & !0xfff != 0
         || kind > 3
         || kind < 2 && context != 0 && cpu.guest.cr4 & CR4_PCIDE == 0
-        || kind == 0 && !is_canonical(cpu, address);
+        || kind == 0 && !is_storable(cpu, address);
     if impossible {
         return Err(general_protection(0));
     }
@@ -90,7 +90,17 @@ pub(super) fn invalidate_context(
 
 /// The address is canonical: its unused upper bits equal the highest one used.
 pub(super) fn is_canonical(cpu: &Cpu<X86_64>, address: u64) -> bool {
-    let unused = if cpu.guest.cr4 & CR4_LA57 != 0 { 64 - 57 } else { 64 - 48 };
+    has_linear_bits(address, if cpu.guest.cr4 & CR4_LA57 != 0 { 57 } else { 48 })
+}
+
+/// The address is canonical by the widest addresses that the processor has, whatever CR4.LA57 says: so registers that hold
+/// addresses are checked when they are written.
+pub(super) fn is_storable(cpu: &Cpu<X86_64>, address: u64) -> bool {
+    has_linear_bits(address, if cpu.guest.model.has_5_levels() { 57 } else { 48 })
+}
+
+fn has_linear_bits(address: u64, bits: u32) -> bool {
+    let unused = 64 - bits;
     ((address << unused) as i64 >> unused) as u64 == address
 }
 

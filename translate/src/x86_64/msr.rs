@@ -122,7 +122,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
 /// WRMSR.
 pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault> {
     let unknown = || general_protection(0);
-    let canonical = |cpu: &Cpu<X86_64>| if mmu::is_canonical(cpu, value) { Ok(value) } else { Err(unknown()) };
+    let canonical = |cpu: &Cpu<X86_64>| if mmu::is_storable(cpu, value) { Ok(value) } else { Err(unknown()) };
     match number {
         TIME_STAMP => cpu.guest.tsc_offset = value.wrapping_sub(cpu.platform().now()),
         TIME_STAMP_ADJUST => cpu.guest.tsc_offset = value,

@@ -128,7 +128,7 @@ pub(super) extern "C" fn load_segment(cpu: &mut Cpu<X86_64>, number: u64, select
 
 /// WRFSBASE and WRGSBASE.
 pub(super) extern "C" fn write_segment_base(cpu: &mut Cpu<X86_64>, number: u64, base: u64, _: u64) -> u64 {
-    if mmu::is_canonical(cpu, base) {
+    if mmu::is_storable(cpu, base) {
         cpu.set_register(segment_base(SegmentName::from_number(number)), base);
     } else {
         cpu.stop_with(general_protection(0).0);
@@ -334,7 +334,7 @@ pub(super) extern "C" fn read_table_limit(cpu: &mut Cpu<X86_64>, which: u64, _: 
 }
 
 pub(super) extern "C" fn load_table(cpu: &mut Cpu<X86_64>, which: u64, base: u64, limit: u64) -> u64 {
-    if cpu.guest.is_64_bit() && !mmu::is_canonical(cpu, base) {
+    if cpu.guest.is_64_bit() && !mmu::is_storable(cpu, base) {
         cpu.stop_with(general_protection(0).0);
         return 0;
     }
