@@ -90,6 +90,6 @@ pub(crate) fn condition_codes(instruction: &Instruction) -> bool {
     use Mnemonic as M;
     matches!(
         instruction.mnemonic(),
-        M::Ffree | M::Ffreep | M::Fcomi | M::Fcomip | M::Fucomi | M::Fucomip | M::Fprem | M::Fprem1
+        M::Fprem1
     )
 }

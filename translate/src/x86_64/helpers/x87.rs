@@ -9,6 +9,7 @@ use super::super::segment::{self, SegmentName};
 use super::super::softfloat::ComparisonFlags;
 use super::super::state::X86_64;
 use super::super::x87::{EnvironmentFormat, Form, Outcome, form, is_control, waits};
+use super::integer::probe_write;
 use super::sse::comparison_flags;
 
 const FORMATS: [EnvironmentFormat; 4] = [
@@ -190,6 +191,12 @@ fn try_store(cpu: &mut Cpu<X86_64>, operand: X87Operand, address: u64, own: u64)
     let mut unit = cpu.guest.x87;
     if let Outcome::Store(Some(bytes)) = unit.execute(opcode, [0; 10], NO_FLAGS) {
         store_bytes(cpu, address, &bytes[..usize::from(count).min(10)], operand.mode)?;
+    } else {
+        // That nothing can be stored there comes before that there is nothing to store.
+        probe_write(cpu, address, count.into(), operand.mode.0.into());
+        if cpu.context.status != 0 {
+            return Err(Stopped);
+        }
     }
     cpu.guest.x87 = unit;
     note(cpu, opcode, own, Some((operand.segment, address)));

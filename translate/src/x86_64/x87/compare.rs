@@ -34,7 +34,12 @@ impl X87 {
 
     /// FCOMI and FCOMIP (or, if `quiet`, FUCOMI and FUCOMIP) with ST(`index`): the flags to set.
     pub fn fcomi(&mut self, index: u8, quiet: bool, pop: bool) -> ComparisonFlags {
+        let (before, empty) = (self.status & C1, self.is_empty(0) || self.is_empty(index));
         let (ordering, done) = self.compare_registers(index, quiet);
+        if !empty {
+            // On AMD's processors they leave it alone.
+            self.set_conditions(C1, before != 0);
+        }
         self.pop_times(u8::from(done && pop));
         ordering.into()
     }

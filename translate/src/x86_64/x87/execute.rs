@@ -3,6 +3,7 @@
 //! An instruction's opcode, as here and in the FOP register, is 11 bits: the low three of the escape byte D8 to DF, then ModRM.
 //! That says all but where an operand in memory is.
 
+use super::status::C1;
 use super::{Arithmetic, Constant, Float80, X87};
 use crate::x86_64::softfloat::ComparisonFlags;
 
@@ -85,11 +86,12 @@ pub fn form(opcode: u16) -> Form {
     }
 }
 
-/// True for instructions that raise #MF first if an exception is pending: all but FNINIT, FNCLEX, FNSTCW, FNSTSW, FNSTENV, FNSAVE.
+/// True for instructions that raise #MF first if an exception is pending: all but FNINIT, FNCLEX, FNSTCW, FNSTSW, FNSTENV, FNSAVE,
+/// and the FNENI, FNDISI and FNSETPM of old processors.
 pub fn waits(opcode: u16) -> bool {
     match (escape(opcode), operation(opcode)) {
         (1, 6 | 7) | (5, 6 | 7) => is_register(opcode),
-        (3, 4) => !(is_register(opcode) && matches!(opcode & 7, 2 | 3)),
+        (3, 4) => !(is_register(opcode) && opcode & 7 <= 4),
         (7, 4) => !is_register(opcode),
         _ => true,
     }
@@ -215,11 +217,15 @@ impl X87 {
             (3, 4) => {}
             (3, 5) => return Outcome::Flags(self.fcomi(index, true, false)),
             (3, _) => return Outcome::Flags(self.fcomi(index, false, false)),
-            (5, 0) => self.ffree(index),
+            (5, 0) => {
+                self.set_conditions(C1, false);
+                self.ffree(index);
+            }
             (5, 2) => self.fst_st(index, false),
             (5, 4) => self.fcom(index, true, 0),
             (5, _) => self.fcom(index, true, 1),
             (7, 0) => {
+                self.set_conditions(C1, false);
                 self.ffree(index);
                 self.pop();
             }

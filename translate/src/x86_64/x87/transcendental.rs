@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 use super::status::*;
 use super::wide::Wide;
 use super::{INDEFINITE, X87};
-use crate::x86_64::softfloat::exception::{INVALID, ZERO_DIVIDE};
+use crate::x86_64::softfloat::exception::{INEXACT, INVALID, ZERO_DIVIDE};
 use crate::x86_64::softfloat::{Class, Environment, Float80, Number};
 
 const ONE: Wide = Wide::new(0, 1 << 127);
@@ -112,7 +112,8 @@ fn round(environment: &mut Environment, value: Wide) -> Number {
 }
 
 impl X87 {
-    /// F2XM1: ST(0) = 2^ST(0) - 1. Operands beyond -1 to 1 are left as they are.
+    /// F2XM1: ST(0) = 2^ST(0) - 1. Operands beyond -1 to 1 are left as they are, which counts as inexact
+    /// on AMD's processors.
     pub fn f2xm1(&mut self) {
         self.unary_extended(|environment, a| {
             if let Some(nan) = environment.nan(a, a) {
@@ -122,8 +123,11 @@ impl X87 {
             match a.class {
                 Class::Infinity if a.negative => Number::finite(true, 0, 1 << 63),
                 Class::Finite if a.exponent < 0 => round(environment, exponential(Wide::from_number(a))),
-                Class::Finite if a.negative && a.exponent == 0 && a.significand == 1 << 63 => {
-                    Number::finite(true, -1, 1 << 63)
+                Class::Finite => {
+                    let is_one = a.exponent == 0 && a.significand == 1 << 63;
+                    environment.raise(INEXACT);
+                    environment.rounded_up = is_one && !a.negative;
+                    if is_one && a.negative { Number::finite(true, -1, 1 << 63) } else { a }
                 }
                 _ => a,
             }
@@ -151,8 +155,8 @@ impl X87 {
                 Class::Zero => Some(Logarithm::Zero(x.negative)),
                 Class::Infinity if !x.negative => Some(Logarithm::Infinite(false)),
                 Class::Infinity => None,
-                _ if x.negative && x.exponent == 0 && x.significand == 1 << 63 => Some(Logarithm::Infinite(true)),
-                _ if x.negative && x.exponent >= 0 => None,
+                // AMD's processors answer with the operand.
+                _ if x.negative && x.exponent >= 0 => Some(Logarithm::None),
                 _ => {
                     let x = Wide::from_number(x);
                     Some(Logarithm::Rounded(if x.exponent < -1 {
@@ -310,6 +314,8 @@ enum Logarithm {
     Infinite(bool),
     Exact(Number),
     Rounded(Wide),
+    /// There is none, but no exception either.
+    None,
 }
 
 /// `y` times a logarithm of `x`, which is `None` outside of its domain.
@@ -335,6 +341,11 @@ fn times_logarithm(
     };
     environment.note_denormals(&[x, y]);
     match logarithm {
+        Logarithm::None if y.class == Class::Finite => {
+            environment.raise(INEXACT);
+            x
+        }
+        Logarithm::None => Number { negative: !y.negative, ..y },
         Logarithm::Infinite(negative) => Number::infinity(negative != y.negative),
         Logarithm::Zero(negative) => Number::zero(negative != y.negative),
         Logarithm::Exact(value) => environment.mul(y, value),
