@@ -6,6 +6,7 @@ use crate::cpu::{Cpu, NO_RESERVATION, Status, Stopped};
 use crate::float;
 use crate::guest::{Exception, Guest};
 use crate::ir::*;
+use crate::platform::PAGE_SIZE;
 
 /// Room for the values of one block. Indexed by [`Value`], so that no index is out of bounds.
 pub type Values = [u64; 1 << 16];
@@ -229,21 +230,63 @@ enum Atomic<'a> {
     Half(&'a AtomicU16),
     Word(&'a AtomicU32),
     Double(&'a AtomicU64),
+    /// Misaligned, but within a page.
+    #[cfg(target_arch = "x86_64")]
+    Misaligned(*mut u8, Width),
+}
+
+/// Compares and exchanges memory that need not be aligned, as compiled code does: atomically. Gives the old value.
+///
+/// # Safety
+/// `host` must be valid for reads and writes of the width.
+#[cfg(target_arch = "x86_64")]
+unsafe fn compare_exchange_misaligned(host: *mut u8, width: Width, expected: u64, new: u64) -> u64 {
+    use std::arch::asm;
+    let old: u64;
+    // SAFETY: by the contract above; the instruction accesses nothing else.
+    unsafe {
+        match width {
+            Width::Byte => asm!(
+                "lock cmpxchg byte ptr [{host}], {new}",
+                host = in(reg) host, new = in(reg_byte) new as u8, inout("rax") expected => old
+            ),
+            Width::Half => asm!(
+                "lock cmpxchg word ptr [{host}], {new:x}",
+                host = in(reg) host, new = in(reg) new, inout("rax") expected => old
+            ),
+            Width::Word => asm!(
+                "lock cmpxchg dword ptr [{host}], {new:e}",
+                host = in(reg) host, new = in(reg) new, inout("rax") expected => old
+            ),
+            Width::Double => asm!(
+                "lock cmpxchg qword ptr [{host}], {new}",
+                host = in(reg) host, new = in(reg) new, inout("rax") expected => old
+            ),
+        }
+    }
+    old
 }
 
 impl<'a> Atomic<'a> {
-    /// The word at an address; `None` where it is not aligned or no RAM answers.
+    /// The word at an address; `None` where the host has no atomic operation for it (it is not aligned) or no RAM answers.
     fn at<G: Guest>(
         cpu: &mut Cpu<G>,
         address: u64,
         width: Width,
         mode: MemoryMode,
     ) -> Result<Option<Atomic<'a>>, Stopped> {
-        if !address.is_multiple_of(width.bytes()) {
+        let aligned = address.is_multiple_of(width.bytes());
+        let in_page = address % PAGE_SIZE + width.bytes() <= PAGE_SIZE;
+        let possible = aligned || in_page && cfg!(target_arch = "x86_64");
+        if !possible {
             return Ok(None);
         }
         let Some(host) = cpu.atomic_address(address, width, mode)? else { return Ok(None) };
         let host = host.as_ptr();
+        #[cfg(target_arch = "x86_64")]
+        if !aligned {
+            return Ok(Some(Atomic::Misaligned(host, width)));
+        }
         // SAFETY: the host page is valid while the processor runs, which is longer than the operation in progress; the
         // address is aligned, and pages are.
         Ok(Some(unsafe {
@@ -276,6 +319,12 @@ impl<'a> Atomic<'a> {
                 let result = word.compare_exchange(expected.to_le(), new.to_le(), ORDER, ORDER);
                 u64::from_le(result.unwrap_or_else(|old| old))
             }
+            #[cfg(target_arch = "x86_64")]
+            Atomic::Misaligned(host, width) => {
+                // SAFETY: the host page is valid while the processor runs, and the word lies within it.
+                let old = unsafe { compare_exchange_misaligned(*host, *width, expected, new) };
+                sign_extend(width.integer(), old)
+            }
         }
     }
 
@@ -285,6 +334,11 @@ impl<'a> Atomic<'a> {
             Atomic::Half(word) => sign_extend(Type::I16, u64::from(u16::from_le(word.load(Ordering::SeqCst)))),
             Atomic::Word(word) => sign_extend(Type::I32, u64::from(u32::from_le(word.load(Ordering::SeqCst)))),
             Atomic::Double(word) => u64::from_le(word.load(Ordering::SeqCst)),
+            #[cfg(target_arch = "x86_64")]
+            Atomic::Misaligned(..) => {
+                // What memory holds is what it is not exchanged for.
+                self.compare_exchange(0, 0)
+            }
         }
     }
 }

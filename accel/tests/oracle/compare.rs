@@ -35,7 +35,7 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), ignore
     let shown = !ignored.mxcsr;
     number("mxcsr", (a.fpu.mxcsr & shown).into(), (b.fpu.mxcsr & shown).into());
     if !ignored.x87 {
-        number("fsw", (a.fpu.fsw & !ignored.fsw).into(), (b.fpu.fsw & !ignored.fsw).into());
+        number("fsw", a.fpu.fsw.into(), b.fpu.fsw.into());
         number("ftw", a.fpu.ftw.into(), b.fpu.ftw.into());
         for register in 0..8 {
             let (a, b) = (a.fpu.st[register], b.fpu.st[register]);

@@ -160,10 +160,6 @@ impl Generator<'_> {
             let value = self.random.integer();
             mov(&mut item.after, register, value);
         }
-        if undefined::condition_codes(instruction) {
-            // fxam
-            item.after.extend([0xd9, 0xe5]);
-        }
         let undefined = undefined::flags(instruction);
         if undefined != 0 {
             if !self.known.stack {

@@ -35,8 +35,6 @@ pub(crate) struct Ignored {
     pub(crate) rflags: u64,
     /// Bits of MXCSR.
     pub(crate) mxcsr: u32,
-    /// Bits of the x87 status word.
-    pub(crate) fsw: u16,
     /// Top of stack, tags and registers of the x87.
     pub(crate) x87: bool,
 }
@@ -45,8 +43,7 @@ pub(crate) struct Ignored {
 /// - arithmetic flags after single steps, and where PUSHFQ faults, which is what takes undefined flags away;
 /// - after an unmasked SSE exception of DPPS and DPPD, which of the exceptions of their many steps show;
 /// - after an unmasked SSE exception of a conversion from or to MMX registers, and where MASKMOVQ faults, whether the x87
-///   already changed its mode;
-/// - condition codes where FXAM faults, which is what takes undefined ones away.
+///   already changed its mode.
 pub(crate) fn at_end(program: &Program, code: &[u8], end: &Outcome) -> Ignored {
     const DEBUG: u8 = 1;
     const SIMD: u8 = 19;
@@ -64,9 +61,6 @@ pub(crate) fn at_end(program: &Program, code: &[u8], end: &Outcome) -> Ignored {
         ignored.x87 = next.op0_register().is_mm() || matches!(next.mnemonic(), Mnemonic::Cvtpi2ps | Mnemonic::Cvtpi2pd);
     }
     ignored.x87 |= next.mnemonic() == Mnemonic::Maskmovq;
-    if next.mnemonic() == Mnemonic::Fxam {
-        ignored.fsw = 0x4700;
-    }
     ignored
 }
 
@@ -81,15 +75,4 @@ pub(crate) fn result(instruction: &Instruction) -> bool {
         Mnemonic::Bswap => instruction.op0_register().size() == 2,
         _ => false,
     }
-}
-
-/// Whether the instruction leaves condition codes of the x87 status word undefined, or differs among makers in them: a
-/// comparison to RFLAGS clears C1 on Intel's processors and keeps it on AMD's, and a partial remainder that is not the last has
-/// no quotient bits.
-pub(crate) fn condition_codes(instruction: &Instruction) -> bool {
-    use Mnemonic as M;
-    matches!(
-        instruction.mnemonic(),
-        M::Fprem1
-    )
 }

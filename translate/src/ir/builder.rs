@@ -67,6 +67,11 @@ impl Builder {
         self.push(Op::Const { ty: Type::I64, bits })
     }
 
+    /// Changes what [`Builder::constant`] gave.
+    pub fn change_constant(&mut self, constant: Value, bits: u64) {
+        self.ops[usize::from(constant.0)] = Op::Const { ty: Type::I64, bits };
+    }
+
     /// A constant of any type; bits above its width are dropped.
     pub fn constant_of(&mut self, ty: Type, bits: u64) -> Value {
         self.push(Op::Const { ty, bits: bits & ty.mask() })

@@ -430,7 +430,8 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
     let segment = descriptor.segment(selector);
     let new_privilege = (selector & 3) as u8;
     check_offset(cpu, &segment, offset)?;
-    let mask = changeable_flags(cpu, width) | FLAG_RF & mask_of(width);
+    let supervisor = if privilege == 0 { FLAG_VIF | FLAG_VIP } else { 0 };
+    let mask = changeable_flags(cpu, width) | (FLAG_RF | supervisor) & mask_of(width);
     let outer = new_privilege > privilege;
     if outer || cpu.guest.is_64_bit() {
         let pointer = stack.pop(cpu, width)?;

@@ -95,9 +95,12 @@ helpers! {
     SYSEXIT: "sysexit", 1, Effects::ALL, system::sysexit;
     HALT: "halt", 0, Effects::ALL, system::halt;
     PAUSE_PROCESSOR: "pause_processor", 0, ACTS, system::pause_processor;
+    PAUSE: "pause", 0, ACTS, system::pause;
     READ_MSR: "read_msr", 1, Effects::ALL, system::read_msr;
     WRITE_MSR: "write_msr", 3, Effects::ALL, system::write_msr;
     READ_TIME_STAMP: "read_time_stamp", 0, Effects::ALL, system::read_time_stamp;
+    READ_COUNTER: "read_counter", 1, Effects::RAISES, system::read_counter;
+    CHECK_CODE_LIMIT: "check_code_limit", 2, Effects::RAISES, system::check_code_limit;
     READ_PROCESSOR_NUMBER: "read_processor_number", 0, Effects::PURE, system::read_processor_number;
     CPUID: "cpuid", 0, ACTS_ON_REGISTERS, system::cpuid;
     READ_CONTROL: "read_control", 1, Effects::PURE, system::read_control;

@@ -53,6 +53,7 @@ pub(super) fn flush_address_space(cpu: &mut Cpu<X86_64>) {
 
 /// Forgets the cached translation of an address.
 pub(super) fn flush_address(cpu: &mut Cpu<X86_64>, address: u64) {
+    let address = cpu.guest.linear(address);
     if cpu.guest.large_pages.may_contain(address) {
         flush(cpu);
     } else {
@@ -122,11 +123,11 @@ pub(super) fn translate(
         match walk.run(cpu) {
             Ok(translation) => return Ok(translation),
             Err(Failure::Changed) => {}
-            Err(Failure::Fault { error }) => return Err(page_fault(address, walk.error(&cpu.guest) | error)),
+            Err(Failure::Fault { error }) => return Err(page_fault(walk.address, walk.error(&cpu.guest) | error)),
         }
     }
     // Another processor keeps changing the entries: to the guest, the page was not there when it looked.
-    Err(page_fault(address, walk.error(&cpu.guest)))
+    Err(page_fault(walk.address, walk.error(&cpu.guest)))
 }
 
 enum Failure {

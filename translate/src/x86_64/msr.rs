@@ -286,8 +286,7 @@ fn write_cr4(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     }
     let changed = value ^ cpu.guest.cr4;
     let long = cpu.guest.is_long();
-    let impossible = long && value & CR4_PAE == 0
-        || long && changed & CR4_LA57 != 0
+    let impossible = long && (value & CR4_PAE == 0 || changed & CR4_LA57 != 0)
         || changed & value & CR4_PCIDE != 0 && (!long || cpu.guest.cr3 & 0xfff != 0);
     if impossible {
         return Err(general_protection(0));

@@ -183,6 +183,10 @@ pub struct X86_64 {
     pub(super) debug_pending: u64,
     /// The number of instructions retired at which RF, if it is set, holds; later it counts as cleared.
     pub(super) resume_at: u64,
+    /// Code runs near the limit of its segment: each instruction is looked at.
+    pub(super) near_code_limit: bool,
+    /// How many PAUSEs were executed.
+    pub(super) pauses: u32,
     /// What is delivered before the next instruction.
     pub pending_event: Option<PendingEvent>,
     /// An NMI is being handled.
@@ -236,6 +240,8 @@ impl X86_64 {
             other_msrs: BTreeMap::new(),
             interrupt_shadow: false,
             stack_shadow: false,
+            near_code_limit: false,
+            pauses: 0,
             debug_pending: 0,
             resume_at: 0,
             pending_event: None,

@@ -162,7 +162,8 @@ pub(super) extern "C" fn probe_write(cpu: &mut Cpu<X86_64>, address: u64, bytes:
     let last = address.wrapping_add(bytes.saturating_sub(1));
     // A failure is in the status.
     if cpu.atomic_address(address, Width::Byte, mode).is_ok() && (address ^ last) / PAGE_SIZE != 0 {
-        let _ = cpu.atomic_address(last, Width::Byte, mode);
+        // It is the first byte of the second page that a fault tells.
+        let _ = cpu.atomic_address(last & !(PAGE_SIZE - 1), Width::Byte, mode);
     }
     0
 }

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use crate::cpu::Cpu;
+use crate::guest::Exception;
 use crate::ir::Width;
 
 use super::super::cpuid::Placement;
@@ -237,6 +238,18 @@ pub(super) extern "C" fn pause_processor(_: &mut Cpu<X86_64>, _: u64, _: u64, _:
     0
 }
 
+/// How many PAUSEs of a loop that waits for another processor are executed before its thread gets a turn.
+const PAUSES_A_TURN: u32 = 64;
+
+/// PAUSE.
+pub(super) extern "C" fn pause(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    cpu.guest.pauses = cpu.guest.pauses.wrapping_add(1);
+    if cpu.guest.pauses.is_multiple_of(PAUSES_A_TURN) {
+        std::thread::yield_now();
+    }
+    0
+}
+
 pub(super) extern "C" fn read_msr(cpu: &mut Cpu<X86_64>, number: u64, _: u64, _: u64) -> u64 {
     let result = msr::read(cpu, number as u32);
     if result.is_err() {
@@ -261,6 +274,35 @@ pub(super) extern "C" fn read_time_stamp(cpu: &mut Cpu<X86_64>, _: u64, _: u64, 
         return 0;
     }
     msr::time_stamp(cpu)
+}
+
+/// RDPMC: four counters, which count nothing.
+pub(super) extern "C" fn read_counter(cpu: &mut Cpu<X86_64>, which: u64, _: u64, _: u64) -> u64 {
+    let permitted = cpu.guest.privilege() == 0 || cpu.guest.cr4 & CR4_PCE != 0;
+    if !permitted || which as u32 > 3 {
+        cpu.stop_with(general_protection(0).0);
+    }
+    0
+}
+
+/// How far from the limit of the code segment blocks may be whole: longer than any.
+const FAR_FROM_LIMIT: u64 = 0x400;
+
+/// The code from the linear address `first` to `last`, of one or more instructions, must lie within the limit of CS. If it does not,
+/// it begins again with one instruction a block.
+pub(super) extern "C" fn check_code_limit(cpu: &mut Cpu<X86_64>, first: u64, last: u64, _: u64) -> u64 {
+    let base = segment::base(cpu, SegmentName::Cs);
+    let offset = first.wrapping_sub(base) & 0xffff_ffff;
+    let end = offset + last.wrapping_sub(first);
+    let limit = u64::from(cpu.guest.segments[SegmentName::Cs as usize].limit);
+    let near = if cpu.guest.near_code_limit { offset + FAR_FROM_LIMIT > limit } else { end > limit };
+    if near != cpu.guest.near_code_limit {
+        cpu.guest.near_code_limit = near;
+        cpu.stop_with(Exception { number: event::BEGIN_AGAIN, information: 0 });
+    } else if end > limit {
+        cpu.stop_with(general_protection(0).0);
+    }
+    0
 }
 
 pub(super) extern "C" fn read_processor_number(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {

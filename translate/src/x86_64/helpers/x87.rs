@@ -111,6 +111,13 @@ pub(super) fn load_bytes<const N: usize>(
 }
 
 pub(super) fn store_bytes(cpu: &mut Cpu<X86_64>, address: u64, bytes: &[u8], mode: MemoryMode) -> Result<(), Stopped> {
+    if bytes.len() > 8 {
+        // Nothing is written if the end cannot be.
+        probe_write(cpu, address, bytes.len() as u64, mode.0.into());
+        if cpu.context.status != 0 {
+            return Err(Stopped);
+        }
+    }
     let mut done = 0;
     for part in bytes.chunks(8) {
         let address = address.wrapping_add(done);

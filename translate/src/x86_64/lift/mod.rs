@@ -63,6 +63,8 @@ impl Flags {
     const FS_GS_BASE: u32 = 1 << 24;
     /// Loads and stores of pieces of the x87 status and alike may be counted on: CR4.OSXSAVE.
     const XSAVE: u32 = 1 << 25;
+    /// Outside flat code: one instruction a block, lest one beyond the limit be executed.
+    const NEAR_CODE_LIMIT: u32 = 1 << 30;
     /// Breakpoints are armed in the debug registers.
     const DEBUG: u32 = 1 << 31;
 
@@ -85,7 +87,9 @@ impl Flags {
         let unlimited = |name| is_64_bit || segment(name).limit == u32::MAX && writable(segment(name));
         let flat = |name| is_64_bit || unlimited(name) && base(name) == 0;
         let code = SegmentName::Cs;
-        set(is_64_bit || base(code) == 0 && segment(code).limit == u32::MAX, Flags::FLAT_CODE);
+        let flat_code = is_64_bit || base(code) == 0 && segment(code).limit == u32::MAX;
+        set(flat_code, Flags::FLAT_CODE);
+        set(guest.near_code_limit && !flat_code, Flags::NEAR_CODE_LIMIT);
         set(flat(SegmentName::Es), Flags::FLAT_ES);
         set(flat(SegmentName::Ss), Flags::FLAT_SS);
         set(flat(SegmentName::Ds), Flags::FLAT_DS);
@@ -136,7 +140,7 @@ impl Flags {
 
     /// One instruction a block: something must happen after it.
     fn one_instruction(self) -> bool {
-        self.has(Flags::TRAP | Flags::SHADOW | Flags::DEBUG)
+        self.has(Flags::TRAP | Flags::SHADOW | Flags::DEBUG | Flags::NEAR_CODE_LIMIT)
     }
 
     /// Regime of data accesses.
@@ -173,6 +177,8 @@ type Result<T = Lifted> = std::result::Result<T, Raises>;
 /// The lifting of one block.
 pub(super) struct Lifter {
     b: Builder,
+    /// Linear address of the block.
+    start: u64,
     flags: Flags,
     mode: MemoryMode,
     /// The instruction in progress.
@@ -183,6 +189,10 @@ pub(super) struct Lifter {
     place: Option<Place>,
     /// What is known of the arithmetic flags.
     arithmetic: FlagState,
+    /// The instruction has more bytes than any may have.
+    too_long: bool,
+    /// The constant that is to be the linear address of the block's last byte, where that is checked.
+    last_byte: Option<Value>,
 }
 
 /// Lifts the block at linear address `start`.
@@ -196,12 +206,15 @@ pub(super) fn lift(
     let mut decoder = Decoder::with_ip(flags.bits(), code, start, DecoderOptions::NONE);
     let mut lifter = Lifter {
         b: Builder::new(start),
+        start,
         flags,
         mode: flags.data_mode(),
         i: Instruction::default(),
         x87_opcode: None,
         place: None,
         arithmetic: FlagState::Unknown,
+        too_long: false,
+        last_byte: None,
     };
     // What follows the first instruction must lie within the page.
     let to_page_end = (crate::platform::PAGE_SIZE - start % crate::platform::PAGE_SIZE) as usize;
@@ -219,9 +232,15 @@ pub(super) fn lift(
         } else if decoder.last_error() == DecoderError::NoMoreBytes && code.len() < 16 {
             return Err(NeedsMoreCode);
         }
+        lifter.too_long = decoder.last_error() == DecoderError::NoMoreBytes;
         lifter.place = None;
         lifter.x87_opcode = x87::opcode(code.get(position..decoder.position()).unwrap_or_default(), flags.is_64_bit());
         lifter.b.instruction((decoder.position() - position).max(1) as u64);
+        if first && !flags.has(Flags::FLAT_CODE) {
+            let (first, last) = (lifter.constant(flags.wrap(start)), lifter.constant(0));
+            lifter.last_byte = Some(last);
+            lifter.helper(id::CHECK_CODE_LIMIT, &[first, last]);
+        }
         if first && flags.has(Flags::DEBUG) {
             lifter.b.helper(id::BEGIN_INSTRUCTION, &[]);
         }
@@ -288,7 +307,12 @@ impl Lifter {
         self.finish_block(Terminator::LeaveIndirect { target })
     }
 
-    fn finish_block(self, terminator: Terminator) -> Block {
+    fn finish_block(mut self, terminator: Terminator) -> Block {
+        if let Some(last) = self.last_byte {
+            // Counted from the first byte, which a wrapped address must not come before.
+            let length = self.b.next_address().wrapping_sub(self.start).max(1);
+            self.b.change_constant(last, self.flags.wrap(self.start).wrapping_add(length - 1));
+        }
         crate::ir::simplify::<X86_64>(self.b.finish(terminator))
     }
 
@@ -312,7 +336,7 @@ impl Lifter {
 
     fn instruction(&mut self) -> Result {
         if self.i.is_invalid() {
-            return Err(Raises::INVALID_OPCODE);
+            return Err(if self.too_long { Raises::GENERAL_PROTECTION } else { Raises::INVALID_OPCODE });
         }
         if self.i.has_lock_prefix() && self.i.op0_kind() != OpKind::Memory {
             return Err(Raises::INVALID_OPCODE);

@@ -150,8 +150,11 @@ impl Lifter {
             | M::Prefetcht2
             | M::Prefetchnta
             | M::Prefetch
-            | M::Reservednop
-            | M::Pause => Ok(Lifted::Next),
+            | M::Reservednop => Ok(Lifted::Next),
+            M::Pause => {
+                self.helper(id::PAUSE, &[]);
+                Ok(Lifted::Next)
+            }
             M::Clflush | M::Clflushopt | M::Clwb | M::Cldemote => {
                 let place = self.place_of_bytes(1, false)?;
                 self.load_raw(place, Type::I8);
@@ -208,9 +211,9 @@ impl Lifter {
                 Ok(self.leave_to_next())
             }
             M::Rdpmc => {
-                self.need_supervisor()?;
-                let zero = self.constant(0);
-                self.write_pair(zero);
+                let which = self.b.get(RCX);
+                let count = self.helper(id::READ_COUNTER, &[which]);
+                self.write_pair(count);
                 Ok(Lifted::Next)
             }
             M::Rdpid => {
