@@ -51,9 +51,10 @@ fn write_msrs(fd: &VcpuFd, values: &BTreeMap<u32, u64>) -> Result<(), Error> {
         let msrs = Msrs::from_entries(batch).map_err(|error| Error::State(format!("{error:?}")))?;
         let mut done = fd.set_msrs(&msrs).map_err(host_error("KVM_SET_MSRS"))?;
         if let Some(refused) = batch.get(done) {
-            // Refused is fine for one that holds the value already, such as a read-only one.
+            // Refused is fine for one that holds the value already, such as a read-only one, or one without a value that is
+            // not there.
             let now = read_existing_msrs(fd, &[refused.index])?;
-            if now.get(&refused.index) != Some(&refused.data) {
+            if now.get(&refused.index).copied().unwrap_or(0) != refused.data {
                 return Err(Error::State(format!(
                     "model-specific register {:#x} cannot be {:#x} on this host",
                     refused.index, refused.data

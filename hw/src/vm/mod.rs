@@ -16,6 +16,7 @@
 mod control;
 mod event;
 mod run_state;
+mod switch;
 mod vcpu_thread;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -36,6 +37,7 @@ pub use run_state::RunState;
 use crate::bus::{Bus, Effect};
 use crate::device::Device;
 use crate::load::LoadError;
+use crate::local_apic::LocalApics;
 use crate::machine::{self, Board, BuildError, Config, DeviceModel, MachineType, Parts};
 use control::{Command, Message};
 use vcpu_thread::VcpuThread;
@@ -65,6 +67,23 @@ pub enum Error {
         index: u32,
         /// The highest number.
         last: u32,
+    },
+    /// The machine was not made to change its accelerator.
+    #[error(
+        "this machine stays on accelerator {accelerator}: what its processors told the guest of themselves at the start holds \
+         for that one only; a machine started with -machine switchable=on can change"
+    )]
+    NotSwitchable {
+        /// The one that it has.
+        accelerator: &'static str,
+    },
+    /// An accelerator that the machine was not prepared for.
+    #[error("this machine runs on the accelerators {known}, not on {name:?}")]
+    NoSuchAccelerator {
+        /// The name asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
     },
     /// Guest-virtual memory that is not mapped.
     #[error("no memory is mapped at the virtual address {0:#018x}")]
@@ -141,9 +160,37 @@ impl Core {
         for (vcpu, state) in self.vcpus.iter().zip(&self.reset_states) {
             let mut state = state.clone();
             (self.board.start_state)(vcpu.index(), &mut state);
+            if let (Some(local_apics), true) = (&self.board.local_apics, self.has_controllers_in_accelerator()) {
+                // The state may be that of another accelerator, which has none.
+                local_apics.save_into(vcpu.index(), &mut state);
+            }
             vcpu.call(move |vcpu| vcpu.set_state(&state)).ok_or(Error::Ended)??;
         }
         Ok(())
+    }
+
+    fn has_controllers_in_accelerator(&self) -> bool {
+        self.accelerator.capabilities().in_kernel_interrupt_controller
+    }
+
+    /// The local APICs, while they are devices of the machine.
+    fn local_apics(&self) -> Option<&Arc<LocalApics>> {
+        self.board.local_apics.as_ref().filter(|_| !self.has_controllers_in_accelerator())
+    }
+
+    /// The complete state of a processor, with that of its local APIC wherever that is.
+    fn cpu_state(&self, vcpu: &VcpuThread) -> Result<CpuState, Error> {
+        let mut state = vcpu.call(|vcpu| vcpu.state()).ok_or(Error::Ended)??;
+        if let Some(local_apics) = self.local_apics() {
+            local_apics.save_into(vcpu.index(), &mut state);
+        }
+        Ok(state)
+    }
+
+    /// Takes the local APICs over from processors' states, by index.
+    fn load_local_apics(&self, states: &[CpuState]) {
+        let Some(local_apics) = self.local_apics() else { return };
+        (0..).zip(states).for_each(|(index, state)| local_apics.load_from(index, state));
     }
 
     /// Takes the effect of a device access over from a vCPU thread.
@@ -303,6 +350,12 @@ impl Vm {
         self.request(Command::Reset(cause)).map(|_| ())
     }
 
+    /// Has the accelerator `name` run the machine from the present instruction of each processor on (`x-accelerator-set`);
+    /// X_ACCELERATOR_CHANGED. Nothing happens if it does already. An error leaves the machine as it was.
+    pub fn switch_accelerator(&self, name: &str) -> Result<(), Error> {
+        self.request(Command::SwitchAccelerator(name.into())).map(|_| ())
+    }
+
     /// Asks the guest to switch off (`system_powerdown`); POWERDOWN. Returns whether the machine has a way to tell the
     /// guest; what the guest does is its own affair.
     pub fn powerdown(&self) -> Result<bool, Error> {
@@ -436,18 +489,14 @@ impl Vm {
 
     /// The complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn cpu_state(&self, index: u32) -> Result<CpuState, Error> {
-        let mut state = self.with_vcpu(index, |vcpu| vcpu.state())??;
-        if let Some(local_apics) = &self.core.board.local_apics {
-            local_apics.save_into(index, &mut state);
-        }
-        Ok(state)
+        self.core.cpu_state(self.vcpu(index)?)
     }
 
     /// Replaces the complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn set_cpu_state(&self, index: u32, state: &CpuState) -> Result<(), Error> {
         let for_vcpu = state.clone();
         self.with_vcpu(index, move |vcpu| vcpu.set_state(&for_vcpu))??;
-        if let Some(local_apics) = &self.core.board.local_apics {
+        if let Some(local_apics) = self.core.local_apics() {
             local_apics.load_from(index, state);
         }
         Ok(())

@@ -190,6 +190,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         power_button: Some(Box::new(move || power.press_button())),
         local_apics: interrupts.local_apics,
         processor_buses: interrupts.processor_buses,
+        carry_over: interrupts.carry_over,
     })
 }
 

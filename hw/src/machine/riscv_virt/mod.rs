@@ -105,6 +105,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         power_button: None,
         local_apics: None,
         processor_buses: Vec::new(),
+        carry_over: None,
     })
 }
 
