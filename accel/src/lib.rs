@@ -203,6 +203,11 @@ pub trait Accelerator: Send + Sync {
     /// Creates processor `index` (the APIC id, the hart id) in its architectural reset state.
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error>;
 
+    /// How many instructions were interpreted because the backend has no way of its own to execute them.
+    fn interpreted_instructions(&self) -> u64 {
+        0
+    }
+
     /// The names of the backends among which [`switch_to`](Accelerator::switch_to) chooses; empty where there is one only.
     fn choices(&self) -> Vec<&'static str> {
         Vec::new()

@@ -161,6 +161,10 @@ impl Accelerator for Switchable {
         Ok(Box::new(SwitchableVcpu { vcpus, active: self.active.clone(), handle, debug: DebugControl::default(), prepared }))
     }
 
+    fn interpreted_instructions(&self) -> u64 {
+        self.backends.iter().map(|backend| backend.interpreted_instructions()).sum()
+    }
+
     fn choices(&self) -> Vec<&'static str> {
         self.backends.iter().map(|backend| backend.name()).collect()
     }

@@ -4,7 +4,7 @@ mod platform;
 mod processor;
 mod riscv64;
 mod vcpu;
-mod x86_64;
+pub(crate) mod x86_64;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};

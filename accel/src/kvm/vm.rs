@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
@@ -54,6 +54,8 @@ pub(super) struct Vm {
     /// Candidates for the above.
     pub(super) msr_candidates: Vec<u32>,
     pub(super) tsc_deadline_timer: bool,
+    /// How many instructions the interpreter carried out, as KVM could not emulate them.
+    pub(super) interpreted: AtomicU64,
     run_size: usize,
 }
 
@@ -133,6 +135,7 @@ impl Kvm {
             msr_numbers: OnceLock::new(),
             msr_candidates: registers::msr_candidates(&system)?,
             tsc_deadline_timer: system.check_extension(Cap::TscDeadlineTimer),
+            interpreted: AtomicU64::new(0),
             run_size: fd.run_size(),
             cpuid,
             fd,
@@ -275,6 +278,10 @@ impl Accelerator for Kvm {
     fn unregister_interrupt_event(&self, line: u32, fd: &EventFd) -> Result<(), Error> {
         self.need_controller()?;
         self.vm.fd.unregister_irqfd(fd, line).map_err(host_error("KVM_IRQFD"))
+    }
+
+    fn interpreted_instructions(&self) -> u64 {
+        self.vm.interpreted.load(Ordering::Relaxed)
     }
 
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {
