@@ -8,7 +8,7 @@ use translate::cpu::{Cpu, Signals};
 use translate::x86_64::cpuid::CpuModel;
 use translate::x86_64::segment::{self as native, SegmentName, attribute};
 use translate::x86_64::{X86_64, segment};
-use translate::x86_64::{event, registers, state as guest_state, x87};
+use translate::x86_64::{debug, event, registers, state as guest_state, x87};
 
 use super::processor::Processor;
 use crate::Error;
@@ -45,7 +45,7 @@ impl Processor for X86_64 {
     fn settle(_cpu: &mut Cpu<X86_64>) {}
 
     fn inject_nmi(signals: &Signals) -> Result<(), Error> {
-        signals.set_input(event::INPUT_NMI, true);
+        event::send_nmi(signals);
         Ok(())
     }
 
@@ -262,6 +262,7 @@ pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), E
     if state.activity == Activity::SipiReceived {
         event::start_up(&cpu.signals, state.events.sipi_vector);
     }
+    debug::update(cpu);
     guest_state::set_instruction_pointer(cpu, state.rip);
     // Whatever was on its way is delivered first of all.
     if let Some(exception) = state.events.exception {

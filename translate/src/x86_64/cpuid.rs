@@ -17,6 +17,8 @@ pub struct CpuModel {
     features_ecx: u32,
     /// Leaf 7, EBX.
     structured_ebx: u32,
+    /// Leaf 7, ECX.
+    structured_ecx: u32,
     /// Leaf 8000_0001h, EDX.
     extended_edx: u32,
     /// Leaf 8000_0001h, ECX.
@@ -47,14 +49,16 @@ const fn bits(numbers: &[u32]) -> u32 {
 
 /// FPU, VME, DE, PSE, TSC, MSR, PAE, MCE, CX8, APIC, SEP, MTRR, PGE, MCA, CMOV, PAT, PSE-36, CLFSH, MMX, FXSR, SSE, SSE2.
 const BASIC_EDX: u32 = bits(&[0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
-/// SSE3, SSSE3, CMPXCHG16B, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC-deadline, RDRAND, hypervisor.
-const FULL_ECX: u32 = bits(&[0, 9, 13, 19, 20, 21, 22, 23, 24, 30, 31]);
+/// SSE3, SSSE3, CMPXCHG16B, PCID, SSE4.1, SSE4.2, x2APIC, MOVBE, POPCNT, TSC-deadline, RDRAND, hypervisor.
+const FULL_ECX: u32 = bits(&[0, 9, 13, 17, 19, 20, 21, 22, 23, 24, 30, 31]);
 /// SYSCALL, NX, FXSR-OPT is not there, 1 GiB pages, RDTSCP, long mode; and what leaf 1 has as well.
 const EXTENDED_EDX: u32 = bits(&[0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 20, 23, 24, 26, 27, 29]);
 /// LAHF in 64-bit mode, LZCNT, PREFETCHW.
 const EXTENDED_ECX: u32 = bits(&[0, 5, 8]);
-/// FSGSBASE, BMI1, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT.
-const FULL_STRUCTURED: u32 = bits(&[0, 3, 7, 8, 9, 18, 19, 20, 23]);
+/// FSGSBASE, TSC_ADJUST, BMI1, SMEP, BMI2, ERMS, INVPCID, RDSEED, ADX, SMAP, CLFLUSHOPT.
+const FULL_STRUCTURED: u32 = bits(&[0, 1, 3, 7, 8, 9, 10, 18, 19, 20, 23]);
+/// UMIP, 5-level paging.
+const FULL_STRUCTURED_ECX: u32 = bits(&[2, 16]);
 
 /// Bits of leaf 1 and 8000_0001h that are made of the state of the moment.
 const ECX_OSXSAVE: u32 = 1 << 27;
@@ -70,6 +74,7 @@ pub const MODELS: &[CpuModel] = &[
         features_edx: BASIC_EDX,
         features_ecx: FULL_ECX,
         structured_ebx: FULL_STRUCTURED,
+        structured_ecx: FULL_STRUCTURED_ECX,
         extended_edx: EXTENDED_EDX,
         extended_ecx: EXTENDED_ECX,
     },
@@ -82,6 +87,7 @@ pub const MODELS: &[CpuModel] = &[
         features_edx: BASIC_EDX,
         features_ecx: bits(&[0, 13, 21, 31]),
         structured_ebx: 0,
+        structured_ecx: 0,
         extended_edx: EXTENDED_EDX & !bits(&[26, 27]),
         extended_ecx: bits(&[0]),
     },
@@ -110,12 +116,26 @@ impl CpuModel {
         self.extended_edx & 1 << 26 != 0
     }
 
+    /// INVPCID.
+    pub fn has_invpcid(&self) -> bool {
+        self.structured_ebx & 1 << 10 != 0
+    }
+
+    /// Linear addresses may have 57 bits.
+    pub fn has_5_levels(&self) -> bool {
+        self.structured_ecx & 1 << 16 != 0
+    }
+
     /// The bits of CR4 that may be set.
     pub fn control_4(&self) -> u64 {
         use super::state::*;
-        let mut allowed = 0x1ff | CR4_OSFXSR | CR4_OSXMMEXCPT;
+        let mut allowed = 0x1fc | CR4_OSFXSR | CR4_OSXMMEXCPT;
         let structured = |bit: u32, flag: u64| if self.structured_ebx >> bit & 1 != 0 { flag } else { 0 };
         allowed |= structured(0, CR4_FSGSBASE) | structured(7, CR4_SMEP) | structured(20, CR4_SMAP);
+        let mut set = |condition: bool, flag: u64| allowed |= if condition { flag } else { 0 };
+        set(self.features_ecx & 1 << 17 != 0, CR4_PCIDE);
+        set(self.structured_ecx & 1 << 2 != 0, CR4_UMIP);
+        set(self.has_5_levels(), CR4_LA57);
         allowed
     }
 
@@ -133,7 +153,7 @@ impl CpuModel {
                 let ecx = self.features_ecx | if os_xsave { ECX_OSXSAVE } else { 0 };
                 [self.signature(), ebx, ecx, self.features_edx | threads]
             }
-            7 if subleaf == 0 => [0, self.structured_ebx, 0, 0],
+            7 if subleaf == 0 => [0, self.structured_ebx, self.structured_ecx, 0],
             0xb => {
                 let shift = place.count.max(1).next_power_of_two().trailing_zeros();
                 match subleaf {
@@ -157,7 +177,12 @@ impl CpuModel {
             0x8000_0006 => [0, 0x4200_4200, 0x0200_8140, 0],
             // The time stamp counter does not change its rate.
             0x8000_0007 => [0, 0, 0, 1 << 8],
-            0x8000_0008 => [mmu::PHYSICAL_BITS | 48 << 8, 0, place.count.saturating_sub(1), 0],
+            0x8000_0008 => [
+                mmu::PHYSICAL_BITS | if self.has_5_levels() { 57 << 8 } else { 48 << 8 },
+                0,
+                place.count.saturating_sub(1),
+                0,
+            ],
             _ => [0; 4],
         }
     }

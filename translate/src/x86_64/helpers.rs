@@ -18,6 +18,7 @@ pub(super) use mmx::{MmxConversion, MmxOperation, MmxSource, mmx_named};
 pub(super) use sse::VectorOperands;
 pub(super) use state_image::encode_state_image;
 pub(super) use string::{RepeatedString, StringOperation};
+pub(super) use system::InstructionEnd;
 pub(super) use x87::X87Operand;
 
 /// It acts on the world outside or on the processor's state beyond its registers, and may raise.
@@ -73,10 +74,11 @@ helpers! {
     CODE_ADDRESS: "code_address", 1, ACTS, system::code_address;
     READ_SELECTOR: "read_selector", 1, Effects::PURE, system::read_selector;
     END_SHADOW: "end_shadow", 0, Effects::ALL, system::end_shadow;
-    SINGLE_STEP_TRAP: "single_step_trap", 2, Effects::ALL, system::single_step_trap;
+    BEGIN_INSTRUCTION: "begin_instruction", 0, Effects::ALL, system::begin_instruction;
+    END_INSTRUCTION: "end_instruction", 3, Effects::ALL, system::end_instruction;
     SET_INTERRUPT_FLAG: "set_interrupt_flag", 1, Effects::ALL, system::set_interrupt_flag;
     SET_ACCESS_FLAG: "set_access_flag", 1, Effects::ALL, system::set_access_flag;
-    LOAD_SEGMENT: "load_segment", 2, Effects::ALL, system::load_segment;
+    LOAD_SEGMENT: "load_segment", 3, Effects::ALL, system::load_segment;
     WRITE_SEGMENT_BASE: "write_segment_base", 2, Effects::ALL, system::write_segment_base;
     READ_SYSTEM_FLAGS: "read_system_flags", 0, Effects::PURE, system::read_system_flags;
     WRITE_FLAGS: "write_flags", 2, Effects::ALL, system::write_flags;
@@ -114,7 +116,8 @@ helpers! {
     LOOK_AT_SEGMENT: "look_at_segment", 2, Effects::RAISES, system::look_at_segment;
     CHECK_USER_MODE_PREVENTION: "check_user_mode_prevention", 0, Effects::RAISES, system::check_user_mode_prevention;
     INVALIDATE_PAGE: "invalidate_page", 1, Effects::ALL, system::invalidate_page;
-    FLUSH_TLB: "flush_tlb", 0, Effects::ALL, system::flush_tlb;
+    INVALIDATE_CONTEXT: "invalidate_context", 3, Effects::ALL, system::invalidate_context;
+    HYPERCALL: "hypercall", 0, ACTS, system::hypercall;
     LANEWISE: "lanewise", 3, Effects::PURE, sse::lanewise;
     VECTOR_INTEGER: "vector_integer", 2, ON_REGISTERS, sse::integer;
     VECTOR_FLOAT: "vector_float", 2, ACTS_ON_REGISTERS, sse::floating;

@@ -6,6 +6,7 @@
 //! [`crate::cpu::Context::pc`] is a linear address, that is RIP plus the base of CS.
 
 pub mod cpuid;
+pub mod debug;
 pub mod event;
 mod far;
 mod fault;

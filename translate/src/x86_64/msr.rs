@@ -1,13 +1,14 @@
 //! Model-specific registers (SDM volume 4), control and debug registers.
 
 use crate::cpu::Cpu;
+use crate::guest::Exception;
 use crate::platform::LocalApicRegister;
 
-use super::event::{Fault, general_protection, invalid_opcode, plain, vector};
-use super::mmu;
+use super::event::{Fault, general_protection, invalid_opcode, number, vector};
 use super::segment::SegmentName;
 use super::segment::attribute::LONG;
 use super::state::*;
+use super::{debug, mmu};
 
 /// Ticks of the time stamp counter in a millisecond: it counts nanoseconds.
 pub const TIME_STAMP_KHZ: u32 = 1_000_000;
@@ -23,6 +24,9 @@ const SYSENTER_EIP: u32 = 0x176;
 const MACHINE_CHECK_CAPABILITIES: u32 = 0x179;
 const MACHINE_CHECK_STATUS: u32 = 0x17a;
 const MISC_ENABLE: u32 = 0x1a0;
+/// Control, status, address and more of each of ten banks.
+const MACHINE_CHECK_BANKS: std::ops::RangeInclusive<u32> = 0x400..=0x427;
+const HARDWARE_CONFIGURATION: u32 = 0xc001_0015;
 const PAT: u32 = 0x277;
 
 /// Registers that only hold what was written and begin with a value other than zero.
@@ -63,6 +67,11 @@ fn is_plain(number: u32) -> bool {
             | 0xc001_0111..=0xc001_0117
             | 0xc001_1020..=0xc001_102a
     )
+}
+
+/// The local APIC is enabled, as `IA32_APIC_BASE` says; a processor without one on its bus counts as one that has.
+pub(super) fn has_enabled_apic(cpu: &Cpu<X86_64>) -> bool {
+    cpu.platform().read_local_apic(LocalApicRegister::Base).is_none_or(|base| base & 1 << 11 != 0)
 }
 
 /// The time stamp counter.
@@ -113,7 +122,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
 /// WRMSR.
 pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault> {
     let unknown = || general_protection(0);
-    let canonical = |cpu: &Cpu<X86_64>| if mmu::is_canonical(cpu, value) { Ok(value) } else { Err(unknown()) };
+    let canonical = |cpu: &Cpu<X86_64>| if mmu::is_storable(cpu, value) { Ok(value) } else { Err(unknown()) };
     match number {
         TIME_STAMP => cpu.guest.tsc_offset = value.wrapping_sub(cpu.platform().now()),
         TIME_STAMP_ADJUST => cpu.guest.tsc_offset = value,
@@ -147,6 +156,19 @@ pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault
         GS_BASE => *base_register(cpu, SegmentName::Gs) = canonical(cpu)?,
         KERNEL_GS_BASE => cpu.guest.kernel_gs_base = canonical(cpu)?,
         TSC_AUX => cpu.guest.tsc_aux = value & 0xffff_ffff,
+        number if MACHINE_CHECK_BANKS.contains(&number) => {
+            let writable = match number & 3 {
+                // All or no errors are reported; bit 10 of the fourth bank is Linux's own affair.
+                0 => value == 0 || value | 1 << 10 | 1 == u64::MAX,
+                // Errors are only ever cleared, unless HWCR permits more.
+                1 => value == 0 || cpu.guest.other_msrs.get(&HARDWARE_CONFIGURATION).is_some_and(|v| v & 1 << 18 != 0),
+                _ => true,
+            };
+            if !writable {
+                return Err(unknown());
+            }
+            cpu.guest.other_msrs.insert(number, value);
+        }
         number if is_plain(number) => {
             cpu.guest.other_msrs.insert(number, value);
         }
@@ -202,7 +224,9 @@ pub(super) fn write_control(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> R
 
 pub(super) fn write_cr0(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     let known = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
-    let inconsistent = value & CR0_PG != 0 && value & CR0_PE == 0 || value & CR0_NW != 0 && value & CR0_CD == 0;
+    let inconsistent = value & CR0_PG != 0 && value & CR0_PE == 0
+        || value & CR0_PG == 0 && cpu.guest.cr4 & CR4_PCIDE != 0
+        || value & CR0_NW != 0 && value & CR0_CD == 0;
     if value >> 32 != 0 || inconsistent {
         return Err(general_protection(0));
     }
@@ -235,7 +259,9 @@ pub(super) fn write_cr0(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> 
 fn write_cr3(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     let before = cpu.guest.cr3;
     if cpu.guest.is_long() {
-        let address = value & !(1 << 63);
+        // Bit 63 says that nothing need be forgotten.
+        let keep = if cpu.guest.cr4 & CR4_PCIDE != 0 { 1 << 63 } else { 0 };
+        let address = value & !keep;
         if !mmu::is_physical(address) {
             return Err(general_protection(0));
         }
@@ -259,7 +285,11 @@ fn write_cr4(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
         return Err(general_protection(0));
     }
     let changed = value ^ cpu.guest.cr4;
-    if cpu.guest.is_long() && value & CR4_PAE == 0 {
+    let long = cpu.guest.is_long();
+    let impossible = long && value & CR4_PAE == 0
+        || long && changed & CR4_LA57 != 0
+        || changed & value & CR4_PCIDE != 0 && (!long || cpu.guest.cr3 & 0xfff != 0);
+    if impossible {
         return Err(general_protection(0));
     }
     let before = cpu.guest.cr4;
@@ -273,6 +303,9 @@ fn write_cr4(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     {
         cpu.guest.cr4 = before;
         return Err(fault);
+    }
+    if changed & CR4_DE != 0 {
+        debug::update(cpu);
     }
     if changed & (paging | CR4_SMAP | CR4_LA57 | CR4_PCIDE) != 0 {
         mmu::flush(cpu);
@@ -297,16 +330,12 @@ fn debug_number(cpu: &Cpu<X86_64>, number: u64) -> Result<u64, Fault> {
     }
 }
 
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
-
 /// With DR7.GD set, any access to a debug register is a #DB.
-fn check_general_detect(cpu: &mut Cpu<X86_64>) -> Result<(), Fault> {
-    if cpu.guest.dr7 & DR7_GENERAL_DETECT == 0 {
+fn check_general_detect(cpu: &Cpu<X86_64>) -> Result<(), Fault> {
+    if cpu.guest.dr7 & debug::DR7_GENERAL_DETECT == 0 {
         return Ok(());
     }
-    cpu.guest.dr7 &= !DR7_GENERAL_DETECT;
-    cpu.guest.dr6 |= 1 << 13;
-    Err(plain(vector::DEBUG))
+    Err(Fault(Exception { number: number(vector::DEBUG), information: debug::GENERAL_DETECT }))
 }
 
 /// MOV from a debug register.
@@ -332,6 +361,7 @@ pub(super) fn write_debug(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> Res
         7 => cpu.guest.dr7 = value & 0xffff_2fff | 0x400,
         _ => cpu.guest.dr[number as usize & 3] = value,
     }
+    debug::update(cpu);
     Ok(())
 }
 
