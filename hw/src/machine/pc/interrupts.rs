@@ -47,7 +47,7 @@ impl Interrupts {
         if accelerator.capabilities().in_kernel_interrupt_controller {
             let (sender, timer) = (accelerator.clone(), accelerator.clone());
             return Ok(Interrupts {
-                inputs: Arc::new(BackendInputs(accelerator.clone())),
+                inputs: parts.taps.inputs("ioapic", Arc::new(BackendInputs(accelerator.clone()))),
                 messages: Arc::new(move |message: Msi| {
                     if let Err(error) = sender.signal_msi(message) {
                         tracing::error!("message-signalled interrupt: {error}");
@@ -61,7 +61,7 @@ impl Interrupts {
         }
         let bus: &Arc<Bus> = parts.bus;
         let local_apics = LocalApics::new(parts.vcpus, parts.clock);
-        let pics = I8259::new(InterruptLine::new(local_apics.clone(), LINT0));
+        let pics = I8259::new(parts.taps.output("i8259", InterruptLine::new(local_apics.clone(), LINT0)));
         for ((port, count), offset) in [
             (i8259::FIRST_PORTS, i8259::FIRST),
             (i8259::SECOND_PORTS, i8259::SECOND),
@@ -71,9 +71,12 @@ impl Interrupts {
         }
         let io_apic = IoApic::new(local_apics.clone());
         bus.map_memory(io_apic::ADDRESS, io_apic::SIZE, io_apic.clone())?;
-        let inputs: Arc<dyn InterruptController> =
-            Arc::new(GlobalInterrupts { pics: pics.clone(), io_apic: io_apic.clone() });
-        let pit = I8254::new(parts.clock.clone(), InterruptLine::new(inputs.clone(), TIMER.0));
+        let inputs: Arc<dyn InterruptController> = Arc::new(GlobalInterrupts {
+            pics: parts.taps.inputs("i8259", pics.clone()),
+            io_apic: parts.taps.inputs("ioapic", Arc::new(IoApicInputs(io_apic.clone()))),
+        });
+        let timer = parts.taps.output("i8254", InterruptLine::new(inputs.clone(), TIMER.0));
+        let pit = I8254::new(parts.clock.clone(), timer);
         bus.map_ports(i8254::PORTS.0, i8254::PORTS.1, 0, pit.clone())?;
         bus.map_ports(i8254::SYSTEM_CONTROL_PORT, 1, i8254::SYSTEM_CONTROL, pit.clone())?;
 
@@ -131,8 +134,8 @@ impl InterruptController for BackendInputs {
 
 /// ISA interrupts lead to the 8259s and to the I/O APIC, the others to the latter only.
 struct GlobalInterrupts {
-    pics: Arc<I8259>,
-    io_apic: Arc<IoApic>,
+    pics: Arc<dyn InterruptController>,
+    io_apic: Arc<dyn InterruptController>,
 }
 
 impl InterruptController for GlobalInterrupts {
@@ -140,7 +143,16 @@ impl InterruptController for GlobalInterrupts {
         if number < ISA_INTERRUPTS {
             self.pics.set_input(number, level);
         }
-        self.io_apic.set_input(if number == TIMER.0 { TIMER.1 } else { number }, level);
+        self.io_apic.set_input(number, level);
+    }
+}
+
+/// The I/O APIC's inputs by global system interrupt.
+struct IoApicInputs(Arc<IoApic>);
+
+impl InterruptController for IoApicInputs {
+    fn set_input(&self, number: u32, level: bool) {
+        self.0.set_input(if number == TIMER.0 { TIMER.1 } else { number }, level);
     }
 }
 
