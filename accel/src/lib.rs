@@ -1,7 +1,7 @@
 //! Accelerators: what runs a guest's processors.
 //!
 //! Here live the [`Accelerator`] and [`Vcpu`] traits, guest memory ([`memory`]), per-architecture processor state
-//! ([`state`]), the virtual clock ([`clock`]) and the backends behind the traits (`kvm`, `jit`). No device, no
+//! ([`state`]), the virtual clock ([`clock`]) and the backends behind the traits (`kvm`, `jit`, `qtest`). No device, no
 //! machine model and no QMP lives here, and nothing above this crate matches on which backend is behind the trait.
 //!
 //! Read first: [`Accelerator`], [`Vcpu`], [`state::CpuState`].
@@ -15,6 +15,7 @@ pub mod jit;
 pub mod kvm;
 pub mod memory;
 pub mod probe;
+pub mod qtest;
 pub mod state;
 pub mod switchable;
 
@@ -146,7 +147,7 @@ pub struct IoEvent {
 ///
 /// All methods may be called from any thread, also while vCPUs run.
 pub trait Accelerator: Send + Sync {
-    /// The name that `-accel` takes for it: `kvm`, `jit`.
+    /// The name that `-accel` takes for it: `kvm`, `jit`, `qtest`.
     fn name(&self) -> &'static str;
 
     /// What this backend can do on this host.

@@ -15,6 +15,7 @@ pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, 
 
 use crate::bus::{Bus, MapError};
 use crate::device::Device;
+use crate::interrupt::Taps;
 use crate::load::{Image, LoadError};
 use crate::local_apic::LocalApics;
 use crate::virtio::VirtioDevice;
@@ -108,6 +109,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) clock: &'a Arc<VirtualClock>,
     pub(crate) bus: &'a Arc<Bus>,
     pub(crate) vcpus: &'a [Arc<dyn VcpuHandle>],
+    pub(crate) taps: &'a Taps,
 }
 
 /// The interrupt controllers of a machine whose accelerator can change.

@@ -36,6 +36,8 @@ pub(super) enum Command {
         index: u32,
         exit: Exit,
     },
+    /// Tells whoever asked that what was asked for before is done.
+    Nothing,
     /// The machine's owner dropped it.
     Abandon,
 }
@@ -88,6 +90,7 @@ fn execute(core: &Arc<Core>, command: Command) -> Result<bool, Error> {
             end(core, 0);
             Ok(true)
         }
+        Command::Nothing => Ok(true),
         Command::Abandon => {
             end(core, 0);
             Ok(true)

@@ -15,6 +15,7 @@
 
 mod control;
 mod event;
+mod physical;
 mod run_state;
 mod switch;
 mod vcpu_thread;
@@ -29,13 +30,13 @@ use accel::state::CpuState;
 use accel::{Accelerator, Architecture, DebugEvent, Vcpu, VcpuHandle};
 use host::chardev::CharBackend;
 use parking_lot::{Condvar, Mutex};
-use vm_memory::{Bytes, GuestAddress};
 
 pub use event::{Cause, Event};
 pub use run_state::RunState;
 
 use crate::bus::{Bus, Effect};
 use crate::device::Device;
+use crate::interrupt::Taps;
 use crate::load::LoadError;
 use crate::local_apic::LocalApics;
 use crate::machine::{self, Board, BuildError, Config, DeviceModel, MachineType, Parts};
@@ -109,6 +110,8 @@ struct Core {
     accelerator: Arc<dyn Accelerator>,
     machine: &'static MachineType,
     clock: Arc<VirtualClock>,
+    bus: Arc<Bus>,
+    taps: Taps,
     board: Board,
     vcpus: Vec<VcpuThread>,
     /// States of the processors after an architectural reset.
@@ -124,6 +127,8 @@ struct Core {
     next_listener: AtomicU64,
     /// What a device access asked for and the control thread has not done yet.
     pending_effect: Mutex<Option<Effect>>,
+    /// An effect was requested since somebody waited for it last.
+    effect_requested: AtomicBool,
     last_debug_event: Mutex<Option<(u32, DebugEvent)>>,
     last_internal_error: Mutex<Option<(u32, String)>>,
     exit_status: Mutex<Option<i32>>,
@@ -195,6 +200,7 @@ impl Core {
 
     /// Takes the effect of a device access over from a vCPU thread.
     fn request_effect(&self, effect: Effect, commands: &mpsc::Sender<Message>) {
+        self.effect_requested.store(true, Ordering::Release);
         {
             let mut pending = self.pending_effect.lock();
             if pending.is_some() {
@@ -262,7 +268,8 @@ impl Vm {
             (0..config.vcpus).map(|index| accelerator.create_vcpu(index)).collect::<Result<_, _>>()?;
         let reset_states = vcpus.iter_mut().map(|vcpu| vcpu.state()).collect::<Result<_, _>>()?;
         let handles: Vec<Arc<dyn VcpuHandle>> = vcpus.iter().map(|vcpu| vcpu.handle()).collect();
-        let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &handles };
+        let taps = Taps::default();
+        let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &handles, taps: &taps };
         let board = machine.build(&config, &parts)?;
         for slot in &board.slots {
             accelerator.map_memory(slot.clone())?;
@@ -289,6 +296,8 @@ impl Vm {
             accelerator,
             machine,
             clock,
+            bus,
+            taps,
             board,
             vcpus: threads,
             reset_states,
@@ -300,6 +309,7 @@ impl Vm {
             listeners: Mutex::default(),
             next_listener: AtomicU64::new(0),
             pending_effect: Mutex::default(),
+            effect_requested: AtomicBool::new(false),
             last_debug_event: Mutex::default(),
             last_internal_error: Mutex::default(),
             exit_status: Mutex::default(),
@@ -322,6 +332,24 @@ impl Vm {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.commands.send(Message { command, reply: Some(sender) }).map_err(|_| Error::Ended)?;
         receiver.recv().map_err(|_| Error::Ended)?
+    }
+
+    /// Waits until effects of accesses that this thread made are carried out.
+    pub(crate) fn settle(&self) {
+        if self.core.effect_requested.swap(false, Ordering::AcqRel) {
+            // The control thread answers in the order of requests. A machine that has ended has no effects.
+            let _ = self.request(Command::Nothing);
+        }
+    }
+
+    /// The virtual clock.
+    pub(crate) fn clock(&self) -> &Arc<VirtualClock> {
+        &self.core.clock
+    }
+
+    /// Where a test client listens to interrupt lines.
+    pub(crate) fn taps(&self) -> &Taps {
+        &self.core.taps
     }
 
     // Life
@@ -508,23 +536,6 @@ impl Vm {
             vcpu.handle().inject_nmi()?;
         }
         Ok(())
-    }
-
-    /// Reads guest-physical memory (`pmemsave`). What is neither RAM nor ROM reads as 0.
-    pub fn read_physical(&self, address: u64, buffer: &mut [u8]) {
-        buffer.fill(0);
-        for_pages(address, buffer.len(), |address, range| {
-            // A page is in memory or not.
-            let _ = self.core.board.physical.read_slice(&mut buffer[range], GuestAddress(address));
-        });
-    }
-
-    /// Writes guest-physical memory. What is neither RAM nor ROM is left out.
-    pub fn write_physical(&self, address: u64, data: &[u8]) {
-        for_pages(address, data.len(), |address, range| {
-            // A page is in memory or not.
-            let _ = self.core.board.physical.write_slice(&data[range], GuestAddress(address));
-        });
     }
 
     /// The guest-physical address of each page that `length` bytes at the virtual `address` touch, from `address` on.

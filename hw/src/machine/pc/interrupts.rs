@@ -53,7 +53,7 @@ impl Interrupts {
             return Interrupts::of_either(parts);
         }
         if parts.accelerator.capabilities().in_kernel_interrupt_controller {
-            return Interrupts::of_accelerator(parts.accelerator);
+            return Interrupts::of_accelerator(parts);
         }
         let own = Own::new(parts)?;
         let (messages, timer) = (own.clone(), own.clone());
@@ -68,10 +68,11 @@ impl Interrupts {
         })
     }
 
-    fn of_accelerator(accelerator: &Arc<dyn Accelerator>) -> Result<Interrupts, BuildError> {
+    fn of_accelerator(parts: &Parts<'_>) -> Result<Interrupts, BuildError> {
+        let accelerator = parts.accelerator;
         let (sender, timer) = (accelerator.clone(), accelerator.clone());
         Ok(Interrupts {
-            inputs: Arc::new(BackendInputs(accelerator.clone())),
+            inputs: parts.taps.inputs("ioapic", Arc::new(BackendInputs(accelerator.clone()))),
             messages: Arc::new(move |message| signal(&*sender, message)),
             device: BackendControllers::new(accelerator.clone())?,
             replace_timer: Arc::new(move |replaced| replace_backend_timer(&*timer, replaced)),
@@ -132,8 +133,8 @@ fn signal(accelerator: &dyn Accelerator, message: Msi) {
 
 /// ISA interrupts lead to the 8259s and to the I/O APIC, the others to the latter only.
 struct GlobalInterrupts {
-    pics: Arc<I8259>,
-    io_apic: Arc<IoApic>,
+    pics: Arc<dyn InterruptController>,
+    io_apic: Arc<dyn InterruptController>,
 }
 
 impl InterruptController for GlobalInterrupts {
@@ -141,12 +142,23 @@ impl InterruptController for GlobalInterrupts {
         if number < ISA_INTERRUPTS {
             self.pics.set_input(number, level);
         }
-        self.io_apic.set_input(if number == TIMER.0 { TIMER.1 } else { number }, level);
+        self.io_apic.set_input(number, level);
+    }
+}
+
+/// The I/O APIC's inputs by global system interrupt.
+struct IoApicInputs(Arc<IoApic>);
+
+impl InterruptController for IoApicInputs {
+    fn set_input(&self, number: u32, level: bool) {
+        self.0.set_input(if number == TIMER.0 { TIMER.1 } else { number }, level);
     }
 }
 
 /// The machine's own controllers, with the state of the accelerator's.
 struct Own {
+    pics: Arc<I8259>,
+    io_apic: Arc<IoApic>,
     inputs: Arc<GlobalInterrupts>,
     pit: Arc<I8254>,
     local_apics: Arc<LocalApics>,
@@ -157,7 +169,7 @@ impl Own {
         let bus: &Arc<Bus> = parts.bus;
         let time_stamp_khz = parts.accelerator.capabilities().time_stamp_khz;
         let local_apics = LocalApics::new(parts.vcpus, parts.clock, time_stamp_khz);
-        let pics = I8259::new(InterruptLine::new(local_apics.clone(), LINT0));
+        let pics = I8259::new(parts.taps.output("i8259", InterruptLine::new(local_apics.clone(), LINT0)));
         for ((port, count), offset) in [
             (i8259::FIRST_PORTS, i8259::FIRST),
             (i8259::SECOND_PORTS, i8259::SECOND),
@@ -167,16 +179,20 @@ impl Own {
         }
         let io_apic = IoApic::new(local_apics.clone());
         bus.map_memory(io_apic::ADDRESS, io_apic::SIZE, io_apic.clone())?;
-        let inputs = Arc::new(GlobalInterrupts { pics, io_apic });
-        let pit = I8254::new(parts.clock.clone(), InterruptLine::new(inputs.clone(), TIMER.0));
+        let inputs = Arc::new(GlobalInterrupts {
+            pics: parts.taps.inputs("i8259", pics.clone()),
+            io_apic: parts.taps.inputs("ioapic", Arc::new(IoApicInputs(io_apic.clone()))),
+        });
+        let timer = parts.taps.output("i8254", InterruptLine::new(inputs.clone(), TIMER.0));
+        let pit = I8254::new(parts.clock.clone(), timer);
         bus.map_ports(i8254::PORTS.0, i8254::PORTS.1, 0, pit.clone())?;
         bus.map_ports(i8254::SYSTEM_CONTROL_PORT, 1, i8254::SYSTEM_CONTROL, pit.clone())?;
-        Ok(Arc::new(Own { inputs, pit, local_apics }))
+        Ok(Arc::new(Own { pics, io_apic, inputs, pit, local_apics }))
     }
 
     fn processor_buses(&self, parts: &Parts<'_>) -> Vec<Arc<dyn IoBus>> {
         let external: Arc<dyn Fn() -> u8 + Send + Sync> = {
-            let pics = self.inputs.pics.clone();
+            let pics = self.pics.clone();
             Arc::new(move || pics.acknowledge())
         };
         let bus = |index| self.local_apics.processor_bus(index, parts.bus.clone(), external.clone());
@@ -205,12 +221,12 @@ impl Device for Own {
     }
     fn reset(&self) {
         // The timer's output is high after a reset: the others must not see that rise.
-        let devices: [&dyn Device; 4] = [&*self.pit, &*self.inputs.pics, &*self.inputs.io_apic, &*self.local_apics];
+        let devices: [&dyn Device; 4] = [&*self.pit, &*self.pics, &*self.io_apic, &*self.local_apics];
         devices.into_iter().for_each(Device::reset);
     }
     fn save(&self) -> serde_json::Value {
         let controllers =
-            pc::Controllers { pics: self.inputs.pics.state(), io_apic: self.inputs.io_apic.state(), pit: self.pit.state() };
+            pc::Controllers { pics: self.pics.state(), io_apic: self.io_apic.state(), pit: self.pit.state() };
         state_value(&ControllerState::Pc(Box::new(controllers)))
     }
     fn restore(&self, state: &serde_json::Value) -> Result<(), StateError> {
@@ -218,8 +234,8 @@ impl Device for Own {
         if new.pics.iter().any(|pic| pic.initialisation > 3) {
             return Err(impossible(self.debug_label(), "an 8259 has four initialisation command words"));
         }
-        self.inputs.io_apic.set_state(&new.io_apic);
-        self.inputs.pics.set_state(&new.pics);
+        self.io_apic.set_state(&new.io_apic);
+        self.pics.set_state(&new.pics);
         self.pit.set_state(&new.pit);
         Ok(())
     }
