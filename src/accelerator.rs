@@ -5,11 +5,12 @@ use std::sync::Arc;
 use accel::clock::VirtualClock;
 use accel::jit::Jit;
 use accel::kvm::Kvm;
+use accel::qtest::Qtest;
 use accel::{Accelerator, Architecture, Error, probe};
 
 use crate::command_line::{Group, Invalid, Options};
 
-const KNOWN: &str = "kvm, jit (tcg) and auto";
+const KNOWN: &str = "kvm, jit (tcg), qtest and auto";
 
 /// The names that the user gave, in order of preference; `machine` is what `-machine accel=` said.
 fn names(options: &Options, machine: Option<&str>) -> Result<Vec<String>, Invalid> {
@@ -36,6 +37,11 @@ fn names(options: &Options, machine: Option<&str>) -> Result<Vec<String>, Invali
     Ok(names)
 }
 
+/// True if there shall be no processor: a test client drives the machine.
+pub(crate) fn is_qtest(options: &Options, machine: Option<&str>) -> Result<bool, Invalid> {
+    Ok(names(options, machine)?.first().is_some_and(|name| name == "qtest"))
+}
+
 /// What `-accel help` prints: the accelerators, whether they work here, and which of them `auto` takes.
 pub(crate) fn help(architecture: Architecture) -> String {
     let works = |result: Result<(), Error>| match result {
@@ -46,7 +52,7 @@ pub(crate) fn help(architecture: Architecture) -> String {
     let jit = works(Jit::open(architecture, VirtualClock::new()).map(drop));
     let choice = probe::choose(architecture);
     format!(
-        "accelerators for {} guests:\n  kvm    {kvm}\n  jit    {jit} (also tcg)\n  auto   {}: {}\n",
+        "accelerators for {} guests:\n  kvm    {kvm}\n  jit    {jit} (also tcg)\n  qtest  no processor: -qtest drives the machine\n  auto   {}: {}\n",
         architecture.name(),
         choice.accelerator,
         choice.reason
@@ -74,6 +80,7 @@ pub(crate) fn open(
         };
         let opened: Result<Arc<dyn Accelerator>, Error> = match name {
             "kvm" => Kvm::open(architecture).map(|kvm| Arc::new(kvm) as _),
+            "qtest" => Ok(Arc::new(Qtest::open(architecture)) as _),
             "jit" => Jit::open(architecture, clock.clone()).map(|jit| Arc::new(jit) as _),
             other => return Err(Invalid::new(format!("-accel {other}: valid are {KNOWN}"))),
         };

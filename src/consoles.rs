@@ -121,6 +121,15 @@ impl Consoles {
         }
     }
 
+    /// Opens what `-qtest` asks for.
+    pub(crate) fn qtest(&mut self, options: &Options) -> Result<Option<Arc<dyn CharBackend>>, Invalid> {
+        let Some(text) = &options.qtest else { return Ok(None) };
+        match device("qtest", text)? {
+            Description::None => Ok(None),
+            description => self.open(description, "qtest").map(Some),
+        }
+    }
+
     /// The backend of `-chardev id=...`, for a device.
     pub(crate) fn named(&mut self, id: &str) -> Result<Arc<dyn CharBackend>, Invalid> {
         self.open(Description::Named(id.into()), "chardev")

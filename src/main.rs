@@ -18,8 +18,10 @@ use std::io::Write;
 use std::sync::Arc;
 
 use accel::clock::VirtualClock;
-use command_line::Invalid;
+use command_line::{Invalid, Options};
 use consoles::Consoles;
+use host::chardev::CharBackend;
+use hw::machine::Firmware;
 use hw::vm::Vm;
 use qmp::Server;
 
@@ -69,13 +71,20 @@ fn run() -> Result<i32, Invalid> {
     log::start(options.log_items.as_deref(), options.log_file.as_deref())?;
 
     let machine_options = machine::machine_options(&options)?;
+    let accelerators = machine_options.accelerators.as_deref();
+    let is_qtest = accelerator::is_qtest(&options, accelerators)?;
     let mut config = machine::config(&options, machine_options.name, architecture)?;
+    if is_qtest && config.boot.firmware == Firmware::Default {
+        // Nobody would execute it.
+        config.boot.firmware = Firmware::None;
+    }
     let mut consoles = Consoles::new(&options)?;
     config.serial = consoles.serial_ports(&options)?;
     consoles.monitors(&options)?;
     devices::add(&options, &mut consoles, &mut config, architecture)?;
-    let clock = VirtualClock::new();
-    let accelerator = accelerator::open(&options, machine_options.accelerators.as_deref(), architecture, &clock)?;
+    let test_client = consoles.qtest(&options)?;
+    let clock = if is_qtest { VirtualClock::stepped() } else { VirtualClock::new() };
+    let accelerator = accelerator::open(&options, accelerators, architecture, &clock)?;
     let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;
     let vm = Arc::new(vm);
 
@@ -92,11 +101,24 @@ fn run() -> Result<i32, Invalid> {
     runtime.spawn(signals.end(vm.clone()));
     runtime.spawn(terminal::follow_job_control());
     let server = Server::new(vm.clone(), runtime.handle().clone());
-    let status = live(&vm, &mut consoles, &server, background, options.stopped);
+    let status = live(&vm, &mut consoles, &server, background, test_client, &options);
     // Also after a failure, for the sockets that are there already.
     server.close();
     runtime.shutdown_background();
     status
+}
+
+/// Serves the client of `-qtest`.
+fn qtest(vm: &Arc<Vm>, backend: Arc<dyn CharBackend>, options: &Options) -> Result<hw::qtest::Server, Invalid> {
+    let log: Option<hw::qtest::Log> = match options.qtest_log.as_deref() {
+        None => Some(Box::new(std::io::stderr())),
+        Some(path) if path.as_os_str() == "none" => None,
+        Some(path) => {
+            let file = std::fs::File::create(path);
+            Some(Box::new(file.map_err(|error| Invalid::new(format!("-qtest-log {}: {error}", path.display())))?))
+        }
+    };
+    hw::qtest::Server::start(vm, backend, log).map_err(|error| Invalid::new(format!("-qtest: {error}")))
 }
 
 /// The life of the machine, from its first client to its end; gives the exit status.
@@ -105,15 +127,18 @@ fn live(
     consoles: &mut Consoles,
     server: &Server,
     background: Option<process::Background>,
-    stopped: bool,
+    test_client: Option<Arc<dyn CharBackend>>,
+    options: &Options,
 ) -> Result<i32, Invalid> {
     consoles.serve(vm, server)?;
-    let started = if stopped { Ok(()) } else { vm.cont() };
+    let started = if options.stopped { Ok(()) } else { vm.cont() };
     match started {
         // It was asked to end while it waited for its clients.
         Ok(()) | Err(hw::vm::Error::Ended) => {}
         Err(error) => return Err(Invalid::from_error(&error)),
     }
+    // Not before the clock runs, for which the client need not wait.
+    let _qtest = test_client.map(|backend| qtest(vm, backend, options)).transpose()?;
     if let Some(background) = background {
         background.ready()?;
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 /// A clock that stands still until [`VirtualClock::resume`] and whenever the machine is stopped.
 pub struct VirtualClock {
@@ -28,12 +28,14 @@ struct Schedule {
     /// Armed timers by deadline, then by timer number.
     armed: BTreeMap<(u64, u64), Weak<TimerInner>>,
     next_number: u64,
+    /// Time passes only by [`VirtualClock::advance_to`].
+    stepped: bool,
     ended: bool,
 }
 
 impl Schedule {
     fn now(&self) -> u64 {
-        let running = self.base.map_or(Duration::ZERO, |base| base.elapsed());
+        let running = self.base.filter(|_| !self.stepped).map_or(Duration::ZERO, |base| base.elapsed());
         u64::try_from((self.elapsed + running).as_nanos()).unwrap_or(u64::MAX)
     }
 }
@@ -52,24 +54,65 @@ pub struct Timer {
 }
 
 impl VirtualClock {
-    /// A clock at zero, standing still.
-    pub fn new() -> Arc<VirtualClock> {
+    fn with(stepped: bool) -> Arc<VirtualClock> {
         let shared = Arc::new(Shared {
             schedule: Mutex::new(Schedule {
                 elapsed: Duration::ZERO,
                 base: None,
                 armed: BTreeMap::new(),
                 next_number: 0,
+                stepped,
                 ended: false,
             }),
             changed: Condvar::new(),
         });
-        let thread_shared = shared.clone();
+        Arc::new(VirtualClock { shared })
+    }
+
+    /// A clock at zero on which time passes only by [`VirtualClock::advance_to`], also while the machine runs.
+    pub fn stepped() -> Arc<VirtualClock> {
+        VirtualClock::with(true)
+    }
+
+    /// A clock at zero, standing still.
+    pub fn new() -> Arc<VirtualClock> {
+        let clock = VirtualClock::with(false);
+        let thread_shared = clock.shared.clone();
         std::thread::Builder::new()
             .name("timers".into())
             .spawn(move || serve(&thread_shared))
             .expect("the host refuses a thread for the virtual clock");
-        Arc::new(VirtualClock { shared })
+        clock
+    }
+
+    /// True for a clock made by [`VirtualClock::stepped`].
+    pub fn is_stepped(&self) -> bool {
+        self.shared.schedule.lock().stepped
+    }
+
+    /// Moves a stepped clock on to `nanoseconds`; back if that is earlier. While the machine runs, each timer that comes due
+    /// on the way fires at its deadline, on the calling thread. Returns the time that it is then. Does nothing on another
+    /// clock.
+    pub fn advance_to(&self, nanoseconds: u64) -> u64 {
+        let mut schedule = self.shared.schedule.lock();
+        if !schedule.stepped {
+            return schedule.now();
+        }
+        while schedule.base.is_some() && !schedule.ended {
+            let Some((&(deadline, number), _)) = schedule.armed.first_key_value() else { break };
+            if deadline > nanoseconds {
+                break;
+            }
+            schedule.elapsed = schedule.elapsed.max(Duration::from_nanos(deadline));
+            fire(&mut schedule, deadline, number);
+        }
+        schedule.elapsed = Duration::from_nanos(nanoseconds);
+        schedule.now()
+    }
+
+    /// The earliest time at which a timer is due, if one is armed.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.shared.schedule.lock().armed.first_key_value().map(|(&(deadline, _), _)| deadline)
     }
 
     /// Nanoseconds of virtual time.
@@ -83,13 +126,18 @@ impl VirtualClock {
         if schedule.base.is_none() {
             schedule.base = Some(Instant::now());
         }
+        let (stepped, now) = (schedule.stepped, schedule.now());
         self.shared.changed.notify_one();
+        drop(schedule);
+        if stepped {
+            self.advance_to(now);
+        }
     }
 
     /// Stops time; no timer fires until [`resume`](VirtualClock::resume). A callback that began goes on.
     pub fn pause(&self) {
         let mut schedule = self.shared.schedule.lock();
-        if let Some(base) = schedule.base.take() {
+        if let Some(base) = schedule.base.take().filter(|_| !schedule.stepped) {
             schedule.elapsed += base.elapsed();
         }
     }
@@ -175,23 +223,28 @@ fn serve(shared: &Shared) {
             shared.changed.wait_for(&mut schedule, Duration::from_nanos(deadline - now));
             continue;
         }
-        let timer = schedule.armed.remove(&(deadline, number)).and_then(|timer| timer.upgrade());
-        if let Some(timer) = timer {
-            parking_lot::MutexGuard::unlocked(&mut schedule, || {
-                let due = {
-                    let mut current = timer.deadline.lock();
-                    // Armed anew, or disarmed, between the two locks: then this firing is void.
-                    let due = *current == Some(deadline);
-                    if due {
-                        *current = None;
-                    }
-                    due
-                };
+        fire(&mut schedule, deadline, number);
+    }
+}
+
+/// Fires the timer that was armed for `deadline`, without the lock.
+fn fire(schedule: &mut MutexGuard<'_, Schedule>, deadline: u64, number: u64) {
+    let timer = schedule.armed.remove(&(deadline, number)).and_then(|timer| timer.upgrade());
+    if let Some(timer) = timer {
+        MutexGuard::unlocked(schedule, || {
+            let due = {
+                let mut current = timer.deadline.lock();
+                // Armed anew, or disarmed, between the two locks: then this firing is void.
+                let due = *current == Some(deadline);
                 if due {
-                    (timer.callback)();
+                    *current = None;
                 }
-            });
-        }
+                due
+            };
+            if due {
+                (timer.callback)();
+            }
+        });
     }
 }
 
@@ -239,5 +292,34 @@ mod tests {
         timer.arm(u64::MAX);
         timer.arm(1);
         receiver.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn a_stepped_clock_fires_each_timer_at_its_deadline_and_not_while_the_machine_stands() {
+        let clock = VirtualClock::stepped();
+        let fired = Arc::new(Mutex::new(Vec::new()));
+        let timer = Arc::new(Mutex::new(None::<Timer>));
+        let (log, reader, again) = (fired.clone(), clock.clone(), timer.clone());
+        // Periodic: each firing arms the next.
+        let periodic = clock.timer(move || {
+            log.lock().push(reader.now());
+            if let Some(timer) = &*again.lock() {
+                timer.arm(reader.now() + 10);
+            }
+        });
+        periodic.arm(10);
+        *timer.lock() = Some(periodic);
+        assert_eq!(clock.advance_to(5), 5);
+        clock.resume();
+        std::thread::sleep(Duration::from_millis(2));
+        assert_eq!((clock.now(), clock.next_deadline()), (5, Some(10)));
+        assert_eq!(clock.advance_to(35), 35);
+        assert_eq!(*fired.lock(), [10, 20, 30]);
+        clock.pause();
+        clock.advance_to(100);
+        assert_eq!(fired.lock().len(), 3);
+        clock.resume();
+        assert_eq!(fired.lock()[3..], [100]);
+        timer.lock().take();
     }
 }

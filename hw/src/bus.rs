@@ -100,6 +100,12 @@ pub trait MmioDevice: Device {
     fn read(&self, offset: u64, width: Width) -> u64;
     /// Writes a register.
     fn write(&self, offset: u64, width: Width, value: u64) -> Effect;
+
+    /// Reads memory that the device has, for the host's eyes: nothing happens to the device. False where it has registers.
+    fn peek(&self, offset: u64, data: &mut [u8]) -> bool {
+        let _ = (offset, data);
+        false
+    }
 }
 
 /// A device with x86 I/O ports. Byte accesses reach it unless its rules say otherwise.
@@ -230,6 +236,23 @@ impl Bus {
             map
         });
         found
+    }
+
+    /// Reads memory of a device as [`MmioDevice::peek`] does; false where there is none.
+    pub fn peek(&self, address: u64, data: &mut [u8]) -> bool {
+        let map = self.memory.load();
+        match find(&map, address, data.len()) {
+            Some(Region { start, first_offset, target: Target::Memory(device), .. }) => {
+                device.peek(address - start + first_offset, data)
+            }
+            _ => false,
+        }
+    }
+
+    /// True if a device answers at any guest-physical address from `first` to `last`.
+    pub fn answers_in(&self, first: u64, last: u64) -> bool {
+        let map = self.memory.load();
+        map.get(map.partition_point(|region| region.last < first)).is_some_and(|region| region.start <= last)
     }
 
     fn map(&self, space: AddressSpace) -> &ArcSwap<Map> {

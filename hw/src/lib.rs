@@ -35,6 +35,7 @@ pub mod ns16550;
 pub mod pc_testdev;
 pub mod pci;
 pub mod plic;
+pub mod qtest;
 pub mod sifive_test;
 pub mod virtio;
 pub mod vm;

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 pub(crate) mod qmp;
+pub(crate) mod qtest;
 #[path = "../../xtask/src/running_guest.rs"]
 pub(crate) mod running_guest;
 pub(crate) mod subject;

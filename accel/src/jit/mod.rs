@@ -4,7 +4,7 @@ mod platform;
 mod processor;
 mod riscv64;
 mod vcpu;
-mod x86_64;
+pub(crate) mod x86_64;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -16,6 +16,7 @@ use translate::code::CodePages;
 use translate::engine::{Tiers, Translator};
 use translate::riscv64::Riscv64;
 use translate::x86_64::X86_64;
+use translate::x86_64::msr::TIME_STAMP_KHZ;
 use vm_memory::{Address, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
@@ -121,6 +122,7 @@ impl Jit {
                 watchpoints: usize::MAX,
                 dirty_log: true,
                 most_vcpus: 512,
+                time_stamp_khz: if architecture == Architecture::X86_64 { TIME_STAMP_KHZ } else { 0 },
             },
             shared,
             code_pages,
@@ -263,6 +265,10 @@ impl Accelerator for Jit {
         let (vcpu, wake) = (self.create)(index);
         self.shared.wakes.lock().push(wake);
         Ok(vcpu)
+    }
+
+    fn memory_changed(&self) {
+        self.code_pages.invalidate_range(0, u64::MAX);
     }
 }
 

@@ -146,7 +146,8 @@ fn fpu_in(cpu: &mut Cpu<X86_64>, fpu: &Fpu) {
     cpu.guest.xcr0 = fpu.xcr0 & 7 | 1;
 }
 
-fn state(cpu: &Cpu<X86_64>) -> CpuState {
+/// The state as every backend has it.
+pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
     let guest = &cpu.guest;
     let segment = |name: SegmentName| segment_out(&guest.segments[name as usize], native::base(cpu, name));
     let inputs = cpu.signals.inputs.load(Ordering::SeqCst);
@@ -213,7 +214,8 @@ const SYSENTER_EIP: u32 = 0x176;
 const TSC_AUX: u32 = 0xc000_0103;
 const TSC_ADJUST: u32 = 0x3b;
 
-fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
+/// Replaces the state.
+pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
     if state.events.in_smm {
         return Err(Error::State("the processor is in system-management mode, which the jit does not have".into()));
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
@@ -54,6 +54,8 @@ pub(super) struct Vm {
     /// Candidates for the above.
     pub(super) msr_candidates: Vec<u32>,
     pub(super) tsc_deadline_timer: bool,
+    /// How many instructions the interpreter carried out, as KVM could not emulate them.
+    pub(super) interpreted: AtomicU64,
     run_size: usize,
 }
 
@@ -103,14 +105,8 @@ impl Kvm {
             }
         }
         install_kick_signal()?;
-        let fd = loop {
-            match system.create_vm() {
-                Ok(fd) => break fd,
-                // A signal came; KVM does not restart this call by itself.
-                Err(error) if error.errno() == libc::EINTR => {}
-                Err(error) => return Err(unavailable(format!("KVM refuses a new virtual machine: {error}"))),
-            }
-        };
+        let fd = create_vm(&system)
+            .map_err(|error| unavailable(format!("KVM refuses a new virtual machine: {error}")))?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(host_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(host_error("KVM_SET_TSS_ADDR"))?;
         let exception_payload = fd.check_extension_raw(EXCEPTION_PAYLOAD.into()) > 0 && {
@@ -128,6 +124,7 @@ impl Kvm {
             watchpoints: DEBUG_REGISTERS,
             dirty_log: true,
             most_vcpus: u32::try_from(system.get_max_vcpus()).unwrap_or(u32::MAX),
+            time_stamp_khz: time_stamp_khz(&system)?,
         };
         let vm = Vm {
             slots: Mutex::new(Slots::new(u32::try_from(system.get_nr_memslots()).unwrap_or(u32::MAX))),
@@ -138,6 +135,7 @@ impl Kvm {
             msr_numbers: OnceLock::new(),
             msr_candidates: registers::msr_candidates(&system)?,
             tsc_deadline_timer: system.check_extension(Cap::TscDeadlineTimer),
+            interpreted: AtomicU64::new(0),
             run_size: fd.run_size(),
             cpuid,
             fd,
@@ -181,6 +179,23 @@ impl Kvm {
             Err(Error::Unsupported { name: NAME, what: "the use of its interrupt controller before that is created" })
         }
     }
+}
+
+fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match system.create_vm() {
+            // A signal came; KVM does not restart this call by itself.
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
+/// The rate of guests' time stamp counters. Older kernels tell it of a vCPU only, and this is needed before there is one.
+fn time_stamp_khz(system: &kvm_ioctls::Kvm) -> Result<u32, Error> {
+    let probe = create_vm(system).map_err(host_error("KVM_CREATE_VM"))?;
+    let vcpu = probe.create_vcpu(0).map_err(host_error("KVM_CREATE_VCPU"))?;
+    vcpu.get_tsc_khz().map_err(host_error("KVM_GET_TSC_KHZ"))
 }
 
 impl Accelerator for Kvm {
@@ -263,6 +278,10 @@ impl Accelerator for Kvm {
     fn unregister_interrupt_event(&self, line: u32, fd: &EventFd) -> Result<(), Error> {
         self.need_controller()?;
         self.vm.fd.unregister_irqfd(fd, line).map_err(host_error("KVM_IRQFD"))
+    }
+
+    fn interpreted_instructions(&self) -> u64 {
+        self.vm.interpreted.load(Ordering::Relaxed)
     }
 
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {

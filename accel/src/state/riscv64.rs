@@ -83,3 +83,51 @@ pub struct CpuState {
     /// The hart waits in WFI.
     pub waiting: bool,
 }
+
+impl CpuState {
+    /// The state of a hart after reset, in M-mode at address 0; the board sets where it starts.
+    pub fn reset(hart: u32) -> CpuState {
+        CpuState {
+            hart_id: u64::from(hart),
+            pc: 0,
+            x: [0; 32],
+            f: [0; 32],
+            fcsr: 0,
+            privilege: 3,
+            mstatus: MSTATUS_XL,
+            misa: translate::riscv64::csr::MISA,
+            medeleg: 0,
+            mideleg: 0,
+            mie: 0,
+            mip: 0,
+            interrupt_inputs: 0,
+            mtvec: 0,
+            mscratch: 0,
+            mepc: 0,
+            mcause: 0,
+            mtval: 0,
+            mcounteren: 0,
+            mcountinhibit: 0,
+            menvcfg: 0,
+            pmpcfg: [0; 2],
+            pmpaddr: [0; 16],
+            stvec: 0,
+            sscratch: 0,
+            sepc: 0,
+            scause: 0,
+            stval: 0,
+            scounteren: 0,
+            senvcfg: 0,
+            satp: 0,
+            stimecmp: u64::MAX,
+            mcycle: 0,
+            minstret: 0,
+            reservation: None,
+            reservation_value: 0,
+            waiting: false,
+        }
+    }
+}
+
+/// `SXL` and `UXL`: 64 bits.
+const MSTATUS_XL: u64 = 2 << 34 | 2 << 32;

@@ -15,6 +15,7 @@ pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, 
 
 use crate::bus::{Bus, MapError};
 use crate::device::Device;
+use crate::interrupt::Taps;
 use crate::load::{Image, LoadError};
 use crate::local_apic::LocalApics;
 use crate::virtio::VirtioDevice;
@@ -88,7 +89,9 @@ pub fn find(architecture: Architecture, name: &str) -> Result<&'static MachineTy
 impl MachineType {
     /// Prepares the accelerator; must come before the first vCPU is created.
     pub(crate) fn prepare(&self, accelerator: &dyn Accelerator) -> Result<(), accel::Error> {
-        if self.uses_in_kernel_interrupt_controller && accelerator.capabilities().in_kernel_interrupt_controller {
+        let brings_some =
+            accelerator.capabilities().in_kernel_interrupt_controller || !accelerator.choices().is_empty();
+        if self.uses_in_kernel_interrupt_controller && brings_some {
             accelerator.create_interrupt_controller()?;
         }
         Ok(())
@@ -106,6 +109,14 @@ pub(crate) struct Parts<'a> {
     pub(crate) clock: &'a Arc<VirtualClock>,
     pub(crate) bus: &'a Arc<Bus>,
     pub(crate) vcpus: &'a [Arc<dyn VcpuHandle>],
+    pub(crate) taps: &'a Taps,
+}
+
+/// The interrupt controllers of a machine whose accelerator can change.
+pub trait CarryOver: Send + Sync {
+    /// Has the state of the present accelerator's controllers taken, `change` called, and the state given to the new
+    /// one's. No vCPU runs. An error leaves the machine with the accelerator that `change` left it with.
+    fn carry_over(&self, change: &mut dyn FnMut() -> Result<(), accel::Error>) -> Result<(), accel::Error>;
 }
 
 /// What a function that sets a processor's first state is given: its index, and its state after the architectural reset.
@@ -131,6 +142,8 @@ pub struct Board {
     pub local_apics: Option<Arc<LocalApics>>,
     /// The bus as each processor sees it, by index; empty where all see the machine's own.
     pub processor_buses: Vec<Arc<dyn IoBus>>,
+    /// Takes the interrupt controllers along when the accelerator changes; `None` where it cannot.
+    pub carry_over: Option<Arc<dyn CarryOver>>,
 }
 
 /// Makes a virtio device that the user asked for.

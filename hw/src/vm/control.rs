@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use accel::Exit;
 
+use super::switch::switch_accelerator;
 use super::{Cause, Core, Error, Event, RunState};
 use crate::bus::Effect;
 
@@ -26,6 +27,8 @@ pub(super) enum Command {
         exit_status: u8,
     },
     Powerdown,
+    /// Another accelerator is to run the machine.
+    SwitchAccelerator(String),
     Quit(Cause),
     /// An access to a device had an effect; see [`Core::pending_effect`].
     Effect,
@@ -33,6 +36,8 @@ pub(super) enum Command {
         index: u32,
         exit: Exit,
     },
+    /// Tells whoever asked that what was asked for before is done.
+    Nothing,
     /// The machine's owner dropped it.
     Abandon,
 }
@@ -79,11 +84,13 @@ fn execute(core: &Arc<Core>, command: Command) -> Result<bool, Error> {
             }
             Ok(core.board.power_button.is_some())
         }
+        Command::SwitchAccelerator(name) => switch_accelerator(core, &name),
         Command::Quit(cause) => {
             core.emit(Event::Shutdown(cause));
             end(core, 0);
             Ok(true)
         }
+        Command::Nothing => Ok(true),
         Command::Abandon => {
             end(core, 0);
             Ok(true)
@@ -122,7 +129,7 @@ fn resume(core: &Core) -> Result<(), Error> {
     Ok(())
 }
 
-fn go(core: &Core) {
+pub(super) fn go(core: &Core) {
     for device in &core.board.devices {
         device.resume();
     }
@@ -132,7 +139,7 @@ fn go(core: &Core) {
     }
 }
 
-fn halt(core: &Core) {
+pub(super) fn halt(core: &Core) {
     pause_vcpus(core);
     core.clock.pause();
     for device in &core.board.devices {

@@ -15,7 +15,9 @@
 
 mod control;
 mod event;
+mod physical;
 mod run_state;
+mod switch;
 mod vcpu_thread;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -28,14 +30,15 @@ use accel::state::CpuState;
 use accel::{Accelerator, Architecture, DebugEvent, Vcpu, VcpuHandle};
 use host::chardev::CharBackend;
 use parking_lot::{Condvar, Mutex};
-use vm_memory::{Bytes, GuestAddress};
 
 pub use event::{Cause, Event};
 pub use run_state::RunState;
 
 use crate::bus::{Bus, Effect};
 use crate::device::Device;
+use crate::interrupt::Taps;
 use crate::load::LoadError;
+use crate::local_apic::LocalApics;
 use crate::machine::{self, Board, BuildError, Config, DeviceModel, MachineType, Parts};
 use control::{Command, Message};
 use vcpu_thread::VcpuThread;
@@ -66,6 +69,23 @@ pub enum Error {
         /// The highest number.
         last: u32,
     },
+    /// The machine was not made to change its accelerator.
+    #[error(
+        "this machine stays on accelerator {accelerator}: what its processors told the guest of themselves at the start holds \
+         for that one only; a machine started with -machine switchable=on can change"
+    )]
+    NotSwitchable {
+        /// The one that it has.
+        accelerator: &'static str,
+    },
+    /// An accelerator that the machine was not prepared for.
+    #[error("this machine runs on the accelerators {known}, not on {name:?}")]
+    NoSuchAccelerator {
+        /// The name asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
     /// Guest-virtual memory that is not mapped.
     #[error("no memory is mapped at the virtual address {0:#018x}")]
     NotMapped(u64),
@@ -90,6 +110,8 @@ struct Core {
     accelerator: Arc<dyn Accelerator>,
     machine: &'static MachineType,
     clock: Arc<VirtualClock>,
+    bus: Arc<Bus>,
+    taps: Taps,
     board: Board,
     vcpus: Vec<VcpuThread>,
     /// States of the processors after an architectural reset.
@@ -105,6 +127,8 @@ struct Core {
     next_listener: AtomicU64,
     /// What a device access asked for and the control thread has not done yet.
     pending_effect: Mutex<Option<Effect>>,
+    /// An effect was requested since somebody waited for it last.
+    effect_requested: AtomicBool,
     last_debug_event: Mutex<Option<(u32, DebugEvent)>>,
     last_internal_error: Mutex<Option<(u32, String)>>,
     exit_status: Mutex<Option<i32>>,
@@ -141,13 +165,42 @@ impl Core {
         for (vcpu, state) in self.vcpus.iter().zip(&self.reset_states) {
             let mut state = state.clone();
             (self.board.start_state)(vcpu.index(), &mut state);
+            if let (Some(local_apics), true) = (&self.board.local_apics, self.has_controllers_in_accelerator()) {
+                // The state may be that of another accelerator, which has none.
+                local_apics.save_into(vcpu.index(), &mut state);
+            }
             vcpu.call(move |vcpu| vcpu.set_state(&state)).ok_or(Error::Ended)??;
         }
         Ok(())
     }
 
+    fn has_controllers_in_accelerator(&self) -> bool {
+        self.accelerator.capabilities().in_kernel_interrupt_controller
+    }
+
+    /// The local APICs, while they are devices of the machine.
+    fn local_apics(&self) -> Option<&Arc<LocalApics>> {
+        self.board.local_apics.as_ref().filter(|_| !self.has_controllers_in_accelerator())
+    }
+
+    /// The complete state of a processor, with that of its local APIC wherever that is.
+    fn cpu_state(&self, vcpu: &VcpuThread) -> Result<CpuState, Error> {
+        let mut state = vcpu.call(|vcpu| vcpu.state()).ok_or(Error::Ended)??;
+        if let Some(local_apics) = self.local_apics() {
+            local_apics.save_into(vcpu.index(), &mut state);
+        }
+        Ok(state)
+    }
+
+    /// Takes the local APICs over from processors' states, by index.
+    fn load_local_apics(&self, states: &[CpuState]) {
+        let Some(local_apics) = self.local_apics() else { return };
+        (0..).zip(states).for_each(|(index, state)| local_apics.load_from(index, state));
+    }
+
     /// Takes the effect of a device access over from a vCPU thread.
     fn request_effect(&self, effect: Effect, commands: &mpsc::Sender<Message>) {
+        self.effect_requested.store(true, Ordering::Release);
         {
             let mut pending = self.pending_effect.lock();
             if pending.is_some() {
@@ -215,7 +268,8 @@ impl Vm {
             (0..config.vcpus).map(|index| accelerator.create_vcpu(index)).collect::<Result<_, _>>()?;
         let reset_states = vcpus.iter_mut().map(|vcpu| vcpu.state()).collect::<Result<_, _>>()?;
         let handles: Vec<Arc<dyn VcpuHandle>> = vcpus.iter().map(|vcpu| vcpu.handle()).collect();
-        let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &handles };
+        let taps = Taps::default();
+        let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &handles, taps: &taps };
         let board = machine.build(&config, &parts)?;
         for slot in &board.slots {
             accelerator.map_memory(slot.clone())?;
@@ -242,6 +296,8 @@ impl Vm {
             accelerator,
             machine,
             clock,
+            bus,
+            taps,
             board,
             vcpus: threads,
             reset_states,
@@ -253,6 +309,7 @@ impl Vm {
             listeners: Mutex::default(),
             next_listener: AtomicU64::new(0),
             pending_effect: Mutex::default(),
+            effect_requested: AtomicBool::new(false),
             last_debug_event: Mutex::default(),
             last_internal_error: Mutex::default(),
             exit_status: Mutex::default(),
@@ -275,6 +332,24 @@ impl Vm {
         let (sender, receiver) = mpsc::sync_channel(1);
         self.commands.send(Message { command, reply: Some(sender) }).map_err(|_| Error::Ended)?;
         receiver.recv().map_err(|_| Error::Ended)?
+    }
+
+    /// Waits until effects of accesses that this thread made are carried out.
+    pub(crate) fn settle(&self) {
+        if self.core.effect_requested.swap(false, Ordering::AcqRel) {
+            // The control thread answers in the order of requests. A machine that has ended has no effects.
+            let _ = self.request(Command::Nothing);
+        }
+    }
+
+    /// The virtual clock.
+    pub(crate) fn clock(&self) -> &Arc<VirtualClock> {
+        &self.core.clock
+    }
+
+    /// Where a test client listens to interrupt lines.
+    pub(crate) fn taps(&self) -> &Taps {
+        &self.core.taps
     }
 
     // Life
@@ -301,6 +376,12 @@ impl Vm {
     /// machine goes on running; the run states internal-error and shutdown become paused; others stay.
     pub fn reset(&self, cause: Cause) -> Result<(), Error> {
         self.request(Command::Reset(cause)).map(|_| ())
+    }
+
+    /// Has the accelerator `name` run the machine from the present instruction of each processor on (`x-accelerator-set`);
+    /// X_ACCELERATOR_CHANGED. Nothing happens if it does already. An error leaves the machine as it was.
+    pub fn switch_accelerator(&self, name: &str) -> Result<(), Error> {
+        self.request(Command::SwitchAccelerator(name.into())).map(|_| ())
     }
 
     /// Asks the guest to switch off (`system_powerdown`); POWERDOWN. Returns whether the machine has a way to tell the
@@ -436,18 +517,14 @@ impl Vm {
 
     /// The complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn cpu_state(&self, index: u32) -> Result<CpuState, Error> {
-        let mut state = self.with_vcpu(index, |vcpu| vcpu.state())??;
-        if let Some(local_apics) = &self.core.board.local_apics {
-            local_apics.save_into(index, &mut state);
-        }
-        Ok(state)
+        self.core.cpu_state(self.vcpu(index)?)
     }
 
     /// Replaces the complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn set_cpu_state(&self, index: u32, state: &CpuState) -> Result<(), Error> {
         let for_vcpu = state.clone();
         self.with_vcpu(index, move |vcpu| vcpu.set_state(&for_vcpu))??;
-        if let Some(local_apics) = &self.core.board.local_apics {
+        if let Some(local_apics) = self.core.local_apics() {
             local_apics.load_from(index, state);
         }
         Ok(())
@@ -459,23 +536,6 @@ impl Vm {
             vcpu.handle().inject_nmi()?;
         }
         Ok(())
-    }
-
-    /// Reads guest-physical memory (`pmemsave`). What is neither RAM nor ROM reads as 0.
-    pub fn read_physical(&self, address: u64, buffer: &mut [u8]) {
-        buffer.fill(0);
-        for_pages(address, buffer.len(), |address, range| {
-            // A page is in memory or not.
-            let _ = self.core.board.physical.read_slice(&mut buffer[range], GuestAddress(address));
-        });
-    }
-
-    /// Writes guest-physical memory. What is neither RAM nor ROM is left out.
-    pub fn write_physical(&self, address: u64, data: &[u8]) {
-        for_pages(address, data.len(), |address, range| {
-            // A page is in memory or not.
-            let _ = self.core.board.physical.write_slice(&data[range], GuestAddress(address));
-        });
     }
 
     /// The guest-physical address of each page that `length` bytes at the virtual `address` touch, from `address` on.

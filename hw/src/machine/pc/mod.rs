@@ -154,8 +154,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
     };
     let items = firmware::items(config, &layout, &machine, &ram, firmware.is_some())?;
-    if firmware.is_none() {
-        let path = config.boot.kernel.as_ref().ok_or_else(|| firmware::missing(config))?;
+    // With neither firmware nor a kernel, processors find nothing where they start.
+    if let Some(path) = config.boot.kernel.as_ref().filter(|_| firmware.is_none()) {
         let kernel = boot::load(config, path, &layout)?;
         images.extend(kernel.images);
         entry = Some(kernel.entry);
@@ -190,6 +190,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         power_button: Some(Box::new(move || power.press_button())),
         local_apics: interrupts.local_apics,
         processor_buses: interrupts.processor_buses,
+        carry_over: interrupts.carry_over,
     })
 }
 
@@ -238,16 +239,18 @@ fn add_devices(
 ) -> Result<Devices, BuildError> {
     let bus = parts.bus;
     let line = |number: u32| InterruptLine::new(interrupts.inputs.clone(), number);
+    let output = |device: &str, number: u32| parts.taps.output(device, line(number));
     let mut devices: Vec<Arc<dyn Device>> = Vec::new();
 
     let hpet = Hpet::new(parts.clock.clone(), interrupts.inputs.clone(), interrupts.replace_timer.clone());
     bus.map_memory(hpet::ADDRESS, hpet::SIZE, hpet.clone())?;
-    let cmos = Cmos::new(parts.clock.clone(), hpet.clock_line(), &cmos_contents(config, layout));
+    let cmos =
+        Cmos::new(parts.clock.clone(), parts.taps.output("cmos", hpet.clock_line()), &cmos_contents(config, layout));
     bus.map_ports(CMOS_PORT, 2, 0, cmos.clone())?;
     devices.push(cmos);
     devices.push(hpet);
 
-    let keyboard = I8042::new(line(KEYBOARD_INTERRUPT));
+    let keyboard = I8042::new(output("i8042", KEYBOARD_INTERRUPT));
     bus.map_ports(KEYBOARD_PORT, 1, i8042::DATA, keyboard.clone())?;
     bus.map_ports(KEYBOARD_COMMAND_PORT, 1, i8042::COMMAND, keyboard.clone())?;
     bus.map_ports(SYSTEM_CONTROL_PORT, 1, i8042::SYSTEM_CONTROL, keyboard.clone())?;
@@ -258,7 +261,11 @@ fn add_devices(
         return Err(BuildError::Device { device: "serial", problem });
     }
     for (index, (backend, (port, interrupt))) in config.serial.iter().zip(SERIAL).enumerate() {
-        let uart = Ns16550::new(format!("serial{index}"), line(u32::from(interrupt)), backend.clone());
+        let uart = {
+            let label = format!("serial{index}");
+            let line = output(&label, u32::from(interrupt));
+            Ns16550::new(label, line, backend.clone())
+        };
         bus.map_ports(u64::from(port), ns16550::SIZE, 0, uart.clone())?;
         devices.push(uart);
     }
@@ -285,7 +292,7 @@ fn add_devices(
 
     let pci = PciBus::new(bus);
     let isa = IsaBridge::with_lines((0..16).map(line).collect());
-    let power = PowerManagement::new(parts.clock.clone(), line(u32::from(pm::INTERRUPT)), acpi_mode);
+    let power = PowerManagement::new(parts.clock.clone(), output("piix4-pm", u32::from(pm::INTERRUPT)), acpi_mode);
     bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
     bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
 
@@ -311,7 +318,9 @@ fn add_devices(
     let channel = |number: usize| {
         let (command, control, interrupt) = CHANNELS[number];
         let drives = [config.ide[2 * number].clone(), config.ide[2 * number + 1].clone()];
-        let channel = ide::Channel::new(format!("ide{number}"), drives, line(u32::from(interrupt)), ram.clone())
+        let label = format!("ide{number}");
+        let line = output(&label, u32::from(interrupt));
+        let channel = ide::Channel::new(label, drives, line, ram.clone())
             .map_err(|source| BuildError::Host { what: "start a thread for ide", source })?;
         bus.map_ports(command, ide::COMMAND_PORTS, 0, channel.clone())?;
         bus.map_ports(control, 1, ide::CONTROL, channel.clone())?;

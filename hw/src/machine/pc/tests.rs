@@ -20,7 +20,8 @@ fn built_on(accelerator: Arc<FakeAccelerator>, config: &Config) -> Result<(Board
     let bus = Arc::new(Bus::new(Arc::new(|_| {})));
     let vcpus: Vec<_> = (0..config.vcpus).map(|index| accelerator.create_vcpu(index).unwrap().handle()).collect();
     let clock = VirtualClock::new();
-    let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &vcpus };
+    let taps = crate::interrupt::Taps::default();
+    let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &vcpus, taps: &taps };
     let board = build(config, &parts)?;
     board.images.iter().for_each(|image| image.load(&board.physical).unwrap());
     Ok((board, bus))

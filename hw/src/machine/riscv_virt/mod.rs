@@ -105,24 +105,31 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         power_button: None,
         local_apics: None,
         processor_buses: Vec::new(),
+        carry_over: None,
     })
 }
 
 fn add_devices(config: &Config, parts: &Parts<'_>, ram: &Arc<GuestMemory>) -> Result<Vec<Arc<dyn Device>>, BuildError> {
     let bus = parts.bus;
     let input = |vcpu: &Arc<dyn accel::VcpuHandle>, number| InterruptLine::to_vcpu(vcpu.clone(), number);
-    let contexts = parts.vcpus.iter().flat_map(|vcpu| [input(vcpu, MEIP), input(vcpu, SEIP)]).collect();
+    let output = |device: &str, line| parts.taps.output(device, line);
+    let contexts = parts.vcpus.iter().flat_map(|vcpu| [input(vcpu, MEIP), input(vcpu, SEIP)]);
+    let contexts = contexts.map(|line| output("plic", line)).collect();
     let plic = Plic::new(PLIC_SOURCES, contexts);
     bus.map_memory(PLIC, plic::size(2 * u64::from(CPU_MAX)), plic.clone())?;
-    let line = |number| InterruptLine::new(plic.clone(), number);
+    let sources = parts.taps.inputs("plic", plic.clone());
+    let line = |number| InterruptLine::new(sources.clone(), number);
 
-    let harts = parts.vcpus.iter().map(|vcpu| HartLines { software: input(vcpu, MSIP), timer: input(vcpu, MTIP) });
+    let harts = parts.vcpus.iter().map(|vcpu| HartLines {
+        software: output("aclint", input(vcpu, MSIP)),
+        timer: output("aclint", input(vcpu, MTIP)),
+    });
     let aclint = Aclint::new(parts.clock.clone(), harts.collect());
     bus.map_memory(CLINT, aclint::SIZE, aclint.clone())?;
 
     let test = SifiveTest::new();
     bus.map_memory(TEST, sifive_test::SIZE, test.clone())?;
-    let rtc = GoldfishRtc::new(parts.clock.clone(), line(RTC_IRQ));
+    let rtc = GoldfishRtc::new(parts.clock.clone(), output("goldfish-rtc", line(RTC_IRQ)));
     bus.map_memory(RTC, goldfish_rtc::SIZE, rtc.clone())?;
 
     let serial = config.serial.first().cloned().unwrap_or_else(|| Arc::new(NullBackend));
@@ -130,7 +137,7 @@ fn add_devices(config: &Config, parts: &Parts<'_>, ram: &Arc<GuestMemory>) -> Re
         let problem = "the machine has one serial port".to_string();
         return Err(BuildError::Device { device: "serial", problem });
     }
-    let uart = Ns16550::new("serial0", line(UART_IRQ), serial);
+    let uart = Ns16550::new("serial0", output("serial0", line(UART_IRQ)), serial);
     bus.map_memory(UART, ns16550::SIZE, uart.clone())?;
 
     let mut devices: Vec<Arc<dyn Device>> = vec![test, rtc, uart];
@@ -145,7 +152,8 @@ fn add_devices(config: &Config, parts: &Parts<'_>, ram: &Arc<GuestMemory>) -> Re
         let device = config.devices.get(position).map(|device| virtio_device(&device.model)).transpose()?;
         let address = VIRTIO + slot * VIRTIO_STEP;
         let label = format!("virtio-mmio@{address:x}");
-        let transport = VirtioMmio::new(label, device, ram.clone(), line(VIRTIO_IRQ + slot as u32));
+        let interrupt = output(&label, line(VIRTIO_IRQ + slot as u32));
+        let transport = VirtioMmio::new(label, device, ram.clone(), interrupt);
         bus.map_memory(address, mmio::SIZE, transport.clone())?;
         devices.push(transport);
     }
@@ -306,7 +314,8 @@ mod tests {
         let bus = Arc::new(crate::bus::Bus::new(Arc::new(|_| {})));
         let vcpus: Vec<_> = (0..config.vcpus).map(|index| accelerator.create_vcpu(index).unwrap().handle()).collect();
         let clock = VirtualClock::new();
-        let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &vcpus };
+        let taps = crate::interrupt::Taps::default();
+        let parts = Parts { accelerator: &accelerator, clock: &clock, bus: &bus, vcpus: &vcpus, taps: &taps };
         Ok((build(config, &parts)?, bus))
     }
 
