@@ -255,7 +255,8 @@ impl I8259 {
 }
 
 fn reset_state() -> [Pic; 2] {
-    LEVEL_MASKS.map(|level_triggered_mask| Pic { level_triggered_mask, ..Pic::default() })
+    // They serve nothing until they are initialised (data sheet, programming the 8259A), which clears the mask.
+    LEVEL_MASKS.map(|level_triggered_mask| Pic { level_triggered_mask, imr: 0xff, ..Pic::default() })
 }
 
 impl InterruptController for I8259 {

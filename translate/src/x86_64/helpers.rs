@@ -117,6 +117,7 @@ helpers! {
     LOAD_LDT: "load_ldt", 1, Effects::ALL, system::load_ldt;
     LOAD_TASK: "load_task", 1, Effects::ALL, system::load_task;
     LOOK_AT_SEGMENT: "look_at_segment", 2, Effects::RAISES, system::look_at_segment;
+    ADJUST_PRIVILEGE: "adjust_privilege", 3, Effects::RAISES, system::adjust_privilege;
     CHECK_USER_MODE_PREVENTION: "check_user_mode_prevention", 0, Effects::RAISES, system::check_user_mode_prevention;
     INVALIDATE_PAGE: "invalidate_page", 1, Effects::ALL, system::invalidate_page;
     INVALIDATE_CONTEXT: "invalidate_context", 3, Effects::ALL, system::invalidate_context;

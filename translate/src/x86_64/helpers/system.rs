@@ -428,6 +428,31 @@ pub(super) extern "C" fn look_at_segment(cpu: &mut Cpu<X86_64>, selector: u64, w
     }
 }
 
+/// ARPL of a selector in memory: whether its privilege level was below `wanted`. Only then is it written to.
+pub(super) extern "C" fn adjust_privilege(cpu: &mut Cpu<X86_64>, name: u64, offset: u64, wanted: u64) -> u64 {
+    let name = SegmentName::from_number(name);
+    let result = segment::linear_address(cpu, name, offset, 2, false);
+    let address = settle(cpu, result);
+    let mode = super::super::data_mode(cpu);
+    if cpu.context.status == 0 && cpu.guest.checks_alignment() && address & 1 != 0 {
+        cpu.stop_with(event::with_error(vector::ALIGNMENT_CHECK, 0).0);
+    }
+    if cpu.context.status != 0 {
+        return 0;
+    }
+    let Ok(selector) = cpu.load(address, Width::Half, mode) else { return 0 };
+    if selector & 3 >= wanted {
+        return 0;
+    }
+    let result = segment::linear_address(cpu, name, offset, 2, true);
+    settle(cpu, result);
+    if cpu.context.status == 0 {
+        // A failure is in the status.
+        let _ = cpu.store(address, Width::Half, mode, selector & !3 | wanted);
+    }
+    1
+}
+
 /// SGDT, SIDT, SLDT, STR and SMSW outside privilege level 0 under CR4.UMIP.
 pub(super) extern "C" fn check_user_mode_prevention(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     if cpu.guest.cr4 & CR4_UMIP != 0 && cpu.guest.privilege() != 0 {

@@ -160,26 +160,35 @@ impl Lifter {
         let old = self.b.get(RBP);
         let place = self.stack_place(frame, ty, true);
         self.store_raw(place, ty, old);
+        // The frame pointer is all of ESP, of which a 16-bit stack changes the lower half only.
+        let pointer = if self.stack_type() == Type::I16 {
+            let stack = self.b.get(RSP);
+            let upper = self.constant(!0xffff);
+            let upper = self.b.binary(BinaryOp::And, Type::I64, stack, upper);
+            self.b.binary(BinaryOp::Or, Type::I64, upper, frame)
+        } else {
+            frame
+        };
         // Copies of the pointers to the enclosing frames, then that of the new one.
         for number in 1..level {
             let from = self.offset_on_stack(old, -bytes * number);
             let place = self.stack_place(from, ty, false);
-            let pointer = self.load_raw(place, ty);
+            let copied = self.load_raw(place, ty);
             let to = self.stack_offset(-bytes * (number + 1));
             let place = self.stack_place(to, ty, true);
-            self.store_raw(place, ty, pointer);
+            self.store_raw(place, ty, copied);
         }
         if level > 0 {
             let to = self.stack_offset(-bytes * (level + 1));
             let place = self.stack_place(to, ty, true);
-            self.store_raw(place, ty, frame);
+            self.store_raw(place, ty, pointer);
         }
         let end = self.stack_offset(-bytes * (level + 1) - size);
         // The new top of the stack must be there to be written to, though nothing is.
         let top = self.stack_place(end, ty, true);
         self.probe_write(top, ty);
-        let frame = self.typed(ty, frame);
-        self.write_sized(RBP, ty, frame);
+        let pointer = self.typed(ty, pointer);
+        self.write_sized(RBP, ty, pointer);
         self.set_stack_pointer(end);
         Ok(Lifted::Next)
     }

@@ -666,8 +666,17 @@ impl Lifter {
         self.need_protected()?;
         let before = self.all_flags();
         let source = self.read(1)?;
-        let old = self.read_to_modify(0)?;
         let three = self.constant(3);
+        if self.is_memory(0) {
+            let wanted = self.b.binary(BinaryOp::And, Type::I64, source.raw, three);
+            // Outside 64-bit mode, where there is no ARPL, there is no displacement besides.
+            let (offset, _) = self.effective_address();
+            let segment = self.constant(segment_name(self.i.memory_segment()) as u64);
+            let lower = self.helper(id::ADJUST_PRIVILEGE, &[segment, offset, wanted]);
+            let lower = self.typed(Type::I8, lower);
+            return Ok(self.end_adjustment(before, lower));
+        }
+        let old = self.read(0)?;
         let wanted = self.b.binary(BinaryOp::And, Type::I64, source.raw, three);
         let present = self.b.binary(BinaryOp::And, Type::I64, old.raw, three);
         let lower = self.b.compare(Comparison::LessUnsigned, Type::I64, present, wanted);
@@ -677,12 +686,16 @@ impl Lifter {
         let value = self.b.select(Type::I64, lower, adjusted, old.raw);
         let value = self.typed(self.ty(0), value);
         self.write(0, value)?;
+        Ok(self.end_adjustment(before, lower))
+    }
+
+    fn end_adjustment(&mut self, before: Value, lower: Value) -> Lifted {
         let zero_flag = self.flag_if(lower, flags::ZF);
         let others = self.constant(!flags::ZF);
         let others = self.b.binary(BinaryOp::And, Type::I64, before, others);
         let all = self.b.binary(BinaryOp::Or, Type::I64, others, zero_flag);
         self.set_explicit_flags(all);
-        Ok(Lifted::Next)
+        Lifted::Next
     }
 
     /// BOUND.
