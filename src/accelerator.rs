@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accel::clock::VirtualClock;
-use accel::jit::Jit;
+use accel::jit::{CpuModel, Jit};
 use accel::kvm::Kvm;
 use accel::{Accelerator, Architecture, Error, probe};
 
@@ -53,11 +53,12 @@ pub(crate) fn help(architecture: Architecture) -> String {
     )
 }
 
-/// Opens the first accelerator that works.
+/// Opens the first accelerator that works; `model` is what the JIT's x86-64 processors are.
 pub(crate) fn open(
     options: &Options,
     machine: Option<&str>,
     architecture: Architecture,
+    model: &CpuModel,
     clock: &Arc<VirtualClock>,
 ) -> Result<Arc<dyn Accelerator>, Invalid> {
     let names = names(options, machine)?;
@@ -74,7 +75,7 @@ pub(crate) fn open(
         };
         let opened: Result<Arc<dyn Accelerator>, Error> = match name {
             "kvm" => Kvm::open(architecture).map(|kvm| Arc::new(kvm) as _),
-            "jit" => Jit::open(architecture, clock.clone()).map(|jit| Arc::new(jit) as _),
+            "jit" => Jit::open_with_model(architecture, clock.clone(), model.clone()).map(|jit| Arc::new(jit) as _),
             other => return Err(Invalid::new(format!("-accel {other}: valid are {KNOWN}"))),
         };
         match opened {

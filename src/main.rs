@@ -70,12 +70,14 @@ fn run() -> Result<i32, Invalid> {
 
     let machine_options = machine::machine_options(&options)?;
     let mut config = machine::config(&options, machine_options.name, architecture)?;
+    let model = machine::cpu_model(&options, architecture)?;
     let mut consoles = Consoles::new(&options)?;
     config.serial = consoles.serial_ports(&options)?;
     consoles.monitors(&options)?;
     devices::add(&options, &mut consoles, &mut config, architecture)?;
     let clock = VirtualClock::new();
-    let accelerator = accelerator::open(&options, machine_options.accelerators.as_deref(), architecture, &clock)?;
+    let accelerators = machine_options.accelerators.as_deref();
+    let accelerator = accelerator::open(&options, accelerators, architecture, &model, &clock)?;
     let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;
     let vm = Arc::new(vm);
 

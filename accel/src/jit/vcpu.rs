@@ -103,7 +103,7 @@ pub(super) struct JitVcpu<P: Processor> {
 
 impl<P: Processor> JitVcpu<P> {
     pub(super) fn new(index: u32, shared: Arc<Shared>, translator: Arc<Translator<P>>) -> JitVcpu<P> {
-        let mut engine = Engine::new(u64::from(index), P::new(index, &shared.vcpu_count), translator);
+        let mut engine = Engine::new(u64::from(index), P::new(index, &shared.vcpu_count, &shared.model), translator);
         P::reset(&mut engine.cpu);
         let wake = Arc::new(Wake {
             signals: engine.cpu.signals.clone(),

@@ -18,9 +18,9 @@ use crate::state::x86_64::{Activity, CpuState, DescriptorTable, Events, Float80,
 impl Processor for X86_64 {
     const INPUTS: u64 = 1 << event::INPUT_INTR;
 
-    fn new(index: u32, count: &Arc<AtomicU32>) -> X86_64 {
+    fn new(index: u32, count: &Arc<AtomicU32>, model: &Arc<CpuModel>) -> X86_64 {
         count.fetch_max(index + 1, Ordering::SeqCst);
-        X86_64::new(Arc::new(CpuModel::best()), count.clone(), index == 0)
+        X86_64::new(model.clone(), count.clone(), index == 0)
     }
 
     fn reset(cpu: &mut Cpu<X86_64>) {
@@ -143,7 +143,7 @@ fn fpu_in(cpu: &mut Cpu<X86_64>, fpu: &Fpu) {
         }
     }
     guest_state::set_mxcsr(cpu, fpu.mxcsr);
-    cpu.guest.xcr0 = fpu.xcr0 & 7 | 1;
+    cpu.guest.xcr0 = fpu.xcr0 & cpu.guest.model.components() | 1;
 }
 
 fn state(cpu: &Cpu<X86_64>) -> CpuState {

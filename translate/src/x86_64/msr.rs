@@ -8,6 +8,7 @@ use super::mmu;
 use super::segment::SegmentName;
 use super::segment::attribute::LONG;
 use super::state::*;
+use super::xsave;
 
 /// Ticks of the time stamp counter in a millisecond: it counts nanoseconds.
 pub const TIME_STAMP_KHZ: u32 = 1_000_000;
@@ -335,14 +336,18 @@ pub(super) fn write_debug(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> Res
     Ok(())
 }
 
-/// XGETBV.
+/// XGETBV: XCR0, and which of its components are in use.
 pub(super) fn read_extended_control(cpu: &Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
-    if number == 0 { Ok(cpu.guest.xcr0) } else { Err(general_protection(0)) }
+    match number {
+        0 => Ok(cpu.guest.xcr0),
+        1 if cpu.guest.model.features.has_named("xgetbv1") => Ok(cpu.guest.xcr0 & xsave::in_use(cpu)),
+        _ => Err(general_protection(0)),
+    }
 }
 
 /// XSETBV: x87 always, SSE, and AVX only with SSE.
 pub(super) fn write_extended_control(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault> {
-    let consistent = value & 1 != 0 && value & !7 == 0 && (value & 4 == 0 || value & 2 != 0);
+    let consistent = value & 1 != 0 && value & !cpu.guest.model.components() == 0 && (value & 4 == 0 || value & 2 != 0);
     if number != 0 || !consistent {
         return Err(general_protection(0));
     }

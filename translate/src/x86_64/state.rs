@@ -11,6 +11,7 @@ use crate::ir::Width;
 
 use super::cpuid::CpuModel;
 use super::event::{Fault, PendingEvent};
+use super::features::InstructionSet;
 use super::flags;
 use super::mmu;
 use super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RDX, segment_base};
@@ -186,6 +187,8 @@ pub struct X86_64 {
     pub cr8: u64,
     /// What CPUID answers.
     pub model: Arc<CpuModel>,
+    /// The instructions of [`X86_64::model`].
+    pub(super) instructions: InstructionSet,
     /// Which large pages the soft TLB may hold pieces of.
     pub(super) large_pages: crate::large_pages::LargePages,
     /// How many processors the machine has.
@@ -232,6 +235,7 @@ impl X86_64 {
             nmi_masked: false,
             waits_for_start_up: false,
             cr8: 0,
+            instructions: model.instructions(),
             model,
             large_pages: crate::large_pages::LargePages::default(),
             processors,
