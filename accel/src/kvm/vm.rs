@@ -13,6 +13,8 @@ use kvm_ioctls::{Cap, VmFd};
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 
+use translate::x86_64::cpuid::{CpuModel, Placement};
+
 use super::handle::install_kick_signal;
 use super::memory::Slots;
 use super::vcpu::KvmVcpu;
@@ -35,6 +37,8 @@ const DEBUG_REGISTERS: usize = 4;
 pub struct Kvm {
     vm: Arc<Vm>,
     capabilities: Capabilities,
+    /// What the processors are to be, and how many there will be; else they are all that the host has.
+    model: Option<(CpuModel, u32)>,
 }
 
 /// What the accelerator and its vCPUs share. It lives as long as either does, as guest memory must not be unmapped
@@ -65,6 +69,17 @@ pub(super) fn host_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Er
 }
 
 impl Kvm {
+    /// As [`Kvm::open`], for a machine of `count` processors of a model that other backends have as well. The result has as
+    /// many of `model`'s features as this host supports, and its rate of the time stamp counter.
+    pub fn open_with_model(architecture: Architecture, model: CpuModel, count: u32) -> Result<(Kvm, CpuModel), Error> {
+        let mut kvm = Kvm::open(architecture)?;
+        let mut model = model;
+        cpuid::restrict(&mut model, &kvm.vm.cpuid, kvm.vm.tsc_deadline_timer);
+        model.time_stamp_khz = kvm.capabilities.time_stamp_khz;
+        kvm.model = Some((model.clone(), count));
+        Ok((kvm, model))
+    }
+
     /// Creates a virtual machine for guests of `architecture`.
     ///
     /// # Errors
@@ -105,8 +120,8 @@ impl Kvm {
             }
         }
         install_kick_signal()?;
-        let fd = create_vm(&system)
-            .map_err(|error| unavailable(format!("KVM refuses a new virtual machine: {error}")))?;
+        let fd =
+            create_vm(&system).map_err(|error| unavailable(format!("KVM refuses a new virtual machine: {error}")))?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(host_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(host_error("KVM_SET_TSS_ADDR"))?;
         let exception_payload = fd.check_extension_raw(EXCEPTION_PAYLOAD.into()) > 0 && {
@@ -140,7 +155,7 @@ impl Kvm {
             cpuid,
             fd,
         };
-        Ok(Kvm { vm: Arc::new(vm), capabilities })
+        Ok(Kvm { vm: Arc::new(vm), capabilities, model: None })
     }
 
     fn io_event(&self, event: IoEvent, fd: &EventFd, flags: u32) -> Result<(), Error> {
@@ -288,7 +303,10 @@ impl Accelerator for Kvm {
         let fd = self.vm.fd.create_vcpu(u64::from(index)).map_err(host_error("KVM_CREATE_VCPU"))?;
         let in_kernel_controller = self.vm.in_kernel_controller.load(Ordering::Acquire);
         let deadline_timer = in_kernel_controller && self.vm.tsc_deadline_timer;
-        let cpuid = cpuid::for_vcpu(&self.vm.cpuid, index, in_kernel_controller, deadline_timer);
+        let cpuid = match &self.model {
+            Some((model, count)) => cpuid::of_model(model, Placement { id: index, count: *count })?,
+            None => cpuid::for_vcpu(&self.vm.cpuid, index, in_kernel_controller, deadline_timer),
+        };
         fd.set_cpuid2(&cpuid).map_err(host_error("KVM_SET_CPUID2"))?;
         let vcpu = KvmVcpu::new(self.vm.clone(), fd, index, self.vm.run_size)?;
         Ok(Box::new(vcpu))
