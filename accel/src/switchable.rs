@@ -158,7 +158,13 @@ impl Accelerator for Switchable {
         let handles = vcpus.iter().map(|(_, vcpu)| vcpu.handle()).collect();
         let handle = Arc::new(Handle { handles, active: self.active.clone() });
         let prepared = self.active.number();
-        Ok(Box::new(SwitchableVcpu { vcpus, active: self.active.clone(), handle, debug: DebugControl::default(), prepared }))
+        Ok(Box::new(SwitchableVcpu {
+            vcpus,
+            active: self.active.clone(),
+            handle,
+            debug: DebugControl::default(),
+            prepared,
+        }))
     }
 
     fn interpreted_instructions(&self) -> u64 {

@@ -145,7 +145,9 @@ mod tests {
         }
         let cause = Cause::HostUi;
         let changed = Event::AcceleratorChanged { from: "kvm", to: "jit" };
-        for event in [Event::Stop, Event::Resume, Event::Reset(cause), Event::Powerdown, Event::Shutdown(cause), changed] {
+        for event in
+            [Event::Stop, Event::Resume, Event::Reset(cause), Event::Powerdown, Event::Shutdown(cause), changed]
+        {
             assert!(DECLARATIONS.iter().any(|declaration| declaration.name == event.name()), "{event:?}");
         }
     }

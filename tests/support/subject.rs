@@ -51,15 +51,7 @@ fn x86_64(name: &'static str, accelerator: &'static str) -> Subject {
     image[..code.len()].copy_from_slice(&code);
     // At the reset vector: jmp 0xf000:0
     image[0xfff0..0xfff5].copy_from_slice(&[0xea, 0, 0, 0, 0xf0]);
-    Subject {
-        name,
-        architecture: "x86_64",
-        accelerator,
-        program: 0xf_0000,
-        image,
-        register: "CR0",
-        has_nmi: true,
-    }
+    Subject { name, architecture: "x86_64", accelerator, program: 0xf_0000, image, register: "CR0", has_nmi: true }
 }
 
 impl Subject {
@@ -85,7 +77,8 @@ impl Subject {
 pub(crate) fn all(test: &str) -> Vec<Subject> {
     let mut subjects = vec![riscv64_on_jit(), x86_64("x86_64 on jit", "jit"), x86_64("x86_64 on kvm", "kvm")];
     subjects.retain(|subject| {
-        let runs = subject.accelerator != "kvm" || std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+        let runs =
+            subject.accelerator != "kvm" || std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
         if !runs {
             eprintln!("SKIPPED: {test} ({}): /dev/kvm cannot be opened here", subject.name);
         }

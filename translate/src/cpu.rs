@@ -442,6 +442,16 @@ impl<G: Guest> Cpu<G> {
         self.store_in_page(address, bytes, mode, value)
     }
 
+    /// Fails as a write of some bytes, less than a page, would if they lie in two pages.
+    pub fn probe_write(&mut self, address: u64, bytes: u64, mode: MemoryMode) -> Result<(), Stopped> {
+        let in_page = PAGE_SIZE - address % PAGE_SIZE;
+        if bytes > in_page {
+            self.translate(address, 1, Access::Write, mode)?;
+            self.translate(address.wrapping_add(in_page), 1, Access::Write, mode)?;
+        }
+        Ok(())
+    }
+
     fn store_in_page(&mut self, address: u64, bytes: u64, mode: MemoryMode, value: u64) -> Result<(), Stopped> {
         let (physical, host) = match self.translated_for_writes(address, mode) {
             Some((physical, page)) => (physical, Some(page)),

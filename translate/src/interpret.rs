@@ -100,6 +100,10 @@ fn execute<G: Guest>(cpu: &mut Cpu<G>, op: &Op, values: &Values) -> Result<u64, 
             cpu.store(value(address).wrapping_add(offset as u64), width, mode, value(v))?;
             0
         }
+        Op::ProbeWrite { bytes, mode, address, offset } => {
+            cpu.probe_write(value(address).wrapping_add(offset as u64), bytes.into(), mode)?;
+            0
+        }
         Op::AtomicReadModifyWrite { op, width, mode, address, value: v } => {
             atomic(cpu, op, width, mode, value(address), value(v))?
         }

@@ -16,9 +16,11 @@ use translate::code::CodePages;
 use translate::engine::{Tiers, Translator};
 use translate::riscv64::Riscv64;
 use translate::x86_64::X86_64;
-use translate::x86_64::msr::TIME_STAMP_KHZ;
 use vm_memory::{Address, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
+
+pub use translate::x86_64::cpuid::{CpuModel, ModelError};
+pub use translate::x86_64::features::FEATURES;
 
 use crate::clock::VirtualClock;
 use crate::memory::{MemorySlot, PAGE_SIZE};
@@ -48,6 +50,8 @@ struct Shared {
     clock: Arc<VirtualClock>,
     /// How many vCPUs there are.
     vcpu_count: Arc<AtomicU32>,
+    /// What x86-64 vCPUs are.
+    model: Arc<CpuModel>,
 }
 
 /// The memory of a machine, sorted by address; replaced as a whole when it changes.
@@ -101,6 +105,24 @@ impl Jit {
 
     /// As [`Jit::open`], with a say in what is compiled and when.
     pub fn with_tiers(architecture: Architecture, clock: Arc<VirtualClock>, tiers: Tiers) -> Result<Jit, Error> {
+        Jit::with_model(architecture, clock, tiers, CpuModel::best())
+    }
+
+    /// As [`Jit::open`], with vCPUs of a model; `model` counts for x86-64 guests only.
+    pub fn open_with_model(
+        architecture: Architecture,
+        clock: Arc<VirtualClock>,
+        model: CpuModel,
+    ) -> Result<Jit, Error> {
+        Jit::with_model(architecture, clock, Tiers::Background(HOT), model)
+    }
+
+    fn with_model(
+        architecture: Architecture,
+        clock: Arc<VirtualClock>,
+        tiers: Tiers,
+        model: CpuModel,
+    ) -> Result<Jit, Error> {
         let shared = Arc::new(Shared {
             memory: ArcSwap::default(),
             changing: Mutex::new(()),
@@ -108,6 +130,7 @@ impl Jit {
             wakes: Mutex::default(),
             clock,
             vcpu_count: Arc::default(),
+            model: Arc::new(model),
         });
         let (code_pages, create) = match architecture {
             Architecture::Riscv64 => processors::<Riscv64>(&shared, tiers),
@@ -122,7 +145,7 @@ impl Jit {
                 watchpoints: usize::MAX,
                 dirty_log: true,
                 most_vcpus: 512,
-                time_stamp_khz: if architecture == Architecture::X86_64 { TIME_STAMP_KHZ } else { 0 },
+                time_stamp_khz: if architecture == Architecture::X86_64 { shared.model.time_stamp_khz } else { 0 },
             },
             shared,
             code_pages,

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use translate::cpu::{Cpu, Signals};
 use translate::x86_64::cpuid::CpuModel;
+use translate::x86_64::msr::{set_time_stamp, time_stamp};
 use translate::x86_64::segment::{self as native, SegmentName, attribute};
 use translate::x86_64::{X86_64, segment};
 use translate::x86_64::{debug, event, registers, state as guest_state, x87};
@@ -13,14 +14,16 @@ use translate::x86_64::{debug, event, registers, state as guest_state, x87};
 use super::processor::Processor;
 use crate::Error;
 use crate::state::CpuState as AnyState;
-use crate::state::x86_64::{Activity, CpuState, DescriptorTable, Events, Float80, Fpu, InterruptShadow, Segment, msr};
+use crate::state::x86_64::{
+    Activity, CpuState, DescriptorTable, Events, Exception, Float80, Fpu, Interrupt, InterruptShadow, Segment, msr,
+};
 
 impl Processor for X86_64 {
     const INPUTS: u64 = 1 << event::INPUT_INTR;
 
-    fn new(index: u32, count: &Arc<AtomicU32>) -> X86_64 {
+    fn new(index: u32, count: &Arc<AtomicU32>, model: &Arc<CpuModel>) -> X86_64 {
         count.fetch_max(index + 1, Ordering::SeqCst);
-        X86_64::new(Arc::new(CpuModel::best()), count.clone(), index == 0)
+        X86_64::new(model.clone(), count.clone(), index == 0)
     }
 
     fn reset(cpu: &mut Cpu<X86_64>) {
@@ -143,7 +146,7 @@ fn fpu_in(cpu: &mut Cpu<X86_64>, fpu: &Fpu) {
         }
     }
     guest_state::set_mxcsr(cpu, fpu.mxcsr);
-    cpu.guest.xcr0 = fpu.xcr0 & 7 | 1;
+    cpu.guest.xcr0 = fpu.xcr0 & cpu.guest.model.components() | 1;
 }
 
 /// The state as every backend has it.
@@ -162,7 +165,8 @@ pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
         (SYSENTER_ESP, guest.sysenter_esp),
         (SYSENTER_EIP, guest.sysenter_eip),
         (TSC_AUX, guest.tsc_aux),
-        (TSC_ADJUST, guest.tsc_offset),
+        (TSC_ADJUST, guest.tsc_adjust),
+        (msr::TSC, time_stamp(cpu)),
     ]);
     let mut gpr = [0; 16];
     gpr.copy_from_slice(&cpu.context.registers[..16]);
@@ -194,6 +198,11 @@ pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
         msrs,
         local_apic: None,
         events: Events {
+            exception: pending_exception(guest),
+            interrupt: match guest.pending_event {
+                Some(event::PendingEvent::Interrupt(vector)) => Some(Interrupt { vector, software: false }),
+                _ => None,
+            },
             shadow: if guest.interrupt_shadow { InterruptShadow::Sti } else { InterruptShadow::None },
             nmi_pending: inputs >> event::INPUT_NMI & 1 != 0,
             nmi_masked: guest.nmi_masked,
@@ -206,6 +215,13 @@ pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
             _ => Activity::Running,
         },
     }
+}
+
+fn pending_exception(guest: &X86_64) -> Option<Exception> {
+    let Some(event::PendingEvent::Exception { number, information }) = guest.pending_event else { return None };
+    let (vector, error_code) = event::split(number);
+    // Page faults have written CR2 by the time they are injected.
+    Some(Exception { vector, error_code, injected: true, payload: Some(information) })
 }
 
 const SYSENTER_CS: u32 = 0x174;
@@ -254,6 +270,10 @@ pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), E
     guest.interrupt_shadow = state.events.shadow != InterruptShadow::None;
     guest.nmi_masked = state.events.nmi_masked;
     set_msrs(guest, &state.msrs);
+    if let Some(time_stamp) = state.msrs.get(&msr::TSC) {
+        set_time_stamp(cpu, *time_stamp);
+    }
+    let guest = &mut cpu.guest;
     guest.waits_for_start_up = matches!(state.activity, Activity::WaitForSipi | Activity::SipiReceived);
     cpu.shut_down = state.activity == Activity::Shutdown;
     cpu.halted = matches!(state.activity, Activity::Halted | Activity::WaitForSipi);
@@ -293,7 +313,7 @@ fn set_msrs(guest: &mut X86_64, msrs: &BTreeMap<u32, u64>) {
     guest.sysenter_esp = get(SYSENTER_ESP);
     guest.sysenter_eip = get(SYSENTER_EIP);
     guest.tsc_aux = get(TSC_AUX);
-    guest.tsc_offset = get(TSC_ADJUST);
+    guest.tsc_adjust = get(TSC_ADJUST);
     let own = [
         msr::STAR,
         msr::LSTAR,

@@ -57,16 +57,17 @@ impl Interpreter {
         // What the interpreter has no instructions for stays as it is.
         known.fpu.components.clear();
         known.events.in_smm = false;
-        set_state(&mut self.engine.cpu, &known)?;
+        let world = World { memory, io };
+        self.engine.cpu.with_platform(&world, |cpu| set_state(cpu, &known))?;
         self.engine.cpu.context.exception.number = NO_EXCEPTION;
-        let stop = self.engine.step(&World { memory, io });
+        let stop = self.engine.step(&world);
         if self.engine.cpu.context.exception.number == number(vector::INVALID_OPCODE) {
             return Ok(Carried::Unknown);
         }
         if let Some(Stop::ShutDown) = stop {
             return Ok(Carried::ShutDown);
         }
-        let mut after = state(&self.engine.cpu);
+        let mut after = self.engine.cpu.with_platform(&world, |cpu| state(cpu));
         after.fpu.components.clone_from(&before.fpu.components);
         after.fpu.xcr0 = before.fpu.xcr0;
         after.apic_base = before.apic_base;

@@ -13,12 +13,15 @@ use kvm_ioctls::{Cap, VmFd};
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
 
+use translate::x86_64::cpuid::{CpuModel, Placement};
+
 use super::handle::install_kick_signal;
 use super::memory::Slots;
 use super::vcpu::KvmVcpu;
 use super::{NAME, controllers, cpuid, registers, xsave};
 use crate::memory::MemorySlot;
 use crate::state::ControllerState;
+use crate::state::x86_64::msr;
 use crate::{Accelerator, AddressSpace, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
 
 vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, kvm_bindings::KVMIO, 0x79, kvm_ioeventfd);
@@ -35,6 +38,8 @@ const DEBUG_REGISTERS: usize = 4;
 pub struct Kvm {
     vm: Arc<Vm>,
     capabilities: Capabilities,
+    /// What the processors are to be, and how many there will be; else they are all that the host has.
+    model: Option<(CpuModel, u32)>,
 }
 
 /// What the accelerator and its vCPUs share. It lives as long as either does, as guest memory must not be unmapped
@@ -54,6 +59,8 @@ pub(super) struct Vm {
     /// Candidates for the above.
     pub(super) msr_candidates: Vec<u32>,
     pub(super) tsc_deadline_timer: bool,
+    /// See [`TimeStamp::start`].
+    time_stamp_start: u64,
     /// How many instructions the interpreter carried out, as KVM could not emulate them.
     pub(super) interpreted: AtomicU64,
     run_size: usize,
@@ -65,6 +72,18 @@ pub(super) fn host_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Er
 }
 
 impl Kvm {
+    /// As [`Kvm::open`], for a machine of `count` processors of a model that other backends have as well. The result has as
+    /// many of `model`'s features as this host supports, and its rate of the time stamp counter.
+    pub fn open_with_model(architecture: Architecture, model: CpuModel, count: u32) -> Result<(Kvm, CpuModel), Error> {
+        let mut kvm = Kvm::open(architecture)?;
+        let mut model = model;
+        cpuid::restrict(&mut model, &kvm.vm.cpuid, kvm.vm.tsc_deadline_timer);
+        model.time_stamp_khz = kvm.capabilities.time_stamp_khz;
+        model.time_stamp_start = kvm.vm.time_stamp_start;
+        kvm.model = Some((model.clone(), count));
+        Ok((kvm, model))
+    }
+
     /// Creates a virtual machine for guests of `architecture`.
     ///
     /// # Errors
@@ -105,8 +124,8 @@ impl Kvm {
             }
         }
         install_kick_signal()?;
-        let fd = create_vm(&system)
-            .map_err(|error| unavailable(format!("KVM refuses a new virtual machine: {error}")))?;
+        let fd =
+            create_vm(&system).map_err(|error| unavailable(format!("KVM refuses a new virtual machine: {error}")))?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(host_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(host_error("KVM_SET_TSS_ADDR"))?;
         let exception_payload = fd.check_extension_raw(EXCEPTION_PAYLOAD.into()) > 0 && {
@@ -116,6 +135,7 @@ impl Kvm {
         let cpuid = system
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(host_error("KVM_GET_SUPPORTED_CPUID"))?;
+        let time_stamp = time_stamp(&system)?;
         let capabilities = Capabilities {
             architecture,
             in_kernel_interrupt_controller: system.check_extension(Cap::Irqchip) && system.check_extension(Cap::Pit2),
@@ -124,7 +144,7 @@ impl Kvm {
             watchpoints: DEBUG_REGISTERS,
             dirty_log: true,
             most_vcpus: u32::try_from(system.get_max_vcpus()).unwrap_or(u32::MAX),
-            time_stamp_khz: time_stamp_khz(&system)?,
+            time_stamp_khz: time_stamp.khz,
         };
         let vm = Vm {
             slots: Mutex::new(Slots::new(u32::try_from(system.get_nr_memslots()).unwrap_or(u32::MAX))),
@@ -136,11 +156,12 @@ impl Kvm {
             msr_candidates: registers::msr_candidates(&system)?,
             tsc_deadline_timer: system.check_extension(Cap::TscDeadlineTimer),
             interpreted: AtomicU64::new(0),
+            time_stamp_start: time_stamp.start,
             run_size: fd.run_size(),
             cpuid,
             fd,
         };
-        Ok(Kvm { vm: Arc::new(vm), capabilities })
+        Ok(Kvm { vm: Arc::new(vm), capabilities, model: None })
     }
 
     fn io_event(&self, event: IoEvent, fd: &EventFd, flags: u32) -> Result<(), Error> {
@@ -191,11 +212,23 @@ fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     }
 }
 
-/// The rate of guests' time stamp counters. Older kernels tell it of a vCPU only, and this is needed before there is one.
-fn time_stamp_khz(system: &kvm_ioctls::Kvm) -> Result<u32, Error> {
+/// What guests' time stamp counters are like.
+struct TimeStamp {
+    khz: u32,
+    /// The value that a new processor's has, where KVM ignores what is written to it, as some KVMs inside virtual machines do;
+    /// otherwise 0.
+    start: u64,
+}
+
+/// Older kernels tell it of a vCPU only, and this is needed before there is one.
+fn time_stamp(system: &kvm_ioctls::Kvm) -> Result<TimeStamp, Error> {
     let probe = create_vm(system).map_err(host_error("KVM_CREATE_VM"))?;
     let vcpu = probe.create_vcpu(0).map_err(host_error("KVM_CREATE_VCPU"))?;
-    vcpu.get_tsc_khz().map_err(host_error("KVM_GET_TSC_KHZ"))
+    let khz = vcpu.get_tsc_khz().map_err(host_error("KVM_GET_TSC_KHZ"))?;
+    let now = registers::read_existing_msrs(&vcpu, &[msr::TSC])?.get(&msr::TSC).copied().unwrap_or(0);
+    // A second is more than the few calls since its creation take.
+    let begins_at_zero = now < u64::from(khz) * 1000;
+    Ok(TimeStamp { khz, start: if begins_at_zero { 0 } else { now } })
 }
 
 impl Accelerator for Kvm {
@@ -288,7 +321,10 @@ impl Accelerator for Kvm {
         let fd = self.vm.fd.create_vcpu(u64::from(index)).map_err(host_error("KVM_CREATE_VCPU"))?;
         let in_kernel_controller = self.vm.in_kernel_controller.load(Ordering::Acquire);
         let deadline_timer = in_kernel_controller && self.vm.tsc_deadline_timer;
-        let cpuid = cpuid::for_vcpu(&self.vm.cpuid, index, in_kernel_controller, deadline_timer);
+        let cpuid = match &self.model {
+            Some((model, count)) => cpuid::of_model(model, Placement { id: index, count: *count })?,
+            None => cpuid::for_vcpu(&self.vm.cpuid, index, in_kernel_controller, deadline_timer),
+        };
         fd.set_cpuid2(&cpuid).map_err(host_error("KVM_SET_CPUID2"))?;
         let vcpu = KvmVcpu::new(self.vm.clone(), fd, index, self.vm.run_size)?;
         Ok(Box::new(vcpu))

@@ -163,7 +163,8 @@ pub(crate) fn unusual_instructions_reach_devices(subject: &Subject) -> Outcome {
     let sum = |first: u32, second: u32| u64::from(first.wrapping_add(second));
     let expected = sum(0x1312_1110, 0x1716_1514) | sum(0x1b1a_1918, 0x1f1e_1d1c) << 32;
     let log = machine.bus.take_log();
-    let stored = log.iter().rev().find_map(|access| access.written.clone().filter(|_| access.address == device + 0x100));
+    let stored =
+        log.iter().rev().find_map(|access| access.written.clone().filter(|_| access.address == device + 0x100));
     assert_eq!(stored, Some(expected.to_le_bytes().to_vec()), "{log:?}");
     if machine.accelerator.name() == "kvm" {
         assert!(machine.accelerator.interpreted_instructions() >= 1, "KVM's emulator knew all of them");

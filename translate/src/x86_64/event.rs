@@ -82,7 +82,8 @@ pub const fn number_with_error(vector: u8, error_code: u16) -> u32 {
 /// [`Exception::number`] that is none: the instruction begins again.
 pub(super) const BEGIN_AGAIN: u32 = u32::MAX;
 
-fn split(number: u32) -> (u8, Option<u32>) {
+/// Vector and error code of an [`Exception::number`].
+pub fn split(number: u32) -> (u8, Option<u32>) {
     (number as u8, (number & HAS_ERROR_CODE != 0).then_some(number >> 16))
 }
 

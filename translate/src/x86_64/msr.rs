@@ -8,9 +8,9 @@ use super::event::{Fault, general_protection, invalid_opcode, number, vector};
 use super::segment::SegmentName;
 use super::segment::attribute::LONG;
 use super::state::*;
-use super::{debug, mmu};
+use super::{debug, mmu, xsave};
 
-/// Ticks of the time stamp counter in a millisecond: it counts nanoseconds.
+/// Ticks of the time stamp counter in a millisecond, where nothing else is asked for: it counts nanoseconds.
 pub const TIME_STAMP_KHZ: u32 = 1_000_000;
 
 const TIME_STAMP: u32 = 0x10;
@@ -76,7 +76,18 @@ pub(super) fn has_enabled_apic(cpu: &Cpu<X86_64>) -> bool {
 
 /// The time stamp counter.
 pub fn time_stamp(cpu: &Cpu<X86_64>) -> u64 {
-    cpu.platform().now().wrapping_add(cpu.guest.tsc_offset)
+    cpu.guest.model.ticks(cpu.platform().now()).wrapping_add(cpu.guest.tsc_offset)
+}
+
+/// Makes the time stamp counter count on from `value`.
+pub fn set_time_stamp(cpu: &mut Cpu<X86_64>, value: u64) {
+    cpu.guest.tsc_offset = value.wrapping_sub(cpu.guest.model.ticks(cpu.platform().now()));
+}
+
+/// Moves the time stamp counter and what `IA32_TSC_ADJUST` says of that (SDM volume 3, 18.17.3).
+fn adjust_time_stamp(cpu: &mut Cpu<X86_64>, by: u64) {
+    cpu.guest.tsc_offset = cpu.guest.tsc_offset.wrapping_add(by);
+    cpu.guest.tsc_adjust = cpu.guest.tsc_adjust.wrapping_add(by);
 }
 
 fn base_register(cpu: &mut Cpu<X86_64>, name: SegmentName) -> &mut u64 {
@@ -88,7 +99,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
     let unknown = || general_protection(0);
     Ok(match number {
         TIME_STAMP => time_stamp(cpu),
-        TIME_STAMP_ADJUST => cpu.guest.tsc_offset,
+        TIME_STAMP_ADJUST => cpu.guest.tsc_adjust,
         APIC_BASE => cpu.platform().read_local_apic(LocalApicRegister::Base).ok_or_else(unknown)?,
         MICROCODE => 0x0100_0065 << 32,
         // Eight variable ranges, fixed ranges, write combining.
@@ -99,7 +110,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
         MACHINE_CHECK_CAPABILITIES => 10,
         DEADLINE => {
             let deadline = cpu.platform().read_local_apic(LocalApicRegister::Deadline).ok_or_else(unknown)?;
-            if deadline == 0 { 0 } else { deadline.wrapping_add(cpu.guest.tsc_offset) }
+            if deadline == 0 { 0 } else { cpu.guest.model.ticks(deadline).wrapping_add(cpu.guest.tsc_offset) }
         }
         number if X2APIC.contains(&number) => {
             let register = LocalApicRegister::X2apic(number - X2APIC.start());
@@ -124,8 +135,8 @@ pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault
     let unknown = || general_protection(0);
     let canonical = |cpu: &Cpu<X86_64>| if mmu::is_storable(cpu, value) { Ok(value) } else { Err(unknown()) };
     match number {
-        TIME_STAMP => cpu.guest.tsc_offset = value.wrapping_sub(cpu.platform().now()),
-        TIME_STAMP_ADJUST => cpu.guest.tsc_offset = value,
+        TIME_STAMP => adjust_time_stamp(cpu, value.wrapping_sub(time_stamp(cpu))),
+        TIME_STAMP_ADJUST => adjust_time_stamp(cpu, value.wrapping_sub(cpu.guest.tsc_adjust)),
         APIC_BASE => cpu.platform().write_local_apic(LocalApicRegister::Base, value).ok_or_else(unknown)?,
         // Loading microcode changes nothing.
         MICROCODE | 0x79 | 0xc001_0020 => {}
@@ -140,7 +151,9 @@ pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault
             cpu.guest.other_msrs.insert(PAT, value);
         }
         DEADLINE => {
-            let deadline = if value == 0 { 0 } else { value.wrapping_sub(cpu.guest.tsc_offset).max(1) };
+            let ticks = value.wrapping_sub(cpu.guest.tsc_offset);
+            // Rounded up, so that the counter has reached the value by then.
+            let deadline = if value == 0 { 0 } else { cpu.guest.model.nanoseconds(ticks).saturating_add(1) };
             cpu.platform().write_local_apic(LocalApicRegister::Deadline, deadline).ok_or_else(unknown)?;
         }
         number if X2APIC.contains(&number) => {
@@ -364,14 +377,18 @@ pub(super) fn write_debug(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> Res
     Ok(())
 }
 
-/// XGETBV.
+/// XGETBV: XCR0, and which of its components are in use.
 pub(super) fn read_extended_control(cpu: &Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
-    if number == 0 { Ok(cpu.guest.xcr0) } else { Err(general_protection(0)) }
+    match number {
+        0 => Ok(cpu.guest.xcr0),
+        1 if cpu.guest.model.features.has_named("xgetbv1") => Ok(cpu.guest.xcr0 & xsave::in_use(cpu)),
+        _ => Err(general_protection(0)),
+    }
 }
 
 /// XSETBV: x87 always, SSE, and AVX only with SSE.
 pub(super) fn write_extended_control(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault> {
-    let consistent = value & 1 != 0 && value & !7 == 0 && (value & 4 == 0 || value & 2 != 0);
+    let consistent = value & 1 != 0 && value & !cpu.guest.model.components() == 0 && (value & 4 == 0 || value & 2 != 0);
     if number != 0 || !consistent {
         return Err(general_protection(0));
     }

@@ -12,6 +12,7 @@ use crate::ir::Width;
 use super::cpuid::CpuModel;
 use super::debug;
 use super::event::{Fault, PendingEvent};
+use super::features::InstructionSet;
 use super::flags;
 use super::mmu;
 use super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RDX, segment_base};
@@ -171,8 +172,10 @@ pub struct X86_64 {
     pub sysenter_eip: u64,
     /// What RDTSCP and RDPID give.
     pub tsc_aux: u64,
-    /// The time stamp counter minus the virtual clock's nanoseconds.
+    /// The time stamp counter minus the ticks that the virtual clock's nanoseconds are.
     pub tsc_offset: u64,
+    /// IA32_TSC_ADJUST.
+    pub tsc_adjust: u64,
     /// Model-specific registers that only hold what was written.
     pub other_msrs: BTreeMap<u32, u64>,
     /// The last instruction holds interrupts back for one more.
@@ -197,6 +200,8 @@ pub struct X86_64 {
     pub cr8: u64,
     /// What CPUID answers.
     pub model: Arc<CpuModel>,
+    /// The instructions of [`X86_64::model`].
+    pub(super) instructions: InstructionSet,
     /// Which large pages the soft TLB may hold pieces of.
     pub(super) large_pages: crate::large_pages::LargePages,
     /// How many processors the machine has.
@@ -236,7 +241,8 @@ impl X86_64 {
             sysenter_esp: 0,
             sysenter_eip: 0,
             tsc_aux: 0,
-            tsc_offset: 0,
+            tsc_offset: model.time_stamp_start,
+            tsc_adjust: 0,
             other_msrs: BTreeMap::new(),
             interrupt_shadow: false,
             stack_shadow: false,
@@ -248,6 +254,7 @@ impl X86_64 {
             nmi_masked: false,
             waits_for_start_up: false,
             cr8: 0,
+            instructions: model.instructions(),
             model,
             large_pages: crate::large_pages::LargePages::default(),
             processors,
@@ -324,6 +331,7 @@ pub fn reset(cpu: &mut Cpu<X86_64>, init: bool) {
             sysenter_eip: before.sysenter_eip,
             tsc_aux: before.tsc_aux,
             tsc_offset: before.tsc_offset,
+            tsc_adjust: before.tsc_adjust,
             other_msrs: before.other_msrs,
             cr0: before.cr0 & (CR0_CD | CR0_NW),
             ..fresh

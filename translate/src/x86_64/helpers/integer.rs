@@ -178,14 +178,25 @@ pub(super) extern "C" fn alignment_of(cpu: &mut Cpu<X86_64>, address: u64, _: u6
 
 /// Raises what a write of `bytes` would raise.
 pub(super) extern "C" fn probe_write(cpu: &mut Cpu<X86_64>, address: u64, bytes: u64, mode: u64) -> u64 {
-    let mode = MemoryMode(mode as u8);
-    let last = address.wrapping_add(bytes.saturating_sub(1));
     // A failure is in the status.
-    if cpu.atomic_address(address, Width::Byte, mode).is_ok() && (address ^ last) / PAGE_SIZE != 0 {
-        // It is the first byte of the second page that a fault tells.
-        let _ = cpu.atomic_address(last & !(PAGE_SIZE - 1), Width::Byte, mode);
-    }
+    let _ = try_probe_write(cpu, address, bytes, MemoryMode(mode as u8));
     0
+}
+
+/// Fails as a write of some bytes (no more than a page) would.
+pub(super) fn try_probe_write(
+    cpu: &mut Cpu<X86_64>,
+    address: u64,
+    bytes: u64,
+    mode: MemoryMode,
+) -> Result<(), Stopped> {
+    let last = address.wrapping_add(bytes.saturating_sub(1));
+    cpu.atomic_address(address, Width::Byte, mode)?;
+    if (address ^ last) / PAGE_SIZE != 0 {
+        // The first byte beyond is the one that faults.
+        cpu.atomic_address(last & !(PAGE_SIZE - 1), Width::Byte, mode)?;
+    }
+    Ok(())
 }
 
 /// RDRAND and RDSEED.

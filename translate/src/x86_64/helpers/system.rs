@@ -6,7 +6,7 @@ use crate::cpu::Cpu;
 use crate::guest::Exception;
 use crate::ir::Width;
 
-use super::super::cpuid::Placement;
+use super::super::cpuid::{Moment, Placement};
 use super::super::event::{self, Fault, Source, general_protection, vector};
 use super::super::registers::{RAX, RBX, RCX, RDX, segment_base};
 use super::super::segment::{self, SegmentName, attribute::*};
@@ -312,7 +312,8 @@ pub(super) extern "C" fn read_processor_number(cpu: &mut Cpu<X86_64>, _: u64, _:
 pub(super) extern "C" fn cpuid(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     let (leaf, subleaf) = (cpu.register(RAX) as u32, cpu.register(RCX) as u32);
     let place = Placement { id: cpu.index as u32, count: cpu.guest.processors.load(Ordering::Relaxed) };
-    let mut answer = cpu.guest.model.answer(leaf, subleaf, place, cpu.guest.cr4 & CR4_OSXSAVE != 0);
+    let now = Moment { os_xsave: cpu.guest.cr4 & CR4_OSXSAVE != 0, xcr0: cpu.guest.xcr0 };
+    let mut answer = cpu.guest.model.answer(leaf, subleaf, place, now);
     if matches!(leaf, 1 | 0x8000_0001) && !msr::has_enabled_apic(cpu) {
         answer[3] &= !(1 << 9);
     }

@@ -9,8 +9,8 @@ use super::super::segment::{self, SegmentName};
 use super::super::softfloat::ComparisonFlags;
 use super::super::state::X86_64;
 use super::super::x87::{EnvironmentFormat, Form, Outcome, form, is_control, waits};
-use super::integer::probe_write;
-use super::sse::comparison_flags;
+use super::integer::try_probe_write;
+use super::vector::comparison_flags;
 
 const FORMATS: [EnvironmentFormat; 4] = [
     EnvironmentFormat::Real16,
@@ -83,7 +83,7 @@ fn note(cpu: &mut Cpu<X86_64>, opcode: u16, own: u64, operand: Option<(SegmentNa
     cpu.guest.x87.note_instruction(opcode, own, operand);
 }
 
-pub(super) fn load_bytes<const N: usize>(
+pub(in super::super) fn load_bytes<const N: usize>(
     cpu: &mut Cpu<X86_64>,
     address: u64,
     count: usize,
@@ -110,13 +110,15 @@ pub(super) fn load_bytes<const N: usize>(
     Ok(bytes)
 }
 
-pub(super) fn store_bytes(cpu: &mut Cpu<X86_64>, address: u64, bytes: &[u8], mode: MemoryMode) -> Result<(), Stopped> {
+pub(in super::super) fn store_bytes(
+    cpu: &mut Cpu<X86_64>,
+    address: u64,
+    bytes: &[u8],
+    mode: MemoryMode,
+) -> Result<(), Stopped> {
     if bytes.len() > 8 {
         // Nothing is written if the end cannot be.
-        probe_write(cpu, address, bytes.len() as u64, mode.0.into());
-        if cpu.context.status != 0 {
-            return Err(Stopped);
-        }
+        try_probe_write(cpu, address, bytes.len() as u64, mode)?;
     }
     let mut done = 0;
     for part in bytes.chunks(8) {
@@ -200,10 +202,7 @@ fn try_store(cpu: &mut Cpu<X86_64>, operand: X87Operand, address: u64, own: u64)
         store_bytes(cpu, address, &bytes[..usize::from(count).min(10)], operand.mode)?;
     } else {
         // That nothing can be stored there comes before that there is nothing to store.
-        probe_write(cpu, address, count.into(), operand.mode.0.into());
-        if cpu.context.status != 0 {
-            return Err(Stopped);
-        }
+        try_probe_write(cpu, address, count.into(), operand.mode)?;
     }
     cpu.guest.x87 = unit;
     note(cpu, opcode, own, Some((operand.segment, address)));

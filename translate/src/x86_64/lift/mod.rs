@@ -8,20 +8,21 @@ mod mmx;
 mod moves;
 mod operand;
 mod shift;
-mod sse;
+mod simd;
 mod stack;
 mod state_image;
 mod string;
 mod system;
 mod x87;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind};
 
 use crate::cpu::Cpu;
 use crate::guest::NeedsMoreCode;
 use crate::ir::{Block, Builder, Comparison, MemoryMode, Op, Terminator, Type, Value};
 
 use super::event::{number, number_with_error, vector};
+use super::features::InstructionSet;
 use super::helpers::{InstructionEnd, id};
 use super::mmu;
 use super::segment::{Segment, SegmentName, attribute};
@@ -180,6 +181,8 @@ pub(super) struct Lifter {
     /// Linear address of the block.
     start: u64,
     flags: Flags,
+    /// Which instructions the processor's model has.
+    features: InstructionSet,
     mode: MemoryMode,
     /// The instruction in progress.
     i: Instruction,
@@ -200,6 +203,7 @@ pub(super) fn lift(
     start: u64,
     code: &[u8],
     flags: Flags,
+    features: InstructionSet,
     most_instructions: usize,
 ) -> std::result::Result<Block, NeedsMoreCode> {
     let most_instructions = if flags.one_instruction() { 1 } else { most_instructions };
@@ -208,6 +212,7 @@ pub(super) fn lift(
         b: Builder::new(start),
         start,
         flags,
+        features,
         mode: flags.data_mode(),
         i: Instruction::default(),
         x87_opcode: None,
@@ -334,6 +339,17 @@ impl Lifter {
         if self.flags.privilege() == 0 { Ok(()) } else { Err(Raises::GENERAL_PROTECTION) }
     }
 
+    /// Fails with #UD unless the processor's model has the instruction. Without their features, LZCNT and TZCNT are BSR and
+    /// BSF with a prefix that is ignored.
+    fn check_presence(&self) -> Result<()> {
+        let ignored_prefix = matches!(self.i.mnemonic(), Mnemonic::Lzcnt | Mnemonic::Tzcnt);
+        let vex = self.i.code().encoding() == EncodingKind::VEX;
+        if !ignored_prefix && !self.features.contains(&self.i) || vex && self.flags.is_real_or_virtual() {
+            return Err(Raises::INVALID_OPCODE);
+        }
+        Ok(())
+    }
+
     fn instruction(&mut self) -> Result {
         if self.i.is_invalid() {
             return Err(if self.too_long { Raises::GENERAL_PROTECTION } else { Raises::INVALID_OPCODE });
@@ -342,6 +358,7 @@ impl Lifter {
             return Err(Raises::INVALID_OPCODE);
         }
         use Mnemonic as M;
+        self.check_presence()?;
         match self.i.mnemonic() {
             M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test => self.arithmetic(),
             M::Inc | M::Dec | M::Neg | M::Not => self.unary(),
@@ -393,7 +410,10 @@ impl Lifter {
             _ if self.is_x87() => self.x87(),
             _ if self.is_mmx() => self.mmx(),
             M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.state_image(),
-            M::Ldmxcsr | M::Stmxcsr => self.control_and_status(),
+            M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 => {
+                self.extended_state_image()
+            }
+            M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr => self.control_and_status(),
             _ => self.system(),
         }
     }

@@ -329,7 +329,7 @@ impl Lifter {
                 let (which, low, high) = (self.b.get(RCX), self.b.get(RAX), self.b.get(RDX));
                 self.change(id::WRITE_EXTENDED_CONTROL, &[which, low, high])
             }
-            _ => self.sse(),
+            _ => self.vector(),
         }
     }
 
