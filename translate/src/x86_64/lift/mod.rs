@@ -30,6 +30,9 @@ use super::state::*;
 use condition::FlagState;
 use operand::Place;
 
+/// Most bytes that an instruction may have.
+const LONGEST_INSTRUCTION: usize = 15;
+
 /// What lifted code depends on besides code bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Flags(pub(super) u32);
@@ -192,7 +195,7 @@ pub(super) struct Lifter {
     place: Option<Place>,
     /// What is known of the arithmetic flags.
     arithmetic: FlagState,
-    /// The instruction has more bytes than any may have.
+    /// The instruction has as many bytes as any may have: if it is none, it has too many.
     too_long: bool,
     /// The constant that is to be the linear address of the block's last byte, where that is checked.
     last_byte: Option<Value>,
@@ -237,7 +240,7 @@ pub(super) fn lift(
         } else if decoder.last_error() == DecoderError::NoMoreBytes && code.len() < 16 {
             return Err(NeedsMoreCode);
         }
-        lifter.too_long = decoder.last_error() == DecoderError::NoMoreBytes;
+        lifter.too_long = decoder.position() - position >= LONGEST_INSTRUCTION;
         lifter.place = None;
         lifter.x87_opcode = x87::opcode(code.get(position..decoder.position()).unwrap_or_default(), flags.is_64_bit());
         lifter.b.instruction((decoder.position() - position).max(1) as u64);
