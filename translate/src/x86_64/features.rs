@@ -34,7 +34,7 @@ pub struct Feature {
     pub bit: u32,
     /// The feature without which there cannot be this one; empty: none.
     requires: &'static str,
-    /// What the decoder calls the instructions that come with it.
+    /// What the decoder calls the instructions that come with it. PREFETCHW comes with long mode, so with every model.
     instructions: &'static [CpuidFeature],
 }
 
@@ -75,7 +75,7 @@ pub const FEATURES: &[Feature] = features! {
     ExtendedEdx:
         11 "syscall" [SYSCALL], 20 "nx", 26 "pdpe1gb", 27 "rdtscp" [RDTSCP], 29 "lm",
     ExtendedEcx:
-        0 "lahf-lm", 5 "abm" [LZCNT], 8 "3dnowprefetch" [PREFETCHW],
+        0 "lahf-lm", 5 "abm" [LZCNT], 8 "3dnowprefetch",
     Xsave:
         0 "xsaveopt" needs "xsave" [XSAVEOPT], 1 "xsavec" needs "xsave" [XSAVEC], 2 "xgetbv1" needs "xsave",
 };
