@@ -8,6 +8,7 @@
 //! follow the destination, and what is above the result becomes zero.
 
 mod arithmetic;
+mod inline;
 mod lanes;
 mod memory;
 mod moves;
