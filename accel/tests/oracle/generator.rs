@@ -478,18 +478,26 @@ impl Generator<'_> {
         for word in (0..8).filter(|word| *word != kept) {
             item.code.extend([0x48, 0xc7, 0x87, (8 * word) as u8, 2, 0, 0, 0, 0, 0, 0]);
         }
-        let mut choose = |item: &mut Item, forms: &[[u8; 3]]| {
+        let choose = |generator: &mut Self, item: &mut Item, forms: &[[u8; 3]]| {
             // mov eax, components
-            item.code.extend([0xb8, self.random.pick(&[2, 4, 6, 6]), 0, 0, 0]);
-            if self.random.once_in(2) {
+            item.code.extend([0xb8, generator.random.pick(&[2, 4, 6, 6]), 0, 0, 0]);
+            if generator.random.once_in(2) {
                 item.code.push(0x48);
             }
-            item.code.extend(self.random.pick(forms));
+            item.code.extend(generator.random.pick(forms));
         };
-        choose(&mut item, &[[0x0f, 0xae, 0x27], [0x0f, 0xc7, 0x27]]);
-        // mov dword [rdi + 28], 0: processors differ in the mask of MXCSR. vzeroupper; pcmpeqd xmm3, xmm3
-        item.code.extend([0xc7, 0x47, 28, 0, 0, 0, 0, 0xc5, 0xf8, 0x77, 0x66, 0x0f, 0x76, 0xdb]);
-        choose(&mut item, &[[0x0f, 0xae, 0x2f]]);
+        // vpcmpeqd ymm3, ymm3, ymm3: processors may take components whose registers are all zero as in use.
+        item.code.extend([0xc5, 0xe5, 0x76, 0xdb]);
+        choose(self, &mut item, &[[0x0f, 0xae, 0x27], [0x0f, 0xc7, 0x27]]);
+        // mov dword [rdi + 28], 0: processors differ in the mask of MXCSR.
+        item.code.extend([0xc7, 0x47, 28, 0, 0, 0, 0]);
+        if self.random.once_in(3) {
+            // mov dword [rdi + 24], MXCSR
+            item.code.extend([0xc7, 0x47, 24, 0xa1, 0x1f, 0, 0]);
+        }
+        // vzeroupper; pcmpeqd xmm3, xmm3
+        item.code.extend([0xc5, 0xf8, 0x77, 0x66, 0x0f, 0x76, 0xdb]);
+        choose(self, &mut item, &[[0x0f, 0xae, 0x2f]]);
         self.known.registers[RAX] = None;
         self.known.registers[RDX] = None;
         item
