@@ -67,7 +67,8 @@ pub const FEATURES: &[Feature] = features! {
         28 "avx" needs "xsave" [AVX], 29 "f16c" needs "avx" [F16C], 30 "rdrand" [RDRAND], 31 "hypervisor",
     StructuredEbx:
         0 "fsgsbase" [FSGSBASE], 1 "tsc-adjust", 3 "bmi1" [BMI1], 5 "avx2" needs "avx" [AVX2], 7 "smep",
-        8 "bmi2" [BMI2], 9 "erms", 10 "invpcid" [INVPCID], 18 "rdseed" [RDSEED], 19 "adx" [ADX], 20 "smap" [SMAP], 23 "clflushopt" [CLFLUSHOPT],
+        8 "bmi2" [BMI2], 9 "erms", 10 "invpcid" [INVPCID], 18 "rdseed" [RDSEED], 19 "adx" [ADX], 20 "smap" [SMAP],
+        23 "clflushopt" [CLFLUSHOPT],
         29 "sha-ni" needs "sse2" [SHA],
     StructuredEcx:
         2 "umip", 9 "vaes" needs "avx" [VAES], 10 "vpclmulqdq" needs "avx" [VPCLMULQDQ], 16 "la57",
