@@ -42,6 +42,22 @@ fn every_opcode_of_one_and_two_bytes_with_every_modrm() {
     }
 }
 
+#[test]
+fn every_opcode_with_vex() {
+    for opcode in 0..=u8::MAX {
+        for modrm in [0x00, 0x04, 0x0d, 0x25, 0x41, 0xc1, 0xd0, 0xf8] {
+            for map in 1..4 {
+                for last in [0x78_u8, 0x79, 0x7a, 0x7b, 0x7d, 0xfd, 0x71, 0x75, 0xf5, 0x77] {
+                    let code = [0xc4, 0xe0 | map, last, opcode, modrm, 0x24, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10];
+                    // With AVX in 64-bit mode, and without.
+                    check(0x1000, &code, 0x3_1fb8, 1).unwrap();
+                    check(0x1000, &code, 0x1_1fb4, 1).unwrap();
+                }
+            }
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(4000))]
 

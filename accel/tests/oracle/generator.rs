@@ -69,6 +69,7 @@ pub(crate) fn generate(random: &mut Random, groups: &[Group], length: usize) -> 
             2 => generator.new_value(),
             3 => generator.load_flags(),
             4 if groups.contains(&Group::Sse) && generator.random.once_in(2) => generator.load_mxcsr(),
+            5 if groups.contains(&Group::Avx) && generator.random.once_in(2) => generator.save_and_restore(),
             _ => generator.instruction(),
         };
         if let Some(Fixup { to: Target::Skip(skipped), .. }) = item.fixup {
@@ -453,6 +454,47 @@ impl Generator<'_> {
         item.code.push(0x68);
         item.code.extend(value.to_le_bytes());
         item.code.extend([0x0f, 0xae, 0x14, 0x24, 0x48, 0x8d, 0x64, 0x24, 0x08]);
+        item
+    }
+
+    /// XSAVE or XSAVEC of the vector registers, something that changes them, and XRSTOR. Left out are XSAVEOPT, which may remember
+    /// what was restored last; the x87's state, since processors differ about its pointers; and XGETBV, with which KVM
+    /// without hardware assistance shows the host's XCR0 at times.
+    fn save_and_restore(&mut self) -> Item {
+        let mut item = Item::default();
+        let area = DATA + 64 * self.random.below(((DATA_END - DATA) - 832) / 64) + u64::from(self.random.once_in(24));
+        self.set(&mut item, RDI, area);
+        self.set(&mut item, RDX, 0);
+        // mov qword [rdi + 512 + 8n], 0; XRSTOR faults if it finds something else in most of them.
+        let kept = if self.random.once_in(8) { self.random.below(8) } else { 8 };
+        for word in (0..8).filter(|word| *word != kept) {
+            item.code.extend([0x48, 0xc7, 0x87, (8 * word) as u8, 2, 0, 0, 0, 0, 0, 0]);
+        }
+        let choose = |generator: &mut Self, item: &mut Item, components: u8, forms: &[[u8; 3]]| {
+            // mov eax, components
+            item.code.extend([0xb8, components, 0, 0, 0]);
+            if generator.random.once_in(2) {
+                item.code.push(0x48);
+            }
+            item.code.extend(generator.random.pick(forms));
+        };
+        let saved = self.random.pick(&[2, 4, 6, 6]);
+        // AMD's processors do not always initialise MXCSR with an SSE component that is not in a compact area.
+        let restored = if saved == 4 { 4 } else { self.random.pick(&[2, 4, 6, 6]) };
+        // vpcmpeqd ymm3, ymm3, ymm3: processors may take components whose registers are all zero as in use.
+        item.code.extend([0xc5, 0xe5, 0x76, 0xdb]);
+        choose(self, &mut item, saved, &[[0x0f, 0xae, 0x27], [0x0f, 0xc7, 0x27]]);
+        // mov dword [rdi + 28], 0: processors differ in the mask of MXCSR.
+        item.code.extend([0xc7, 0x47, 28, 0, 0, 0, 0]);
+        if self.random.once_in(3) {
+            // mov dword [rdi + 24], MXCSR
+            item.code.extend([0xc7, 0x47, 24, 0xa1, 0x1f, 0, 0]);
+        }
+        // vzeroupper; pcmpeqd xmm3, xmm3
+        item.code.extend([0xc5, 0xf8, 0x77, 0x66, 0x0f, 0x76, 0xdb]);
+        choose(self, &mut item, restored, &[[0x0f, 0xae, 0x2f]]);
+        self.known.registers[RAX] = None;
+        self.known.registers[RDX] = None;
         item
     }
 

@@ -111,6 +111,11 @@ pub fn multiply_add(ty: Type, a: u64, b: u64, c: u64, rounding: Rounding) -> (u6
     host::multiply_add(ty, a, b, c, rounding).unwrap_or_else(|| soft::multiply_add(ty, a, b, c, rounding))
 }
 
+/// `a * b + c` by the host alone, with "denormal operand" as bit 5 of the flags; `None` if it cannot. For operands that are not NaNs.
+pub fn multiply_add_on_host(ty: Type, a: u64, b: u64, c: u64, rounding: Rounding) -> Option<(u64, Flags)> {
+    host::multiply_add(ty, a, b, c, rounding)
+}
+
 /// [`crate::ir::Op::FloatConvert`].
 pub fn convert(from: Type, to: Type, a: u64, rounding: Rounding) -> (u64, Flags) {
     if from == to {

@@ -34,7 +34,7 @@ pub struct Feature {
     pub bit: u32,
     /// The feature without which there cannot be this one; empty: none.
     requires: &'static str,
-    /// What the decoder calls the instructions that come with it.
+    /// What the decoder calls the instructions that come with it. PREFETCHW comes with long mode, so with every model.
     instructions: &'static [CpuidFeature],
 }
 
@@ -66,16 +66,16 @@ pub const FEATURES: &[Feature] = features! {
         24 "tsc-deadline" needs "apic", 25 "aes" needs "sse2" [AES], 26 "xsave" [XSAVE],
         28 "avx" needs "xsave" [AVX], 29 "f16c" needs "avx" [F16C], 30 "rdrand" [RDRAND], 31 "hypervisor",
     StructuredEbx:
-        0 "fsgsbase" [FSGSBASE], 1 "tsc-adjust", 3 "bmi1" [BMI1], 5 "avx2" needs "avx" [AVX2], 7 "smep", 8 "bmi2" [BMI2], 9 "erms", 10 "invpcid" [INVPCID],
-        18 "rdseed" [RDSEED], 19 "adx" [ADX], 20 "smap" [SMAP], 23 "clflushopt" [CLFLUSHOPT],
+        0 "fsgsbase" [FSGSBASE], 1 "tsc-adjust", 3 "bmi1" [BMI1], 5 "avx2" needs "avx" [AVX2], 7 "smep",
+        8 "bmi2" [BMI2], 9 "erms", 10 "invpcid" [INVPCID], 18 "rdseed" [RDSEED], 19 "adx" [ADX], 20 "smap" [SMAP],
+        23 "clflushopt" [CLFLUSHOPT],
         29 "sha-ni" needs "sse2" [SHA],
     StructuredEcx:
-        2 "umip", 9 "vaes" needs "avx" [VAES], 10 "vpclmulqdq" needs "avx" [VPCLMULQDQ],
-        16 "la57",
+        2 "umip", 9 "vaes" needs "avx" [VAES], 10 "vpclmulqdq" needs "avx" [VPCLMULQDQ], 16 "la57",
     ExtendedEdx:
         11 "syscall" [SYSCALL], 20 "nx", 26 "pdpe1gb", 27 "rdtscp" [RDTSCP], 29 "lm",
     ExtendedEcx:
-        0 "lahf-lm", 5 "abm" [LZCNT], 8 "3dnowprefetch" [PREFETCHW],
+        0 "lahf-lm", 5 "abm" [LZCNT], 8 "3dnowprefetch",
     Xsave:
         0 "xsaveopt" needs "xsave" [XSAVEOPT], 1 "xsavec" needs "xsave" [XSAVEC], 2 "xgetbv1" needs "xsave",
 };

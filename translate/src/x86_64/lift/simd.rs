@@ -8,6 +8,7 @@
 //! follow the destination, and what is above the result becomes zero.
 
 mod arithmetic;
+mod inline;
 mod lanes;
 mod memory;
 mod moves;
@@ -183,6 +184,16 @@ impl Lifter {
         self.i.code().encoding() == EncodingKind::VEX
     }
 
+    /// Operands in memory must be aligned: those of legacy encodings, but for SHA's, which AMD's processors do not check.
+    fn needs_alignment(&self) -> bool {
+        use Mnemonic as M;
+        let sha = matches!(
+            self.i.mnemonic(),
+            M::Sha1rnds4 | M::Sha1nexte | M::Sha1msg1 | M::Sha1msg2 | M::Sha256rnds2 | M::Sha256msg1 | M::Sha256msg2
+        );
+        !self.is_vex() && !sha
+    }
+
     fn has_immediate(&self) -> bool {
         (0..self.i.op_count()).any(|index| self.i.op_kind(index) == OpKind::Immediate8)
     }
@@ -306,8 +317,7 @@ impl Lifter {
         }
     }
 
-    /// Reads operand `index`: a register, or as much memory as the instruction says, aligned if the encoding is a legacy one; the
-    /// rest is zero.
+    /// Reads operand `index`: a register, or as much memory as the instruction says; the rest is zero.
     fn read_vector(&mut self, index: u32) -> Result<Parts> {
         let count = self.part_count();
         if !self.is_memory(index) {
@@ -315,7 +325,7 @@ impl Lifter {
         }
         match self.i.memory_size().size() {
             bytes @ (16 | 32) => {
-                let place = self.place_of_vector(bytes / 8, !self.is_vex(), false)?;
+                let place = self.place_of_vector(bytes / 8, self.needs_alignment(), false)?;
                 Ok(self.load_vector(place, bytes / 8))
             }
             bytes => {

@@ -1,8 +1,9 @@
 //! FMA: fused multiply-add.
 
-use super::float::packed;
 use super::table::Register;
-use crate::x86_64::softfloat::{Environment, Format, pack};
+use crate::float::multiply_add_on_host;
+use crate::ir::Type;
+use crate::x86_64::softfloat::{Environment, Format, exception, from_flags, pack};
 
 /// Which two operands are multiplied; the other is added. Operand 1 is the destination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,35 +105,55 @@ impl MultiplyAdd {
             Order::O231 => (second, third, first),
         };
         if self.scalar {
-            let result = self.on_lanes(environment, format, false, [a[0], b[0], c[0]]);
+            let mask = if self.double { u64::MAX } else { 0xffff_ffff };
+            let result = self.on_lanes(environment, format, false, [a[0] & mask, b[0] & mask, c[0] & mask]);
             let kept = if self.double { 0 } else { first[0] & !0xffff_ffff };
             return [result | kept, first[1]];
         }
-        // The multiplied operands' lanes come in pairs; the addend's follow in the same order.
-        let mut addends = Vec::with_capacity(4);
-        packed(format, c, c, |lane, _| {
-            addends.push(lane);
-            0
-        });
-        let mut addends = addends.into_iter().enumerate();
-        packed(format, a, b, |a, b| {
-            let (number, c) = addends.next().unwrap_or_default();
-            self.on_lanes(environment, format, number % 2 != 0, [a, b, c])
-        })
+        let mut result = [0; 2];
+        let (lanes, bits) = if self.double { (2, 64) } else { (4, 32) };
+        for lane in 0..lanes {
+            let (half, shift) = (lane * bits / 64, lane * bits % 64);
+            let operands = [a, b, c].map(|operand| operand[half] >> shift & (u64::MAX >> (64 - bits)));
+            result[half] |= self.on_lanes(environment, format, lane % 2 != 0, operands) << shift;
+        }
+        result
     }
 
     fn on_lanes(self, environment: &mut Environment, format: Format, odd: bool, lanes: [u64; 3]) -> u64 {
-        let [a, b, c] = lanes.map(|lane| environment.operand(format, lane));
         let subtracts = match self.addend {
             Addend::Added => false,
             Addend::Subtracted => true,
             Addend::Alternating => !odd,
             Addend::AlternatingReversed => odd,
         };
+        if let Some(result) = self.on_host(environment, lanes, subtracts) {
+            return result;
+        }
+        let [a, b, c] = lanes.map(|lane| environment.operand(format, lane));
         // The sign of a NaN stays.
         let a = if self.negated && !a.is_nan() { a.negated() } else { a };
         let c = if subtracts && !c.is_nan() { c.negated() } else { c };
         pack(format, environment.multiply_add(a, b, c))
+    }
+}
+
+impl MultiplyAdd {
+    /// The result by the host, where it does as the environment says and no operand is a NaN.
+    fn on_host(self, environment: &mut Environment, lanes: [u64; 3], subtracts: bool) -> Option<u64> {
+        let plain =
+            environment.masked == exception::ALL && !environment.flush_to_zero && !environment.denormals_are_zero;
+        let (ty, sign, infinity) =
+            if self.double { (Type::F64, 1 << 63, 0x7ff0 << 48) } else { (Type::F32, 1 << 31, 0x7f80_0000_u64) };
+        if !plain || lanes.iter().any(|lane| lane & (sign - 1) > infinity) {
+            return None;
+        }
+        let negate = |lane: u64, condition: bool| if condition { lane ^ sign } else { lane };
+        let [a, b, c] = lanes;
+        let (a, c) = (negate(a, self.negated), negate(c, subtracts));
+        let (result, flags) = multiply_add_on_host(ty, a, b, c, environment.rounding)?;
+        environment.raise(from_flags(flags));
+        Some(result)
     }
 }
 

@@ -14,7 +14,7 @@ impl Lifter {
         use Mnemonic as M;
         let operation = Operation::of(mnemonic).ok_or(Raises::INVALID_OPCODE)?;
         let (helper, entry) = match operation {
-            Operation::Lanewise(entry) => return self.lanewise(entry),
+            Operation::Lanewise(entry) => return self.lanewise(mnemonic, entry),
             Operation::Integer(entry) => (id::VECTOR_INTEGER, entry),
             Operation::Float(entry) => (id::VECTOR_FLOAT, entry),
             Operation::MultiplyAdd(_) => (id::MULTIPLY_ADD, 0),
@@ -46,12 +46,13 @@ impl Lifter {
         Ok(Lifted::Next)
     }
 
-    fn lanewise(&mut self, entry: usize) -> Result {
+    fn lanewise(&mut self, mnemonic: Mnemonic, entry: usize) -> Result {
         let (first, second) = self.sources();
         let shape = LANEWISE[entry].shape;
         let count = self.part_count();
         let last = self.i.op_count() - 1;
-        let b = if self.i.op_kind(last) == OpKind::Immediate8 {
+        let by_immediate = self.i.op_kind(last) == OpKind::Immediate8;
+        let b = if by_immediate {
             let amount = self.constant(u64::from(self.i.immediate8()));
             [amount; 4]
         } else {
@@ -60,6 +61,17 @@ impl Lifter {
         let a = self.read_register(self.number(first), count);
         let which = self.constant(entry as u64);
         let mut result = self.no_parts();
+        let inline: Option<Vec<Value>> = (0..count)
+            .map(|part| match by_immediate {
+                true => self.shift_lanes_inline(mnemonic, a[part], self.i.immediate8().into()),
+                false => self.lanes_inline(mnemonic, a[part], b[part]),
+            })
+            .collect();
+        if let Some(parts) = inline {
+            result[..count].copy_from_slice(&parts);
+            self.write_vector(result);
+            return Ok(Lifted::Next);
+        }
         for half in (0..count).step_by(2) {
             let (a, b) =
                 ([a[half], a[half + 1]], if shape == Shape::Shift { [b[0]; 2] } else { [b[half], b[half + 1]] });
