@@ -16,6 +16,8 @@ use crate::device::Device;
 pub enum Effect {
     /// Nothing.
     None,
+    /// The guest changed which memory answers where. The processor that did it executes nothing before that is so.
+    MemoryMap,
     /// The guest asked for a reset of the machine.
     Reset,
     /// The guest switched the machine off.

@@ -11,7 +11,7 @@ use accel::memory::{GuestMemory, MemorySlot};
 use accel::state::CpuState;
 use accel::{Accelerator, Architecture, IoBus, VcpuHandle};
 
-pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu};
+pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu, Vga};
 
 use crate::bus::{Bus, MapError};
 use crate::device::Device;
@@ -121,6 +121,8 @@ pub struct Board {
     pub physical: Arc<GuestMemory>,
     /// What the accelerator maps.
     pub slots: Vec<MemorySlot>,
+    /// Memory of a PC whose mapping the guest changes; it is not among [`Board::slots`].
+    pub shadow: Option<Arc<pc::shadow::Shadow>>,
     /// All devices, in the order in which they are reset, saved and restored.
     pub devices: Vec<Arc<dyn Device>>,
     /// What a reset writes into memory.
@@ -133,6 +135,14 @@ pub struct Board {
     pub local_apics: Option<Arc<LocalApics>>,
     /// The bus as each processor sees it, by index; empty where all see the machine's own.
     pub processor_buses: Vec<Arc<dyn IoBus>>,
+}
+
+impl Board {
+    /// Everything that an accelerator maps at present. No vCPU runs.
+    pub fn mapped_slots(&self) -> Vec<MemorySlot> {
+        let changing = self.shadow.iter().flat_map(|shadow| shadow.slots());
+        self.slots.iter().cloned().chain(changing).collect()
+    }
 }
 
 /// Makes a virtio device that the user asked for.

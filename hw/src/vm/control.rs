@@ -101,6 +101,11 @@ fn pause_vcpus(core: &Core) {
     for vcpu in &core.vcpus {
         vcpu.pause();
     }
+    wait_for_vcpus(core);
+}
+
+/// Waits until all vCPUs, which were asked to, have left the guest.
+fn wait_for_vcpus(core: &Core) {
     for vcpu in &core.vcpus {
         while !vcpu.wait_paused(Some(Instant::now() + PATIENCE)) {
             tracing::warn!("vCPU {} has not left the guest for {} s", vcpu.index(), PATIENCE.as_secs());
@@ -212,9 +217,13 @@ fn end(core: &Core, exit_status: i32) {
 /// Carries out what a device access asked for. All vCPUs are parked.
 fn effect(core: &Core) -> Result<(), Error> {
     // Taken only now, so that a guest that asks again and again does not fill the channel.
-    let Some(effect) = core.pending_effect.lock().take() else { return Ok(()) };
-    match effect {
-        Effect::None => {}
+    let effect = core.pending_effect.lock().take();
+    if core.memory_map_changed.swap(false, Ordering::AcqRel) {
+        wait_for_vcpus(core);
+        core.apply_memory_map()?;
+    }
+    match effect.unwrap_or(Effect::None) {
+        Effect::None | Effect::MemoryMap => {}
         Effect::Reset => reset(core, Cause::GuestReset)?,
         Effect::PowerOff { exit_status } => shutdown(core, Cause::GuestShutdown, exit_status),
         Effect::Failure { exit_status } => shutdown(core, Cause::GuestPanic, exit_status),

@@ -108,6 +108,8 @@ struct Core {
     next_listener: AtomicU64,
     /// What a device access asked for and the control thread has not done yet.
     pending_effect: Mutex<Option<Effect>>,
+    /// A device access changed the memory map, and the control thread has not seen to it yet.
+    memory_map_changed: AtomicBool,
     /// An effect was requested since somebody waited for it last.
     effect_requested: AtomicBool,
     last_debug_event: Mutex<Option<(u32, DebugEvent)>>,
@@ -135,11 +137,20 @@ impl Core {
         }
     }
 
+    /// Makes the accelerator map what devices say. No vCPU runs.
+    fn apply_memory_map(&self) -> Result<(), accel::Error> {
+        match &self.board.shadow {
+            Some(shadow) => shadow.apply(&*self.accelerator),
+            None => Ok(()),
+        }
+    }
+
     /// Puts devices, memory images and processors into the state of power-on. No vCPU runs.
     fn initialise(&self) -> Result<(), Error> {
         for device in &self.board.devices {
             device.reset();
         }
+        self.apply_memory_map()?;
         for image in &self.board.images {
             image.load(&self.board.physical)?;
         }
@@ -154,7 +165,11 @@ impl Core {
     /// Takes the effect of a device access over from a vCPU thread.
     fn request_effect(&self, effect: Effect, commands: &mpsc::Sender<Message>) {
         self.effect_requested.store(true, Ordering::Release);
-        {
+        if effect == Effect::MemoryMap {
+            if self.memory_map_changed.swap(true, Ordering::AcqRel) {
+                return;
+            }
+        } else {
             let mut pending = self.pending_effect.lock();
             if pending.is_some() {
                 return;
@@ -262,6 +277,7 @@ impl Vm {
             listeners: Mutex::default(),
             next_listener: AtomicU64::new(0),
             pending_effect: Mutex::default(),
+            memory_map_changed: AtomicBool::new(false),
             effect_requested: AtomicBool::new(false),
             last_debug_event: Mutex::default(),
             last_internal_error: Mutex::default(),

@@ -72,7 +72,8 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
         PCI_WINDOW_END - 1,
         None,
     );
-    let resources = ResourceTemplate::new(vec![&bus, &configuration, &low_ports, &high_ports, &window]);
+    let display = AddressSpace::<u32>::new_memory(AddressSpaceCacheable::Cacheable, true, 0xa_0000, 0xb_ffff, None);
+    let resources = ResourceTemplate::new(vec![&bus, &configuration, &low_ports, &high_ports, &display, &window]);
     let resources = name("_CRS", &resources);
 
     // INTA# of each device, wired straight to a global interrupt.
@@ -107,6 +108,9 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
     let (data, command) = (IO::new(0x60, 0x60, 1, 1), IO::new(0x64, 0x64, 1, 1));
     let keyboard_resources = ResourceTemplate::new(vec![&data, &command, &keyboard_interrupt]);
     let keyboard = [name("_HID", &EISAName::new("PNP0303")), name("_CRS", &keyboard_resources)];
+    let mouse_interrupt = Interrupt::new(true, true, false, false, 12);
+    let mouse_resources = ResourceTemplate::new(vec![&mouse_interrupt]);
+    let mouse = [name("_HID", &EISAName::new("PNP0F13")), name("_CRS", &mouse_resources)];
 
     let serial: Vec<Device<'_>> = (1..)
         .zip(&serial)
@@ -116,8 +120,9 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
         .collect();
     let rtc = Device::new(Path::new("RTC_"), rtc.iter().map(|part| part as &dyn Aml).collect());
     let keyboard = Device::new(Path::new("KBD_"), keyboard.iter().map(|part| part as &dyn Aml).collect());
+    let mouse = Device::new(Path::new("MOU_"), mouse.iter().map(|part| part as &dyn Aml).collect());
     let isa_address = name("_ADR", &0x0001_0000u32);
-    let mut isa: Vec<&dyn Aml> = vec![&isa_address, &rtc, &keyboard];
+    let mut isa: Vec<&dyn Aml> = vec![&isa_address, &rtc, &keyboard, &mouse];
     isa.extend(serial.iter().map(|device| device as &dyn Aml));
     let isa = Device::new(Path::new("ISA_"), isa);
 
