@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use accel::clock::VirtualClock;
-use accel::jit::Jit;
+use accel::jit::{CpuModel, Jit};
 use accel::kvm::Kvm;
 use accel::qtest::Qtest;
+use accel::switchable::Switchable;
 use accel::{Accelerator, Architecture, Error, probe};
 
 use crate::command_line::{Group, Invalid, Options};
@@ -59,11 +60,23 @@ pub(crate) fn help(architecture: Architecture) -> String {
     )
 }
 
-/// Opens the first accelerator that works.
+/// What the machine's processors are to be.
+pub(crate) struct Processors {
+    /// What x86-64 ones are.
+    pub(crate) model: CpuModel,
+    /// The user chose that, and not what the accelerator has.
+    pub(crate) chosen: bool,
+    /// How many.
+    pub(crate) count: u32,
+}
+
+/// Opens the first accelerator that works; with `switchable`, all that the guest can move between, that one to begin with.
 pub(crate) fn open(
     options: &Options,
     machine: Option<&str>,
     architecture: Architecture,
+    processors: &Processors,
+    switchable: bool,
     clock: &Arc<VirtualClock>,
 ) -> Result<Arc<dyn Accelerator>, Invalid> {
     let names = names(options, machine)?;
@@ -79,9 +92,14 @@ pub(crate) fn open(
             name => name,
         };
         let opened: Result<Arc<dyn Accelerator>, Error> = match name {
+            "kvm" | "jit" if switchable => return open_all(name, architecture, processors, clock),
+            "kvm" if processors.chosen => {
+                Kvm::open_with_model(architecture, processors.model.clone(), processors.count)
+                    .map(|(kvm, _)| Arc::new(kvm) as _)
+            }
             "kvm" => Kvm::open(architecture).map(|kvm| Arc::new(kvm) as _),
             "qtest" => Ok(Arc::new(Qtest::open(architecture)) as _),
-            "jit" => Jit::open(architecture, clock.clone()).map(|jit| Arc::new(jit) as _),
+            "jit" => open_jit(architecture, &processors.model, clock),
             other => return Err(Invalid::new(format!("-accel {other}: valid are {KNOWN}"))),
         };
         match opened {
@@ -90,4 +108,31 @@ pub(crate) fn open(
         }
     }
     Err(Invalid::new(problems.join("; ")))
+}
+
+fn open_jit(
+    architecture: Architecture,
+    model: &CpuModel,
+    clock: &Arc<VirtualClock>,
+) -> Result<Arc<dyn Accelerator>, Error> {
+    Jit::open_with_model(architecture, clock.clone(), model.clone()).map(|jit| Arc::new(jit) as _)
+}
+
+/// KVM and the JIT, with processors that are the same under both.
+fn open_all(
+    first: &str,
+    architecture: Architecture,
+    processors: &Processors,
+    clock: &Arc<VirtualClock>,
+) -> Result<Arc<dyn Accelerator>, Invalid> {
+    let open = || {
+        let (kvm, model) = Kvm::open_with_model(architecture, processors.model.clone(), processors.count)?;
+        Ok::<_, Error>(vec![Arc::new(kvm) as Arc<dyn Accelerator>, open_jit(architecture, &model, clock)?])
+    };
+    let backends = open().map_err(|error| {
+        let problem = Invalid::from_error(&error);
+        Invalid::new(format!("-machine switchable=on needs both accelerators kvm and jit: {problem}"))
+    })?;
+    let position = backends.iter().position(|backend| backend.name() == first).unwrap_or(0);
+    Ok(Arc::new(Switchable::new(backends, position)))
 }

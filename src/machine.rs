@@ -1,6 +1,7 @@
 //! What machine there shall be: `-machine`, `-cpu`, `-m`, `-smp`, `-name`, `-uuid` and what it boots.
 
 use accel::Architecture;
+use accel::jit::{CpuModel, FEATURES};
 use hw::machine::{Boot, BootDevice, Config, Firmware, Vga};
 
 use crate::command_line::{Group, Invalid, Options, size};
@@ -11,11 +12,13 @@ pub(crate) struct MachineOptions {
     pub(crate) name: String,
     /// `accel=`.
     pub(crate) accelerators: Option<String>,
+    /// `switchable=`: the accelerator can be changed while the machine runs.
+    pub(crate) switchable: bool,
 }
 
 /// Reads `-machine`.
 pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Invalid> {
-    let mut machine = MachineOptions { name: String::new(), accelerators: None };
+    let mut machine = MachineOptions { name: String::new(), accelerators: None, switchable: false };
     for text in &options.machine {
         let mut group = Group::parse("machine", text)?;
         if let Some(name) = group.take_first("type") {
@@ -23,6 +26,9 @@ pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Inval
         }
         if let Some(accelerators) = group.take("accel") {
             machine.accelerators = Some(accelerators);
+        }
+        if let Some(switchable) = group.take_switch("switchable")? {
+            machine.switchable = switchable;
         }
         for (switch, only) in [("usb", false), ("dump-guest-core", true), ("acpi", true)] {
             // Off is what there is for usb; the others change nothing that is built.
@@ -33,7 +39,7 @@ pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Inval
                 return Err(group.invalid("usb=on is not built"));
             }
         }
-        group.finish("type, accel, usb, acpi and dump-guest-core")?;
+        group.finish("type, accel, switchable, usb, acpi and dump-guest-core")?;
     }
     Ok(machine)
 }
@@ -51,27 +57,48 @@ pub(crate) fn machine_help(architecture: Architecture) -> String {
     text
 }
 
-/// Processor models: those that mean what the accelerator offers.
-fn cpu_models(architecture: Architecture) -> &'static [&'static str] {
+/// Processor models of guests that have no features to choose from.
+fn plain_models(architecture: Architecture) -> &'static [&'static str] {
     match architecture {
-        Architecture::X86_64 => &["host", "max", "qemu64"],
+        Architecture::X86_64 => &[],
         Architecture::Riscv64 => &["rv64", "max"],
     }
 }
 
 /// The processor models of an architecture, for `-cpu help`.
 pub(crate) fn cpu_help(architecture: Architecture) -> String {
-    format!("processor models: {}\n", cpu_models(architecture).join(", "))
+    if architecture != Architecture::X86_64 {
+        return format!("processor models: {}\n", plain_models(architecture).join(", "));
+    }
+    let mut text = String::from("processor models:\n");
+    for (name, description) in CpuModel::list() {
+        text.push_str(&format!("  {name:<12} {description}\n"));
+    }
+    text.push_str("  host         the same as max; under KVM, what the host has\n");
+    text.push_str("features, for -cpu MODEL,+FEATURE,-FEATURE,FEATURE=on|off:\n");
+    let names: Vec<&str> = FEATURES.iter().map(|feature| feature.name).collect();
+    for line in names.chunks(10) {
+        text.push_str(&format!("  {}\n", line.join(" ")));
+    }
+    text
+}
+
+/// Reads `-cpu`; of guests that are not x86-64 the model says nothing.
+pub(crate) fn cpu_model(options: &Options, architecture: Architecture) -> Result<CpuModel, Invalid> {
+    let Some(text) = &options.cpu else { return Ok(CpuModel::best()) };
+    if architecture == Architecture::X86_64 {
+        return CpuModel::parse(text).map_err(|error| Invalid::new(format!("-cpu {text}: {error}")));
+    }
+    let models = plain_models(architecture);
+    if !models.contains(&text.as_str()) {
+        let known = models.join(", ");
+        return Err(Invalid::new(format!("-cpu {text}: for {} valid are {known}", architecture.name())));
+    }
+    Ok(CpuModel::best())
 }
 
 /// Everything about the machine but its devices and consoles.
 pub(crate) fn config(options: &Options, machine: String, architecture: Architecture) -> Result<Config, Invalid> {
-    if let Some(model) = &options.cpu
-        && !cpu_models(architecture).contains(&model.as_str())
-    {
-        let known = cpu_models(architecture).join(", ");
-        return Err(Invalid::new(format!("-cpu {model}: for {} valid are {known}", architecture.name())));
-    }
     let uuid = match &options.uuid {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| {

@@ -18,6 +18,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use accel::clock::VirtualClock;
+use accelerator::Processors;
 use command_line::{Invalid, Options};
 use consoles::Consoles;
 use host::chardev::CharBackend;
@@ -78,13 +79,17 @@ fn run() -> Result<i32, Invalid> {
         // Nobody would execute it.
         config.boot.firmware = Firmware::None;
     }
+    let model = machine::cpu_model(&options, architecture)?;
     let mut consoles = Consoles::new(&options)?;
     config.serial = consoles.serial_ports(&options)?;
     consoles.monitors(&options)?;
     devices::add(&options, &mut consoles, &mut config, architecture)?;
     let test_client = consoles.qtest(&options)?;
     let clock = if is_qtest { VirtualClock::stepped() } else { VirtualClock::new() };
-    let accelerator = accelerator::open(&options, accelerators, architecture, &clock)?;
+    let chosen = options.cpu.as_deref().is_some_and(|cpu| !matches!(cpu, "host" | "max"));
+    let processors = Processors { model, chosen, count: config.vcpus };
+    let switchable = machine_options.switchable;
+    let accelerator = accelerator::open(&options, accelerators, architecture, &processors, switchable, &clock)?;
     let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;
     let vm = Arc::new(vm);
 

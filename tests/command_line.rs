@@ -53,6 +53,8 @@ fn bad_input_gets_one_sentence_and_status_1() {
         (&["-arch", "riscv64", "-serial", "stdio", "-monitor", "stdio"], "standard input and output are used by"),
         (&["-arch", "riscv64", "-qmp", "carrier-pigeon:"], "valid are unix:PATH, tcp:HOST:PORT, stdio and none"),
         (&["-arch", "riscv64", "-d", "everything"], "-d everything: valid are op"),
+        (&["-cpu", "pentium9"], "no processor model"),
+        (&["-cpu", "max,+avx512f"], "avx512f"),
         (&["-display", "gtk"], "-display gtk: Brolga has no displays yet; valid is none"),
     ];
     for (arguments, expected) in cases {
@@ -71,6 +73,7 @@ fn help_lists_machines_devices_and_log_items() {
         (&["-device", "help"], "virtio-blk-device"),
         (&["-d", "help"], "op"),
         (&["-arch", "riscv64", "-cpu", "help"], "rv64"),
+        (&["-cpu", "help"], "x86-64-v3"),
         (&["-help"], "-accel"),
         (&["-version"], "Brolga"),
     ] {

@@ -34,12 +34,12 @@ fn queries_describe_the_machine() {
         assert_eq!(query("query-status")["status"], "running");
         assert_eq!(query("query-name")["name"], "subject");
         assert_eq!(query("query-uuid")["UUID"], "5ab2d25b-b5f4-4c6c-8ad8-ba4c1b2f5a7e");
-        assert_eq!(query("query-kvm")["enabled"], subject.kvm);
+        assert_eq!(query("query-kvm")["enabled"], subject.accelerator == "kvm");
         assert_eq!(query("query-target")["arch"], subject.architecture);
         let names = |list: Value| -> Vec<String> {
             list.as_array().unwrap().iter().filter_map(|entry| entry["name"].as_str().map(str::to_owned)).collect()
         };
-        let machine = if subject.kvm { "pc" } else { "virt" };
+        let machine = if subject.architecture == "x86_64" { "pc" } else { "virt" };
         let machines = query("query-machines");
         let known =
             machines.as_array().unwrap().iter().any(|entry| entry["name"] == machine || entry["alias"] == machine);

@@ -17,6 +17,7 @@ pub mod memory;
 pub mod probe;
 pub mod qtest;
 pub mod state;
+pub mod switchable;
 
 use std::sync::Arc;
 
@@ -66,6 +67,8 @@ pub struct Capabilities {
     pub dirty_log: bool,
     /// Most vCPUs that one virtual machine may have.
     pub most_vcpus: u32,
+    /// Ticks of an x86-64 processor's time stamp counter in a millisecond; 0 for other guests.
+    pub time_stamp_khz: u32,
 }
 
 /// Which of the two address spaces of a processor's bus an access goes to.
@@ -200,6 +203,26 @@ pub trait Accelerator: Send + Sync {
 
     /// Creates processor `index` (the APIC id, the hart id) in its architectural reset state.
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error>;
+
+    /// How many instructions were interpreted because the backend has no way of its own to execute them.
+    fn interpreted_instructions(&self) -> u64 {
+        0
+    }
+
+    /// The names of the backends among which [`switch_to`](Accelerator::switch_to) chooses; empty where there is one only.
+    fn choices(&self) -> Vec<&'static str> {
+        Vec::new()
+    }
+
+    /// Has the backend `name` run the guest from now on. Before, each processor's state was put into it with
+    /// [`Vcpu::set_state_in`]; after, the interrupt controllers' state is. No vCPU runs meanwhile.
+    fn switch_to(&self, name: &str) -> Result<(), Error> {
+        let _ = name;
+        Err(Error::Unsupported { name: self.name(), what: "a change to another accelerator" })
+    }
+
+    /// Somebody else ran the guest and changed its memory. No vCPU runs.
+    fn memory_changed(&self) {}
 }
 
 /// One virtual processor, driven by the thread that owns it.
@@ -212,6 +235,13 @@ pub trait Vcpu: Send {
 
     /// Replaces the complete architectural state.
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error>;
+
+    /// As [`set_state`](Vcpu::set_state), in the processor that stands for this one in the backend `name` of a
+    /// [`switchable`] accelerator. The one that runs at present is left as it is.
+    fn set_state_in(&mut self, name: &str, state: &CpuState) -> Result<(), Error> {
+        let _ = state;
+        Err(Error::State(format!("there is no accelerator {name} to put it into")))
+    }
 
     /// Replaces all debug requests; the default value ends debugging.
     fn set_debug(&mut self, debug: &DebugControl) -> Result<(), Error>;

@@ -31,6 +31,7 @@ impl Qtest {
                 watchpoints: 0,
                 dirty_log: false,
                 most_vcpus: 512,
+                time_stamp_khz: 0,
             },
         }
     }

@@ -293,7 +293,7 @@ fn all_devices() -> Option<BusAndDevices> {
     devices.extend([cmos as Arc<dyn Device>, keyboard, exit, console, isa, power, bridge]);
 
     let processors: [Arc<dyn VcpuHandle>; 2] = [Arc::new(NoProcessor), Arc::new(NoProcessor)];
-    let apics = LocalApics::new(&processors, &clock);
+    let apics = LocalApics::new(&processors, &clock, 1_000_000);
     let pics = I8259::new(InterruptLine::new(apics.clone(), LINT0));
     for (port, offset) in [(0x20, i8259::FIRST), (0xa0, i8259::SECOND), (0x4d0, i8259::LEVEL)] {
         bus.map_ports(port, 2, offset, pics.clone()).ok()?;

@@ -230,7 +230,7 @@ mod tests {
         fn new() -> Machine {
             let accelerator = FakeAccelerator::new(Architecture::X86_64);
             let vcpu = accelerator.create_vcpu(0).unwrap().handle();
-            let apics = LocalApics::new(&[vcpu], &VirtualClock::new());
+            let apics = LocalApics::new(&[vcpu], &VirtualClock::new(), 1_000_000);
             let bus = Arc::new(crate::bus::Bus::new(Arc::new(|_| {})));
             let cpu = apics.processor_bus(0, bus, Arc::new(|| 0)).unwrap();
             let machine = Machine { io_apic: IoApic::new(apics), cpu };

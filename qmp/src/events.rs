@@ -72,6 +72,16 @@ structure! {
     }
 }
 
+structure! {
+    /// Data of X_ACCELERATOR_CHANGED.
+    pub(crate) struct AcceleratorData {
+        /// The accelerator that ran the machine before.
+        "from" => from: String,
+        /// The one that runs it now.
+        "to" => to: String,
+    }
+}
+
 /// All events.
 pub const DECLARATIONS: &[Declaration] = &[
     Declaration { name: "POWERDOWN", documentation: "The guest was asked to switch off.", data: Empty::TYPE },
@@ -83,6 +93,13 @@ pub const DECLARATIONS: &[Declaration] = &[
         data: CauseData::TYPE,
     },
     Declaration { name: "STOP", documentation: "The machine does not run any more.", data: Empty::TYPE },
+    Declaration { name: "SUSPEND", documentation: "The guest sleeps, with its memory kept.", data: Empty::TYPE },
+    Declaration { name: "WAKEUP", documentation: "The guest woke.", data: Empty::TYPE },
+    Declaration {
+        name: "X_ACCELERATOR_CHANGED",
+        documentation: "Another accelerator runs the machine now.",
+        data: AcceleratorData::TYPE,
+    },
 ];
 
 /// The message for an event that happened at `time`.
@@ -97,6 +114,9 @@ pub(crate) fn message(event: &Event, time: SystemTime) -> Value {
     message.insert("event".into(), event.name().into());
     if let Some(cause) = event.cause() {
         message.insert("data".into(), CauseData { guest: cause.is_guest(), reason: cause.into() }.to_wire());
+    }
+    if let Event::AcceleratorChanged { from, to } = event {
+        message.insert("data".into(), AcceleratorData { from: (*from).into(), to: (*to).into() }.to_wire());
     }
     Value::Object(message)
 }
@@ -126,7 +146,17 @@ mod tests {
             assert_eq!(ShutdownCause::from(cause).name(), cause.name());
         }
         let cause = Cause::HostUi;
-        for event in [Event::Stop, Event::Resume, Event::Reset(cause), Event::Powerdown, Event::Shutdown(cause)] {
+        let changed = Event::AcceleratorChanged { from: "kvm", to: "jit" };
+        for event in [
+            Event::Stop,
+            Event::Resume,
+            Event::Reset(cause),
+            Event::Powerdown,
+            Event::Shutdown(cause),
+            Event::Suspend,
+            Event::Wakeup,
+            changed,
+        ] {
             assert!(DECLARATIONS.iter().any(|declaration| declaration.name == event.name()), "{event:?}");
         }
     }

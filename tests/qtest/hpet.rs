@@ -49,6 +49,7 @@ fn a_comparator_interrupts_once_or_periodically() {
     assert!(!machine.interrupts().contains(&(2, true)));
     // Timer 0, periodic, every 100000 ticks.
     machine.writel(BASE + 0x10, 0);
+    machine.writel(timer(1), 0);
     machine.writeq(COUNTER, 0);
     // With 32 bits.
     machine.writel(timer(0), 1 << 8 | 2 << 9 | 1 << 6 | 8 | 4);

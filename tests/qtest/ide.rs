@@ -146,7 +146,9 @@ fn a_cd_is_read_by_packets() {
     machine.outb(0x177, 0xa1);
     assert_eq!(status(&mut machine) & 0x89, 8);
     assert_eq!(machine.inw(0x170) & 0xdf00, 0x8500);
-    (0..255).for_each(|_| drop(machine.inw(0x170)));
+    (0..255).for_each(|_| {
+        machine.inw(0x170);
+    });
     // The first command tells of the new disc: TEST UNIT READY until it succeeds.
     let ready = (0..4).any(|_| packet(&mut machine, 0, &[0; 12]) & 1 == 0);
     assert!(ready);

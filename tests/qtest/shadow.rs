@@ -44,7 +44,7 @@ fn each_segment_is_rom_ram_or_both() {
     let mut machine = machine(&firmware);
     for (segment, (start, ..)) in SEGMENTS.into_iter().enumerate() {
         // The firmware's last 128 KiB are at 0xe0000; below there is nothing.
-        let rom = if start >= 0xe_0000 { (start - 0xe_0000 + 0x2_0000 >> 12) as u8 | 0x80 } else { 0xff };
+        let rom = if start >= 0xe_0000 { ((start - 0xe_0000 + 0x2_0000) >> 12) as u8 | 0x80 } else { 0xff };
         machine.writeb(start + 5, 0x11);
         assert_eq!(machine.readb(start + 5), rom, "{start:#x}");
         // Written only.
@@ -84,7 +84,7 @@ fn a_kernel_without_firmware_finds_ram() {
 fn each_way_of_resetting_resets_devices() {
     let mut machine = Machine::pc(&[]);
     // The interrupt mask tells: a reset clears it.
-    let mut expect = |machine: &mut Machine, accesses: &[(u16, u8)], resets: bool| {
+    let expect = |machine: &mut Machine, accesses: &[(u16, u8)], resets: bool| {
         machine.outb(0x21, 0xa5);
         for (port, value) in accesses {
             machine.outb(*port, *value);

@@ -9,7 +9,7 @@ use super::brolga;
 pub(crate) struct Subject {
     pub(crate) name: &'static str,
     pub(crate) architecture: &'static str,
-    pub(crate) kvm: bool,
+    pub(crate) accelerator: &'static str,
     /// Guest-physical and guest-virtual address at which the program begins.
     pub(crate) program: u64,
     pub(crate) image: Vec<u8>,
@@ -30,7 +30,7 @@ pub(crate) fn riscv64_on_jit() -> Subject {
     Subject {
         name: "riscv64 on jit",
         architecture: "riscv64",
-        kvm: false,
+        accelerator: "jit",
         program: 0x8000_0000,
         image: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
         register: "mstatus",
@@ -38,7 +38,7 @@ pub(crate) fn riscv64_on_jit() -> Subject {
     }
 }
 
-fn x86_64_on_kvm() -> Subject {
+fn x86_64(name: &'static str, accelerator: &'static str) -> Subject {
     let mut image = vec![0; 0x1_0000];
     // mov dx, 0x3f8
     let mut code = vec![0xba, 0xf8, 0x03];
@@ -51,15 +51,7 @@ fn x86_64_on_kvm() -> Subject {
     image[..code.len()].copy_from_slice(&code);
     // At the reset vector: jmp 0xf000:0
     image[0xfff0..0xfff5].copy_from_slice(&[0xea, 0, 0, 0, 0xf0]);
-    Subject {
-        name: "x86_64 on kvm",
-        architecture: "x86_64",
-        kvm: true,
-        program: 0xf_0000,
-        image,
-        register: "CR0",
-        has_nmi: true,
-    }
+    Subject { name, architecture: "x86_64", accelerator, program: 0xf_0000, image, register: "CR0", has_nmi: true }
 }
 
 impl Subject {
@@ -68,8 +60,8 @@ impl Subject {
         let image = folder.join("image");
         std::fs::write(&image, &self.image).unwrap();
         let mut command = brolga();
-        command.args(["-arch", self.architecture, "-accel", if self.kvm { "kvm" } else { "jit" }]);
-        if self.kvm {
+        command.args(["-arch", self.architecture, "-accel", self.accelerator]);
+        if self.architecture == "x86_64" {
             command.args(["-M", "pc"]).arg("-bios").arg(&image);
         } else {
             command.args(["-M", "virt", "-bios", "none"]).arg("-kernel").arg(&image);
@@ -83,9 +75,10 @@ impl Subject {
 
 /// Those that this host can run; a line for each that it cannot.
 pub(crate) fn all(test: &str) -> Vec<Subject> {
-    let mut subjects = vec![riscv64_on_jit(), x86_64_on_kvm()];
+    let mut subjects = vec![riscv64_on_jit(), x86_64("x86_64 on jit", "jit"), x86_64("x86_64 on kvm", "kvm")];
     subjects.retain(|subject| {
-        let runs = !subject.kvm || std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
+        let runs =
+            subject.accelerator != "kvm" || std::fs::File::options().read(true).write(true).open("/dev/kvm").is_ok();
         if !runs {
             eprintln!("SKIPPED: {test} ({}): /dev/kvm cannot be opened here", subject.name);
         }

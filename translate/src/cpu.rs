@@ -35,6 +35,10 @@ pub struct Context {
     pub pc: u64,
     /// Instructions retired.
     pub instructions: u64,
+    /// Address of the instruction that last jumped to a computed address, of those whose target the dispatcher had to look up.
+    pub jump_source: u64,
+    /// Where it jumped.
+    pub jump_target: u64,
     /// Result of a slow path called by compiled code.
     pub result: u64,
     /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
@@ -213,7 +217,7 @@ pub struct WatchedRange {
 }
 
 impl WatchedRange {
-    fn overlaps(&self, address: u64, length: u64) -> bool {
+    pub(crate) fn overlaps(&self, address: u64, length: u64) -> bool {
         address.wrapping_sub(self.address) < self.length || self.address.wrapping_sub(address) < length
     }
 }
@@ -235,6 +239,11 @@ pub struct Cpu<G> {
     pub watched: Vec<WatchedRange>,
     /// Address of the watched range of [`Status::Watchpoint`].
     pub watch_hit: u64,
+    /// Memory whose accesses the guest's own debug registers ask to be told of, each with the bits that an access sets in
+    /// [`Cpu::traced_hits`]. To be changed with [`Cpu::trace`].
+    pub(crate) traced: Vec<(WatchedRange, u64)>,
+    /// The ranges of [`Cpu::traced`] that were accessed since this was last cleared.
+    pub(crate) traced_hits: u64,
     /// The soft TLB.
     pub tlb: Arc<Tlb>,
     /// What other threads may change.
@@ -269,6 +278,8 @@ impl<G: Guest> Cpu<G> {
                 float_rounding: crate::float::Rounding::NearestEven,
                 pc: 0,
                 instructions: 0,
+                jump_source: 0,
+                jump_target: 0,
                 result: 0,
                 leave: 0,
                 float_scratch: 0,
@@ -286,6 +297,8 @@ impl<G: Guest> Cpu<G> {
             shut_down: false,
             watched: Vec::new(),
             watch_hit: 0,
+            traced: Vec::new(),
+            traced_hits: 0,
             tlb,
             signals,
             code_pages,
@@ -330,6 +343,14 @@ impl<G: Guest> Cpu<G> {
         self.context.exception = exception;
         self.context.status = Status::Raised as u32;
         Stopped
+    }
+
+    /// Replaces the ranges of memory that the guest traces.
+    pub(crate) fn trace(&mut self, ranges: Vec<(WatchedRange, u64)>) {
+        if ranges != self.traced {
+            self.traced = ranges;
+            self.flush_tlb();
+        }
     }
 
     /// Forgets all cached translations, since what they were made from changed. For helpers that the lifter follows with
@@ -419,6 +440,16 @@ impl<G: Guest> Cpu<G> {
             return Ok(());
         }
         self.store_in_page(address, bytes, mode, value)
+    }
+
+    /// Fails as a write of some bytes, less than a page, would if they lie in two pages.
+    pub fn probe_write(&mut self, address: u64, bytes: u64, mode: MemoryMode) -> Result<(), Stopped> {
+        let in_page = PAGE_SIZE - address % PAGE_SIZE;
+        if bytes > in_page {
+            self.translate(address, 1, Access::Write, mode)?;
+            self.translate(address.wrapping_add(in_page), 1, Access::Write, mode)?;
+        }
+        Ok(())
     }
 
     fn store_in_page(&mut self, address: u64, bytes: u64, mode: MemoryMode, value: u64) -> Result<(), Stopped> {
@@ -547,7 +578,8 @@ impl<G: Guest> Cpu<G> {
         }
         if translation.whole_page {
             let virtual_page = address & !(PAGE_SIZE - 1);
-            let watched = self.watched.iter().any(|range| range.overlaps(virtual_page, PAGE_SIZE));
+            let watched = self.watched.iter().any(|range| range.overlaps(virtual_page, PAGE_SIZE))
+                || self.traced.iter().any(|(range, _)| range.overlaps(virtual_page, PAGE_SIZE));
             let tag = |allowed: bool| if allowed && !watched { virtual_page } else { NO_TAG };
             let entry = self.tlb.entry(address, mode);
             let _filling = self.tlb.filling.lock();
@@ -570,6 +602,11 @@ impl<G: Guest> Cpu<G> {
     }
 
     fn check_watched(&mut self, address: u64, bytes: u64, write: bool) -> Result<(), Stopped> {
+        for (range, bits) in &self.traced {
+            if (write || range.reads) && range.overlaps(address, bytes) {
+                self.traced_hits |= bits;
+            }
+        }
         if self.watched.is_empty() || self.watch_suspended {
             return Ok(());
         }

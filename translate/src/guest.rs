@@ -98,10 +98,23 @@ pub trait Guest: Sized + Send + 'static {
     /// rounding mode class, the regime of memory accesses).
     fn flags(cpu: &Cpu<Self>) -> u32;
 
+    /// What else lifting depends on, and what is the same for all processors of a machine as long as it lives: which
+    /// extensions its model has.
+    type Features: Copy;
+
+    /// The features of the processor's model.
+    fn features(cpu: &Cpu<Self>) -> Self::Features;
+
     /// Lifts the basic block at guest-virtual `start`: at most `most_instructions`, up to the first jump. `code` holds
     /// the bytes from there to the end of the page, or 16 bytes beyond it after [`NeedsMoreCode`]; only the first instruction may use
     /// those. Invalid code lifts to the exception that executing it raises.
-    fn lift(start: u64, code: &[u8], flags: u32, most_instructions: usize) -> Result<Block, NeedsMoreCode>;
+    fn lift(
+        start: u64,
+        code: &[u8],
+        flags: u32,
+        features: Self::Features,
+        most_instructions: usize,
+    ) -> Result<Block, NeedsMoreCode>;
 
     /// Regime of instruction fetches.
     fn fetch_mode(cpu: &Cpu<Self>) -> MemoryMode;

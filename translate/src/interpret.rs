@@ -39,9 +39,17 @@ pub fn interpret<G: Guest>(cpu: &mut Cpu<G>, block: &Block, values: &mut Values)
         Terminator::Branch { condition, taken, not_taken } => {
             (if value(condition) != 0 { taken } else { not_taken }, Ended::Next)
         }
-        Terminator::JumpIndirect { target, .. } => (value(target), Ended::Next),
+        Terminator::JumpIndirect { target, .. } => {
+            cpu.context.jump_source = block.instruction_address(block.ops.len());
+            cpu.context.jump_target = value(target);
+            (value(target), Ended::Next)
+        }
         Terminator::Leave { target } => (target, Ended::Leave),
-        Terminator::LeaveIndirect { target } => (value(target), Ended::Leave),
+        Terminator::LeaveIndirect { target } => {
+            cpu.context.jump_source = block.instruction_address(block.ops.len());
+            cpu.context.jump_target = value(target);
+            (value(target), Ended::Leave)
+        }
         Terminator::Raise { exception, information } => {
             cpu.stop_with(Exception { number: exception, information });
             cpu.context.pc = block.instruction_address(block.ops.len());
@@ -89,6 +97,10 @@ fn execute<G: Guest>(cpu: &mut Cpu<G>, op: &Op, values: &Values) -> Result<u64, 
         }
         Op::Store { width, mode, address, offset, value: v } => {
             cpu.store(value(address).wrapping_add(offset as u64), width, mode, value(v))?;
+            0
+        }
+        Op::ProbeWrite { bytes, mode, address, offset } => {
+            cpu.probe_write(value(address).wrapping_add(offset as u64), bytes.into(), mode)?;
             0
         }
         Op::AtomicReadModifyWrite { op, width, mode, address, value: v } => {

@@ -6,7 +6,7 @@ use translate::ir::{Block, GuestNames, ParseError, parse, verify};
 use translate::riscv64::Riscv64;
 
 fn check(start: u64, code: &[u8], flags: u32, most: usize) -> Result<(), String> {
-    let block = match Riscv64::lift(start, code, flags, most) {
+    let block = match Riscv64::lift(start, code, flags, (), most) {
         Ok(block) => block,
         Err(NeedsMoreCode) if code.len() < 4 => return Ok(()),
         Err(NeedsMoreCode) => return Err("four bytes hold an instruction".to_string()),

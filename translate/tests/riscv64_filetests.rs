@@ -77,7 +77,7 @@ fn lifted(file: &Path, text: &str) -> String {
         // What follows is no instruction, and ends the block.
         bytes.extend([0; 16]);
         let count = words.split_whitespace().count();
-        let block = Riscv64::lift(START, &bytes, flags(&state), count).unwrap();
+        let block = Riscv64::lift(START, &bytes, flags(&state), (), count).unwrap();
         assert!(usize::from(block.length) <= end, "{}: {words}: {} bytes lifted", file.display(), block.length);
         if let Err(error) = verify::<Riscv64>(&block) {
             panic!("{}: {words}: {error}", file.display());

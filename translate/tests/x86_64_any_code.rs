@@ -4,9 +4,10 @@ use proptest::prelude::*;
 use translate::guest::{Guest, NeedsMoreCode};
 use translate::ir::{GuestNames, parse, verify};
 use translate::x86_64::X86_64;
+use translate::x86_64::features::InstructionSet;
 
 fn check(start: u64, code: &[u8], flags: u32, most: usize) -> Result<(), String> {
-    let block = match X86_64::lift(start, code, flags, most) {
+    let block = match X86_64::lift(start, code, flags, InstructionSet::default(), most) {
         Ok(block) => block,
         Err(NeedsMoreCode) if code.len() < 16 => return Ok(()),
         Err(NeedsMoreCode) => return Err("sixteen bytes hold an instruction".to_string()),

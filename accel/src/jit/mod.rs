@@ -4,7 +4,7 @@ mod platform;
 mod processor;
 mod riscv64;
 mod vcpu;
-mod x86_64;
+pub(crate) mod x86_64;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,6 +18,9 @@ use translate::riscv64::Riscv64;
 use translate::x86_64::X86_64;
 use vm_memory::{Address, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
+
+pub use translate::x86_64::cpuid::{CpuModel, ModelError};
+pub use translate::x86_64::features::FEATURES;
 
 use crate::clock::VirtualClock;
 use crate::memory::{MemorySlot, PAGE_SIZE};
@@ -47,6 +50,8 @@ struct Shared {
     clock: Arc<VirtualClock>,
     /// How many vCPUs there are.
     vcpu_count: Arc<AtomicU32>,
+    /// What x86-64 vCPUs are.
+    model: Arc<CpuModel>,
 }
 
 /// The memory of a machine, sorted by address; replaced as a whole when it changes.
@@ -100,6 +105,24 @@ impl Jit {
 
     /// As [`Jit::open`], with a say in what is compiled and when.
     pub fn with_tiers(architecture: Architecture, clock: Arc<VirtualClock>, tiers: Tiers) -> Result<Jit, Error> {
+        Jit::with_model(architecture, clock, tiers, CpuModel::best())
+    }
+
+    /// As [`Jit::open`], with vCPUs of a model; `model` counts for x86-64 guests only.
+    pub fn open_with_model(
+        architecture: Architecture,
+        clock: Arc<VirtualClock>,
+        model: CpuModel,
+    ) -> Result<Jit, Error> {
+        Jit::with_model(architecture, clock, Tiers::Background(HOT), model)
+    }
+
+    fn with_model(
+        architecture: Architecture,
+        clock: Arc<VirtualClock>,
+        tiers: Tiers,
+        model: CpuModel,
+    ) -> Result<Jit, Error> {
         let shared = Arc::new(Shared {
             memory: ArcSwap::default(),
             changing: Mutex::new(()),
@@ -107,6 +130,7 @@ impl Jit {
             wakes: Mutex::default(),
             clock,
             vcpu_count: Arc::default(),
+            model: Arc::new(model),
         });
         let (code_pages, create) = match architecture {
             Architecture::Riscv64 => processors::<Riscv64>(&shared, tiers),
@@ -121,6 +145,7 @@ impl Jit {
                 watchpoints: usize::MAX,
                 dirty_log: true,
                 most_vcpus: 512,
+                time_stamp_khz: if architecture == Architecture::X86_64 { shared.model.time_stamp_khz } else { 0 },
             },
             shared,
             code_pages,
@@ -263,6 +288,10 @@ impl Accelerator for Jit {
         let (vcpu, wake) = (self.create)(index);
         self.shared.wakes.lock().push(wake);
         Ok(vcpu)
+    }
+
+    fn memory_changed(&self) {
+        self.code_pages.invalidate_range(0, u64::MAX);
     }
 }
 

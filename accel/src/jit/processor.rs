@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU32;
 use translate::cpu::{Cpu, Signals};
 use translate::guest::Guest;
 use translate::ir::MemoryMode;
+use translate::x86_64::cpuid::CpuModel;
 
 use crate::Error;
 use crate::state::CpuState;
@@ -15,8 +16,8 @@ pub(super) trait Processor: Guest {
     /// The interrupt inputs that [`crate::VcpuHandle::set_interrupt`] reaches, a bit each.
     const INPUTS: u64;
 
-    /// Processor `index`; `count` is how many the machine has so far, and is counted up.
-    fn new(index: u32, count: &Arc<AtomicU32>) -> Self;
+    /// Processor `index`; `count` is how many the machine has so far, and is counted up. `model` is for x86-64.
+    fn new(index: u32, count: &Arc<AtomicU32>, model: &Arc<CpuModel>) -> Self;
 
     /// Puts a new processor into its state after power-on.
     fn reset(cpu: &mut Cpu<Self>);

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 
 use translate::cpu::{Cpu, NO_RESERVATION, Signals};
 use translate::riscv64::{Riscv64, csr};
+use translate::x86_64::cpuid::CpuModel;
 
 use super::processor::Processor;
 use crate::Error;
@@ -17,7 +18,7 @@ const F0: usize = 32;
 impl Processor for Riscv64 {
     const INPUTS: u64 = u64::MAX;
 
-    fn new(_index: u32, _count: &Arc<AtomicU32>) -> Riscv64 {
+    fn new(_index: u32, _count: &Arc<AtomicU32>, _model: &Arc<CpuModel>) -> Riscv64 {
         Riscv64::new()
     }
 

@@ -103,7 +103,7 @@ pub(super) struct JitVcpu<P: Processor> {
 
 impl<P: Processor> JitVcpu<P> {
     pub(super) fn new(index: u32, shared: Arc<Shared>, translator: Arc<Translator<P>>) -> JitVcpu<P> {
-        let mut engine = Engine::new(u64::from(index), P::new(index, &shared.vcpu_count), translator);
+        let mut engine = Engine::new(u64::from(index), P::new(index, &shared.vcpu_count, &shared.model), translator);
         P::reset(&mut engine.cpu);
         let wake = Arc::new(Wake {
             signals: engine.cpu.signals.clone(),
@@ -167,14 +167,19 @@ impl<P: Processor> Vcpu for JitVcpu<P> {
     }
 
     fn state(&mut self) -> Result<CpuState, Error> {
-        Ok(P::state(&self.engine.cpu))
+        let map = self.shared.memory.load_full();
+        let platform = RunPlatform { map, shared: &self.shared, io: &NoBus, timer: &self.timer };
+        Ok(self.engine.cpu.with_platform(&platform, |cpu| P::state(cpu)))
     }
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), Error> {
-        P::set_state(&mut self.engine.cpu, state)?;
         let map = self.shared.memory.load_full();
         let platform = RunPlatform { map, shared: &self.shared, io: &NoBus, timer: &self.timer };
-        self.engine.cpu.with_platform(&platform, |cpu| P::settle(cpu));
+        self.engine.cpu.with_platform(&platform, |cpu| {
+            P::set_state(cpu, state)?;
+            P::settle(cpu);
+            Ok::<_, Error>(())
+        })?;
         self.wake.signals.request(ATTENTION_INTERRUPT);
         Ok(())
     }

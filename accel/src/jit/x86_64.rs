@@ -6,21 +6,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use translate::cpu::{Cpu, Signals};
 use translate::x86_64::cpuid::CpuModel;
+use translate::x86_64::msr::{set_time_stamp, time_stamp};
 use translate::x86_64::segment::{self as native, SegmentName, attribute};
 use translate::x86_64::{X86_64, segment};
-use translate::x86_64::{event, registers, state as guest_state, x87};
+use translate::x86_64::{debug, event, registers, state as guest_state, x87};
 
 use super::processor::Processor;
 use crate::Error;
 use crate::state::CpuState as AnyState;
-use crate::state::x86_64::{Activity, CpuState, DescriptorTable, Events, Float80, Fpu, InterruptShadow, Segment, msr};
+use crate::state::x86_64::{
+    Activity, CpuState, DescriptorTable, Events, Exception, Float80, Fpu, Interrupt, InterruptShadow, Segment, msr,
+};
 
 impl Processor for X86_64 {
     const INPUTS: u64 = 1 << event::INPUT_INTR;
 
-    fn new(index: u32, count: &Arc<AtomicU32>) -> X86_64 {
+    fn new(index: u32, count: &Arc<AtomicU32>, model: &Arc<CpuModel>) -> X86_64 {
         count.fetch_max(index + 1, Ordering::SeqCst);
-        X86_64::new(Arc::new(CpuModel::best()), count.clone(), index == 0)
+        X86_64::new(model.clone(), count.clone(), index == 0)
     }
 
     fn reset(cpu: &mut Cpu<X86_64>) {
@@ -45,7 +48,7 @@ impl Processor for X86_64 {
     fn settle(_cpu: &mut Cpu<X86_64>) {}
 
     fn inject_nmi(signals: &Signals) -> Result<(), Error> {
-        signals.set_input(event::INPUT_NMI, true);
+        event::send_nmi(signals);
         Ok(())
     }
 
@@ -143,10 +146,11 @@ fn fpu_in(cpu: &mut Cpu<X86_64>, fpu: &Fpu) {
         }
     }
     guest_state::set_mxcsr(cpu, fpu.mxcsr);
-    cpu.guest.xcr0 = fpu.xcr0 & 7 | 1;
+    cpu.guest.xcr0 = fpu.xcr0 & cpu.guest.model.components() | 1;
 }
 
-fn state(cpu: &Cpu<X86_64>) -> CpuState {
+/// The state as every backend has it.
+pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
     let guest = &cpu.guest;
     let segment = |name: SegmentName| segment_out(&guest.segments[name as usize], native::base(cpu, name));
     let inputs = cpu.signals.inputs.load(Ordering::SeqCst);
@@ -161,7 +165,8 @@ fn state(cpu: &Cpu<X86_64>) -> CpuState {
         (SYSENTER_ESP, guest.sysenter_esp),
         (SYSENTER_EIP, guest.sysenter_eip),
         (TSC_AUX, guest.tsc_aux),
-        (TSC_ADJUST, guest.tsc_offset),
+        (TSC_ADJUST, guest.tsc_adjust),
+        (msr::TSC, time_stamp(cpu)),
     ]);
     let mut gpr = [0; 16];
     gpr.copy_from_slice(&cpu.context.registers[..16]);
@@ -193,6 +198,11 @@ fn state(cpu: &Cpu<X86_64>) -> CpuState {
         msrs,
         local_apic: None,
         events: Events {
+            exception: pending_exception(guest),
+            interrupt: match guest.pending_event {
+                Some(event::PendingEvent::Interrupt(vector)) => Some(Interrupt { vector, software: false }),
+                _ => None,
+            },
             shadow: if guest.interrupt_shadow { InterruptShadow::Sti } else { InterruptShadow::None },
             nmi_pending: inputs >> event::INPUT_NMI & 1 != 0,
             nmi_masked: guest.nmi_masked,
@@ -207,13 +217,21 @@ fn state(cpu: &Cpu<X86_64>) -> CpuState {
     }
 }
 
+fn pending_exception(guest: &X86_64) -> Option<Exception> {
+    let Some(event::PendingEvent::Exception { number, information }) = guest.pending_event else { return None };
+    let (vector, error_code) = event::split(number);
+    // Page faults have written CR2 by the time they are injected.
+    Some(Exception { vector, error_code, injected: true, payload: Some(information) })
+}
+
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
 const TSC_AUX: u32 = 0xc000_0103;
 const TSC_ADJUST: u32 = 0x3b;
 
-fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
+/// Replaces the state.
+pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
     if state.events.in_smm {
         return Err(Error::State("the processor is in system-management mode, which the jit does not have".into()));
     }
@@ -252,6 +270,10 @@ fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
     guest.interrupt_shadow = state.events.shadow != InterruptShadow::None;
     guest.nmi_masked = state.events.nmi_masked;
     set_msrs(guest, &state.msrs);
+    if let Some(time_stamp) = state.msrs.get(&msr::TSC) {
+        set_time_stamp(cpu, *time_stamp);
+    }
+    let guest = &mut cpu.guest;
     guest.waits_for_start_up = matches!(state.activity, Activity::WaitForSipi | Activity::SipiReceived);
     cpu.shut_down = state.activity == Activity::Shutdown;
     cpu.halted = matches!(state.activity, Activity::Halted | Activity::WaitForSipi);
@@ -260,6 +282,7 @@ fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
     if state.activity == Activity::SipiReceived {
         event::start_up(&cpu.signals, state.events.sipi_vector);
     }
+    debug::update(cpu);
     guest_state::set_instruction_pointer(cpu, state.rip);
     // Whatever was on its way is delivered first of all.
     if let Some(exception) = state.events.exception {
@@ -290,7 +313,7 @@ fn set_msrs(guest: &mut X86_64, msrs: &BTreeMap<u32, u64>) {
     guest.sysenter_esp = get(SYSENTER_ESP);
     guest.sysenter_eip = get(SYSENTER_EIP);
     guest.tsc_aux = get(TSC_AUX);
-    guest.tsc_offset = get(TSC_ADJUST);
+    guest.tsc_adjust = get(TSC_ADJUST);
     let own = [
         msr::STAR,
         msr::LSTAR,

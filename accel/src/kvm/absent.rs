@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 
+use translate::x86_64::cpuid::CpuModel;
+
 use super::NAME;
 use crate::memory::MemorySlot;
 use crate::{Accelerator, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
@@ -13,6 +15,11 @@ impl Kvm {
     /// Always fails.
     pub fn open(_architecture: Architecture) -> Result<Kvm, Error> {
         Err(Error::Unavailable { name: NAME, reason: "Brolga knows KVM on x86-64 hosts only".into() })
+    }
+
+    /// Always fails.
+    pub fn open_with_model(architecture: Architecture, model: CpuModel, _count: u32) -> Result<(Kvm, CpuModel), Error> {
+        Kvm::open(architecture).map(|kvm| (kvm, model))
     }
 }
 

@@ -1,6 +1,58 @@
-//! What a guest's CPUID instruction answers: all that the host's KVM supports, with the vCPU's own identity.
+//! What a guest's CPUID instruction answers: all that the host's KVM supports, with the vCPU's own identity; or what a
+//! processor model has that other backends know as well.
 
-use kvm_bindings::CpuId;
+use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, kvm_cpuid_entry2};
+use translate::x86_64::cpuid::{CpuModel, Placement};
+use translate::x86_64::features::{FEATURES, Feature, Word};
+
+use crate::Error;
+
+/// Leaves whose answers depend on ECX.
+const WITH_SUBLEAVES: [u32; 3] = [7, 0xb, 0xd];
+
+/// Takes from `model` what the host's KVM does not support.
+pub(super) fn restrict(model: &mut CpuModel, supported: &CpuId, deadline_timer: bool) {
+    let answer = |leaf, subleaf| {
+        let found = supported.as_slice().iter().find(|entry| entry.function == leaf && entry.index == subleaf);
+        found.copied().unwrap_or_default()
+    };
+    let has = |feature: &Feature| {
+        let word = match feature.word {
+            Word::BasicEdx => answer(1, 0).edx,
+            Word::BasicEcx => answer(1, 0).ecx,
+            Word::StructuredEbx => answer(7, 0).ebx,
+            Word::StructuredEcx => answer(7, 0).ecx,
+            Word::ExtendedEdx => answer(0x8000_0001, 0).edx,
+            Word::ExtendedEcx => answer(0x8000_0001, 0).ecx,
+            Word::Xsave => answer(0xd, 1).eax,
+        };
+        match feature.name {
+            // KVM leaves these two to its user.
+            "hypervisor" => true,
+            "tsc-deadline" => deadline_timer,
+            _ => word >> feature.bit & 1 != 0,
+        }
+    };
+    for feature in FEATURES.iter().filter(|feature| !has(feature)) {
+        model.features.remove(feature);
+    }
+}
+
+/// The answers of a processor of a model at its place in the machine.
+pub(super) fn of_model(model: &CpuModel, place: Placement) -> Result<CpuId, Error> {
+    let entry = |(function, index, [eax, ebx, ecx, edx]): (u32, u32, [u32; 4])| kvm_cpuid_entry2 {
+        function,
+        index,
+        flags: if WITH_SUBLEAVES.contains(&function) { KVM_CPUID_FLAG_SIGNIFCANT_INDEX } else { 0 },
+        eax,
+        ebx,
+        ecx,
+        edx,
+        ..Default::default()
+    };
+    let entries: Vec<_> = model.entries(place).into_iter().map(entry).collect();
+    CpuId::from_entries(&entries).map_err(|error| Error::State(format!("too many answers of CPUID: {error:?}")))
+}
 
 /// The answers for the vCPU with APIC id `index`.
 ///

@@ -115,6 +115,11 @@ impl Slots {
         vm.get_dirty_log(slot.number, size).map_err(host_error("KVM_GET_DIRTY_LOG"))
     }
 
+    /// All of it, kept mapped by the result.
+    pub(super) fn all(&self) -> Vec<MemorySlot> {
+        self.slots.values().map(|slot| slot.memory.clone()).collect()
+    }
+
     /// Reads guest-physical memory; false where no slot holds all of it.
     pub(super) fn read(&self, address: u64, data: &mut [u8]) -> bool {
         let Some((start, slot)) = self.slots.range(..=address).next_back() else { return false };

@@ -14,6 +14,8 @@ mod debug;
 #[cfg(target_arch = "x86_64")]
 mod handle;
 #[cfg(target_arch = "x86_64")]
+mod interpreter;
+#[cfg(target_arch = "x86_64")]
 mod memory;
 #[cfg(target_arch = "x86_64")]
 mod registers;

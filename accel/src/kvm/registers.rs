@@ -51,9 +51,10 @@ fn write_msrs(fd: &VcpuFd, values: &BTreeMap<u32, u64>) -> Result<(), Error> {
         let msrs = Msrs::from_entries(batch).map_err(|error| Error::State(format!("{error:?}")))?;
         let mut done = fd.set_msrs(&msrs).map_err(host_error("KVM_SET_MSRS"))?;
         if let Some(refused) = batch.get(done) {
-            // Refused is fine for one that holds the value already, such as a read-only one.
+            // Refused is fine for one that holds the value already, such as a read-only one, or one without a value that is
+            // not there.
             let now = read_existing_msrs(fd, &[refused.index])?;
-            if now.get(&refused.index) != Some(&refused.data) {
+            if now.get(&refused.index).copied().unwrap_or(0) != refused.data {
                 return Err(Error::State(format!(
                     "model-specific register {:#x} cannot be {:#x} on this host",
                     refused.index, refused.data
@@ -132,33 +133,7 @@ pub(super) fn write(vm: &Vm, fd: &VcpuFd, state: &CpuState, at_reset: &BTreeMap<
     let in_kernel_controller = vm.in_kernel_controller.load(Ordering::Acquire);
     let xsave = vm.xsave_layout.encode(&state.fpu)?;
     let lapic = state.local_apic.as_deref().filter(|_| in_kernel_controller).map(encode_lapic).transpose()?;
-    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gpr;
-    let regs = kvm_regs {
-        rax,
-        rbx,
-        rcx,
-        rdx,
-        rsi,
-        rdi,
-        rsp,
-        rbp,
-        r8,
-        r9,
-        r10,
-        r11,
-        r12,
-        r13,
-        r14,
-        r15,
-        rip: state.rip,
-        rflags: state.rflags,
-    };
-    fd.set_sregs(&encode_sregs(state)).map_err(|error| {
-        Error::State(format!(
-            "KVM refuses its control registers (CR0 {:#x}, CR4 {:#x}, EFER {:#x}): {error}",
-            state.cr0, state.cr4, state.efer
-        ))
-    })?;
+    write_sregs(fd, state)?;
     // After the segments: KVM takes those of the reset vector for a reset, and sets the processor running.
     if in_kernel_controller {
         let mp_state = match state.activity {
@@ -170,10 +145,9 @@ pub(super) fn write(vm: &Vm, fd: &VcpuFd, state: &CpuState, at_reset: &BTreeMap<
         };
         fd.set_mp_state(kvm_mp_state { mp_state }).map_err(host_error("KVM_SET_MP_STATE"))?;
     }
-    fd.set_regs(&regs).map_err(host_error("KVM_SET_REGS"))?;
+    fd.set_regs(&encode_regs(state)).map_err(host_error("KVM_SET_REGS"))?;
     write_xcr0(fd, state.fpu.xcr0)?;
-    // SAFETY: no dynamic XSAVE feature was asked for in this process, so KVM reads no more than 4096 bytes.
-    unsafe { fd.set_xsave(&xsave) }.map_err(|error| Error::State(format!("KVM refuses its XSAVE area: {error}")))?;
+    write_xsave(fd, &xsave)?;
     let debug = kvm_debugregs { db: state.dr, dr6: state.dr6, dr7: state.dr7, ..Default::default() };
     fd.set_debug_regs(&debug).map_err(host_error("KVM_SET_DEBUGREGS"))?;
     if let Some(lapic) = lapic {
@@ -192,6 +166,61 @@ pub(super) fn write(vm: &Vm, fd: &VcpuFd, state: &CpuState, at_reset: &BTreeMap<
     }
     // Last, as writing registers takes pending exceptions away.
     fd.set_vcpu_events(&encode_events(vm, &state.events)).map_err(host_error("KVM_SET_VCPU_EVENTS"))
+}
+
+/// Writes what an instruction changes: not what others change meanwhile, such as the local APIC.
+pub(super) fn write_after_instruction(vm: &Vm, fd: &VcpuFd, before: &CpuState, after: &CpuState) -> Result<(), Error> {
+    write_sregs(fd, after)?;
+    fd.set_regs(&encode_regs(after)).map_err(host_error("KVM_SET_REGS"))?;
+    if after.fpu != before.fpu {
+        write_xsave(fd, &vm.xsave_layout.encode(&after.fpu)?)?;
+    }
+    if (after.dr, after.dr6, after.dr7) != (before.dr, before.dr6, before.dr7) {
+        let debug = kvm_debugregs { db: after.dr, dr6: after.dr6, dr7: after.dr7, ..Default::default() };
+        fd.set_debug_regs(&debug).map_err(host_error("KVM_SET_DEBUGREGS"))?;
+    }
+    let mut events = encode_events(vm, &after.events);
+    // Those may have come since.
+    events.flags &= !(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR | KVM_VCPUEVENT_VALID_SMM);
+    fd.set_vcpu_events(&events).map_err(host_error("KVM_SET_VCPU_EVENTS"))
+}
+
+fn write_sregs(fd: &VcpuFd, state: &CpuState) -> Result<(), Error> {
+    fd.set_sregs(&encode_sregs(state)).map_err(|error| {
+        Error::State(format!(
+            "KVM refuses its control registers (CR0 {:#x}, CR4 {:#x}, EFER {:#x}): {error}",
+            state.cr0, state.cr4, state.efer
+        ))
+    })
+}
+
+fn write_xsave(fd: &VcpuFd, xsave: &kvm_xsave) -> Result<(), Error> {
+    // SAFETY: no dynamic XSAVE feature was asked for in this process, so KVM reads no more than 4096 bytes.
+    unsafe { fd.set_xsave(xsave) }.map_err(|error| Error::State(format!("KVM refuses its XSAVE area: {error}")))
+}
+
+fn encode_regs(state: &CpuState) -> kvm_regs {
+    let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = state.gpr;
+    kvm_regs {
+        rax,
+        rbx,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rsp,
+        rbp,
+        r8,
+        r9,
+        r10,
+        r11,
+        r12,
+        r13,
+        r14,
+        r15,
+        rip: state.rip,
+        rflags: state.rflags,
+    }
 }
 
 fn read_xcr0(fd: &VcpuFd) -> u64 {

@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use super::blocking::BlockingStatistic;
 use super::debug::Debug;
 use super::handle::{Handle, Wake, unblock_kick_signal};
+use super::interpreter::{Carried, Interpreter};
 use super::registers;
 use super::run_page::RunPage;
 use super::translate::Paging;
@@ -44,6 +45,9 @@ pub(super) struct KvmVcpu {
     completing_step: bool,
     /// Model-specific registers before the guest ran.
     msrs_at_reset: BTreeMap<u32, u64>,
+    index: u32,
+    /// For the instructions that KVM cannot emulate, once there was one.
+    interpreter: Option<Interpreter>,
     /// Last: it must outlive `fd`, as guest memory is unmapped with it.
     vm: Arc<Vm>,
 }
@@ -64,6 +68,8 @@ impl KvmVcpu {
             passing_breakpoint: false,
             completing_step: false,
             msrs_at_reset,
+            index,
+            interpreter: None,
             fd,
             vm,
         })
@@ -184,12 +190,43 @@ impl KvmVcpu {
             KVM_EXIT_INTERNAL_ERROR => {
                 // SAFETY: as above.
                 let failure = unsafe { page.internal_error() };
+                if failure.suberror == KVM_INTERNAL_ERROR_EMULATION {
+                    match self.carry_out(io) {
+                        Ok(Carried::Out(_)) if self.steps() => return self.stepped(DebugEvent::SingleStep),
+                        Ok(Carried::Out(_)) => return None,
+                        Ok(Carried::ShutDown) => {
+                            self.activity = Activity::Shutdown;
+                            return Some(Exit::Shutdown);
+                        }
+                        Ok(Carried::Unknown) => {}
+                        Err(error) => tracing::error!("the interpreter cannot help KVM: {error}"),
+                    }
+                }
                 Some(Exit::InternalError(self.describe(failure.suberror, failure.instruction)))
             }
             reason => {
                 Some(Exit::InternalError(format!("KVM left the guest for unknown reason {reason} {}", self.place())))
             }
         }
+    }
+
+    /// Has the interpreter carry out the instruction that KVM could not emulate.
+    fn carry_out(&mut self, io: &dyn IoBus) -> Result<Carried, Error> {
+        let before = registers::read(&self.vm, &self.fd)?;
+        // Kept mapped meanwhile; devices may change the machine's memory.
+        let memory = self.vm.slots.lock().all();
+        let interpreter = self.interpreter.get_or_insert_with(|| Interpreter::new(self.index));
+        let carried = interpreter.carry_out(&before, &memory, io)?;
+        if let Carried::Out(after) = &carried {
+            registers::write_after_instruction(&self.vm, &self.fd, &before, after)?;
+            let count = self.vm.interpreted.fetch_add(1, Ordering::Relaxed) + 1;
+            tracing::debug!(
+                "vCPU {}: KVM could not emulate the instruction at RIP {:#x}; the interpreter did ({count} so far)",
+                self.index,
+                before.rip
+            );
+        }
+        Ok(carried)
     }
 
     /// Where the guest is, for messages.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use kvm_bindings::{
@@ -12,6 +12,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, VmFd};
 use parking_lot::Mutex;
 use vmm_sys_util::eventfd::EventFd;
+
+use translate::x86_64::cpuid::{CpuModel, Placement};
 
 use super::handle::install_kick_signal;
 use super::memory::Slots;
@@ -35,6 +37,8 @@ const DEBUG_REGISTERS: usize = 4;
 pub struct Kvm {
     vm: Arc<Vm>,
     capabilities: Capabilities,
+    /// What the processors are to be, and how many there will be; else they are all that the host has.
+    model: Option<(CpuModel, u32)>,
 }
 
 /// What the accelerator and its vCPUs share. It lives as long as either does, as guest memory must not be unmapped
@@ -54,6 +58,8 @@ pub(super) struct Vm {
     /// Candidates for the above.
     pub(super) msr_candidates: Vec<u32>,
     pub(super) tsc_deadline_timer: bool,
+    /// How many instructions the interpreter carried out, as KVM could not emulate them.
+    pub(super) interpreted: AtomicU64,
     run_size: usize,
 }
 
@@ -63,6 +69,17 @@ pub(super) fn host_error(call: &'static str) -> impl Fn(kvm_ioctls::Error) -> Er
 }
 
 impl Kvm {
+    /// As [`Kvm::open`], for a machine of `count` processors of a model that other backends have as well. The result has as
+    /// many of `model`'s features as this host supports, and its rate of the time stamp counter.
+    pub fn open_with_model(architecture: Architecture, model: CpuModel, count: u32) -> Result<(Kvm, CpuModel), Error> {
+        let mut kvm = Kvm::open(architecture)?;
+        let mut model = model;
+        cpuid::restrict(&mut model, &kvm.vm.cpuid, kvm.vm.tsc_deadline_timer);
+        model.time_stamp_khz = kvm.capabilities.time_stamp_khz;
+        kvm.model = Some((model.clone(), count));
+        Ok((kvm, model))
+    }
+
     /// Creates a virtual machine for guests of `architecture`.
     ///
     /// # Errors
@@ -103,14 +120,8 @@ impl Kvm {
             }
         }
         install_kick_signal()?;
-        let fd = loop {
-            match system.create_vm() {
-                Ok(fd) => break fd,
-                // A signal came; KVM does not restart this call by itself.
-                Err(error) if error.errno() == libc::EINTR => {}
-                Err(error) => return Err(unavailable(format!("KVM refuses a new virtual machine: {error}"))),
-            }
-        };
+        let fd =
+            create_vm(&system).map_err(|error| unavailable(format!("KVM refuses a new virtual machine: {error}")))?;
         fd.set_identity_map_address(IDENTITY_MAP_ADDRESS).map_err(host_error("KVM_SET_IDENTITY_MAP_ADDR"))?;
         fd.set_tss_address(TSS_ADDRESS).map_err(host_error("KVM_SET_TSS_ADDR"))?;
         let exception_payload = fd.check_extension_raw(EXCEPTION_PAYLOAD.into()) > 0 && {
@@ -128,6 +139,7 @@ impl Kvm {
             watchpoints: DEBUG_REGISTERS,
             dirty_log: true,
             most_vcpus: u32::try_from(system.get_max_vcpus()).unwrap_or(u32::MAX),
+            time_stamp_khz: time_stamp_khz(&system)?,
         };
         let vm = Vm {
             slots: Mutex::new(Slots::new(u32::try_from(system.get_nr_memslots()).unwrap_or(u32::MAX))),
@@ -138,11 +150,12 @@ impl Kvm {
             msr_numbers: OnceLock::new(),
             msr_candidates: registers::msr_candidates(&system)?,
             tsc_deadline_timer: system.check_extension(Cap::TscDeadlineTimer),
+            interpreted: AtomicU64::new(0),
             run_size: fd.run_size(),
             cpuid,
             fd,
         };
-        Ok(Kvm { vm: Arc::new(vm), capabilities })
+        Ok(Kvm { vm: Arc::new(vm), capabilities, model: None })
     }
 
     fn io_event(&self, event: IoEvent, fd: &EventFd, flags: u32) -> Result<(), Error> {
@@ -181,6 +194,23 @@ impl Kvm {
             Err(Error::Unsupported { name: NAME, what: "the use of its interrupt controller before that is created" })
         }
     }
+}
+
+fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
+    loop {
+        match system.create_vm() {
+            // A signal came; KVM does not restart this call by itself.
+            Err(error) if error.errno() == libc::EINTR => {}
+            result => return result,
+        }
+    }
+}
+
+/// The rate of guests' time stamp counters. Older kernels tell it of a vCPU only, and this is needed before there is one.
+fn time_stamp_khz(system: &kvm_ioctls::Kvm) -> Result<u32, Error> {
+    let probe = create_vm(system).map_err(host_error("KVM_CREATE_VM"))?;
+    let vcpu = probe.create_vcpu(0).map_err(host_error("KVM_CREATE_VCPU"))?;
+    vcpu.get_tsc_khz().map_err(host_error("KVM_GET_TSC_KHZ"))
 }
 
 impl Accelerator for Kvm {
@@ -265,11 +295,18 @@ impl Accelerator for Kvm {
         self.vm.fd.unregister_irqfd(fd, line).map_err(host_error("KVM_IRQFD"))
     }
 
+    fn interpreted_instructions(&self) -> u64 {
+        self.vm.interpreted.load(Ordering::Relaxed)
+    }
+
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, Error> {
         let fd = self.vm.fd.create_vcpu(u64::from(index)).map_err(host_error("KVM_CREATE_VCPU"))?;
         let in_kernel_controller = self.vm.in_kernel_controller.load(Ordering::Acquire);
         let deadline_timer = in_kernel_controller && self.vm.tsc_deadline_timer;
-        let cpuid = cpuid::for_vcpu(&self.vm.cpuid, index, in_kernel_controller, deadline_timer);
+        let cpuid = match &self.model {
+            Some((model, count)) => cpuid::of_model(model, Placement { id: index, count: *count })?,
+            None => cpuid::for_vcpu(&self.vm.cpuid, index, in_kernel_controller, deadline_timer),
+        };
         fd.set_cpuid2(&cpuid).map_err(host_error("KVM_SET_CPUID2"))?;
         let vcpu = KvmVcpu::new(self.vm.clone(), fd, index, self.vm.run_size)?;
         Ok(Box::new(vcpu))

@@ -135,3 +135,39 @@ pub(crate) fn access_across_the_end_of_memory(subject: &Subject) -> Outcome {
     assert_eq!(reads.iter().map(|access| access.width).sum::<usize>(), 5);
     Ok(())
 }
+
+/// x86-64: instructions that KVM's emulator does not know reach devices all the same, and the guest goes on: a double compare
+/// and exchange, a vector load and a vector store.
+pub(crate) fn unusual_instructions_reach_devices(subject: &Subject) -> Outcome {
+    let mut machine = Machine::new(subject, 1);
+    let (device, data) = (machine.layout.device, machine.layout.data);
+    let mut program = machine.program();
+    // lock cmpxchg16b [rbx]: RDX:RAX is not what the device answers, so these take its value.
+    program.set(0).raw(&[0x31, 0xd2]).address(device + PATTERN).raw(&[0xf0, 0x48, 0x0f, 0xc7, 0x0b]);
+    // setz cl; the halves
+    program.raw(&[0x0f, 0x94, 0xc1]).store(Width::Eight, data).raw(&[0x48, 0x89, 0xd0]).store(Width::Eight, data + 8);
+    program.raw(&[0x48, 0x0f, 0xb6, 0xc1]).store(Width::Eight, data + 16);
+    // movq xmm0, rax; punpcklqdq xmm0, xmm0; phaddd xmm0, [rbx]; movq rax, xmm0
+    program.set(0x5_0000_0003).address(device + PATTERN);
+    program.raw(&[0x66, 0x48, 0x0f, 0x6e, 0xc0, 0x66, 0x0f, 0x6c, 0xc0, 0x66, 0x0f, 0x38, 0x02, 0x03]);
+    program.raw(&[0x66, 0x48, 0x0f, 0x7e, 0xc0]).store(Width::Eight, data + 24);
+    // pextrq [rbx], xmm0, 1
+    program.address(device + 0x100).raw(&[0x66, 0x48, 0x0f, 0x3a, 0x16, 0x03, 0x01]);
+    program.done();
+    machine.load(&program);
+    machine.run_to_end();
+    assert_eq!(machine.read_u64(data), 0x1716_1514_1312_1110);
+    assert_eq!(machine.read_u64(data + 8), 0x1f1e_1d1c_1b1a_1918);
+    assert_eq!(machine.read_u64(data + 16), 0, "nothing was exchanged");
+    assert_eq!(machine.read_u64(data + 24), 0x0000_0008_0000_0008);
+    let sum = |first: u32, second: u32| u64::from(first.wrapping_add(second));
+    let expected = sum(0x1312_1110, 0x1716_1514) | sum(0x1b1a_1918, 0x1f1e_1d1c) << 32;
+    let log = machine.bus.take_log();
+    let stored =
+        log.iter().rev().find_map(|access| access.written.clone().filter(|_| access.address == device + 0x100));
+    assert_eq!(stored, Some(expected.to_le_bytes().to_vec()), "{log:?}");
+    if machine.accelerator.name() == "kvm" {
+        assert!(machine.accelerator.interpreted_instructions() >= 1, "KVM's emulator knew all of them");
+    }
+    Ok(())
+}

@@ -87,6 +87,7 @@ macro_rules! x86_64_suites {
                 debugging::watchpoints_in_user_mode,
                 interrupts::a_requested_nmi_moves_with_the_state,
                 io::access_across_the_end_of_memory,
+                io::unusual_instructions_reach_devices,
                 ports::port_io_of_each_width,
                 ports::string_port_io,
                 ports::unmapped_port,

@@ -2,6 +2,7 @@
 
 use accel::Exit;
 use accel::state::CpuState;
+use accel::state::x86_64::cr4;
 
 use crate::machine::Machine;
 use crate::program::Width;
@@ -37,15 +38,23 @@ pub(crate) fn triple_fault(subject: &Subject) -> Outcome {
 pub(crate) fn an_instruction_that_cannot_be_emulated_is_named(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);
     let mut program = machine.program();
-    // A device answers there, so no backend can let the host's processor execute it: lock cmpxchg16b [rbx]
+    // A device answers there, so no backend can let the host's processor execute it: vmovdqu8 zmm0, [rbx], which is AVX-512.
     program.nop().address(machine.layout.device + 0x100);
     let at = program.here();
-    program.raw(&[0xf0, 0x48, 0x0f, 0xc7, 0x0b]).done();
+    program.raw(&[0x62, 0xf1, 0x7f, 0x48, 0x6f, 0x03]).done();
     machine.load(&program);
+    let mut state = machine.vcpus[0].state().unwrap();
+    if let CpuState::X86_64(state) = &mut state {
+        state.cr4 |= cr4::OSXSAVE;
+        state.fpu.xcr0 = 0xe7;
+    }
+    if let Err(error) = machine.vcpus[0].set_state(&state) {
+        return Err(format!("this host has no AVX-512: {error}"));
+    }
     let exit = machine.run();
     let Exit::InternalError(sentence) = &exit else { panic!("{exit:?}") };
     assert!(sentence.contains(&format!("RIP {at:#x}")), "{sentence}");
-    assert!(sentence.contains("f0 48 0f c7 0b"), "{sentence}");
+    assert!(sentence.contains("62 f1 7f 48 6f 03"), "{sentence}");
     assert_eq!(machine.vcpus[0].state().unwrap().program_counter(), at);
     Ok(())
 }

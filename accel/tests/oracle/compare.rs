@@ -48,6 +48,12 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), ignore
             number(&format!("xmm{register} {name}"), a.fpu.xmm[register][half], b.fpu.xmm[register][half]);
         }
     }
+    for register in 0..16 {
+        for (half, name) in ["third", "highest"].iter().enumerate() {
+            let part = |outcome: &Outcome| outcome.fpu.ymm_high[register][half];
+            number(&format!("ymm{register} {name} quarter"), part(a), part(b));
+        }
+    }
     let mut shown = 0;
     for (start, a, b) in [(DATA, &a.data, &b.data), (STACK, &a.stack, &b.stack)] {
         for (index, (a, b)) in a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b) {

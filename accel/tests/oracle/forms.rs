@@ -1,6 +1,6 @@
 //! Encodings by form: which opcodes there are, how often each kind is to come, and which instructions are left out.
 
-use iced_x86::{Code, CpuidFeature, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, EncodingKind, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 use crate::random::Random;
 
@@ -12,10 +12,12 @@ pub(crate) enum Group {
     /// What has MMX registers.
     Mmx,
     Sse,
+    /// What is encoded with VEX and has vector registers.
+    Avx,
 }
 
 impl Group {
-    pub(crate) const ALL: [Group; 4] = [Group::Integer, Group::X87, Group::Mmx, Group::Sse];
+    pub(crate) const ALL: [Group; 5] = [Group::Integer, Group::X87, Group::Mmx, Group::Sse, Group::Avx];
 
     /// What an instruction belongs to.
     fn of(instruction: &Instruction) -> Group {
@@ -26,6 +28,11 @@ impl Group {
         let features = instruction.cpuid_features();
         if features.iter().any(|feature| FLOAT.contains(feature)) {
             Group::X87
+        } else if instruction.code().encoding() == EncodingKind::VEX
+            && (any(Register::is_vector_register)
+                || matches!(instruction.mnemonic(), Mnemonic::Vzeroall | Mnemonic::Vzeroupper | Mnemonic::Vstmxcsr))
+        {
+            Group::Avx
         } else if any(Register::is_mm) || instruction.mnemonic() == Mnemonic::Emms {
             Group::Mmx
         } else if any(Register::is_vector_register)
@@ -43,6 +50,7 @@ impl Group {
             "x87" => Some(Group::X87),
             "mmx" => Some(Group::Mmx),
             "sse" => Some(Group::Sse),
+            "avx" => Some(Group::Avx),
             _ => None,
         }
     }
@@ -62,6 +70,8 @@ enum Map {
     Vex38(u8),
     /// VEX.F2 with map 0F 3A.
     Vex3a,
+    /// VEX with this map and one of the form's prefixes, on vectors.
+    Vex(u8),
 }
 
 /// Opcodes of one kind.
@@ -92,6 +102,13 @@ const fn prefixed(weight: u64, map: Map, first: u8, last: u8, prefixes: &'static
 const fn vector(weight: u64, map: Map, first: u8, last: u8) -> Form {
     Form { group: Group::Sse, ..prefixed(weight, map, first, last, &[0, 0x66, 0xf2, 0xf3]) }
 }
+
+/// `prefixes`: those that are folded in, as VEX encodes them.
+const fn vex(weight: u64, map: u8, first: u8, last: u8, prefixes: &'static [u8]) -> Form {
+    Form { group: Group::Avx, ..prefixed(weight, Map::Vex(map), first, last, prefixes) }
+}
+
+const ANY: &[u8] = &[0, 1, 2, 3];
 
 const FORMS: &[Form] = &[
     form(60, Map::One, 0x00, 0x3d),
@@ -170,6 +187,27 @@ const FORMS: &[Form] = &[
     Form { prefixes: &[0, 0x66], ..vector(20, Map::Three3a, 0x08, 0x22) },
     Form { prefixes: &[0x66], ..vector(16, Map::Three3a, 0x40, 0x63) },
     Form { prefixes: &[0, 0x66], ..vector(3, Map::Three3a, 0xcc, 0xdf) },
+    vex(40, 1, 0x10, 0x17, ANY),
+    vex(40, 1, 0x28, 0x2f, ANY),
+    vex(70, 1, 0x50, 0x5f, ANY),
+    vex(50, 1, 0x60, 0x7f, ANY),
+    vex(2, 1, 0x77, 0x77, &[0]),
+    vex(2, 1, 0xae, 0xae, &[0]),
+    vex(20, 1, 0xc2, 0xc6, ANY),
+    vex(60, 1, 0xd0, 0xfe, ANY),
+    vex(50, 2, 0x00, 0x1e, &[1]),
+    vex(40, 2, 0x20, 0x47, &[1]),
+    vex(20, 2, 0x58, 0x5a, &[1]),
+    vex(8, 2, 0x78, 0x79, &[1]),
+    vex(20, 2, 0x8c, 0x8e, &[1]),
+    vex(16, 2, 0x90, 0x93, &[1]),
+    vex(80, 2, 0x96, 0xbf, &[1]),
+    vex(8, 2, 0xdb, 0xdf, &[1]),
+    vex(30, 3, 0x00, 0x22, &[1]),
+    vex(8, 3, 0x38, 0x39, &[1]),
+    vex(20, 3, 0x40, 0x4c, &[1]),
+    vex(6, 3, 0x60, 0x63, &[1]),
+    vex(2, 3, 0xdf, 0xdf, &[1]),
 ];
 
 /// CPUID features of instructions that every backend executes.
@@ -205,6 +243,15 @@ const FEATURES: &[CpuidFeature] = {
         F::SSE4_2,
         F::CLFSH,
         F::CLFLUSHOPT,
+        F::AES,
+        F::PCLMULQDQ,
+        F::SHA,
+        F::AVX,
+        F::AVX2,
+        F::FMA,
+        F::F16C,
+        F::VAES,
+        F::VPCLMULQDQ,
     ]
 };
 
@@ -257,6 +304,7 @@ const LEFT_OUT: &[Mnemonic] = {
         M::Fldenv,
         M::Pause,
         M::Ldmxcsr,
+        M::Vldmxcsr,
         M::Fneni,
         M::Fndisi,
         M::Fnsetpm,
@@ -276,6 +324,10 @@ const LEFT_OUT: &[Mnemonic] = {
         M::Rcpss,
         M::Rsqrtps,
         M::Rsqrtss,
+        M::Vrcpps,
+        M::Vrcpss,
+        M::Vrsqrtps,
+        M::Vrsqrtss,
     ]
 };
 
@@ -318,7 +370,7 @@ pub(crate) fn encoding(random: &mut Random, groups: &[Group]) -> Vec<u8> {
 
 fn encode(random: &mut Random, form: &Form) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(24);
-    let vex = matches!(form.map, Map::Vex38(_) | Map::Vex3a);
+    let vex = matches!(form.map, Map::Vex38(_) | Map::Vex3a | Map::Vex(_));
     if random.once_in(16) {
         bytes.push(random.pick(&[0x64, 0x65]));
     } else if random.once_in(64) {
@@ -363,6 +415,17 @@ fn encode(random: &mut Random, form: &Form) -> Vec<u8> {
             let register = if matches!(form.map, Map::Vex3a) { 15 } else { random.below(16) as u8 };
             let wide = (random.below(2) as u8) << 7;
             bytes.extend([0xc4, (random.below(8) as u8) << 5 | map, wide | register << 3 | prefix]);
+        }
+        Map::Vex(map) => {
+            let (prefix, length) = (random.pick(form.prefixes), (random.below(2) as u8) << 2);
+            // Many have no such operand, and want ones there.
+            let register = if random.once_in(3) { 15 } else { random.below(16) as u8 };
+            if map == 1 && random.once_in(2) {
+                bytes.extend([0xc5, (random.below(2) as u8) << 7 | register << 3 | length | prefix]);
+            } else {
+                let wide = (random.below(2) as u8) << 7;
+                bytes.extend([0xc4, (random.below(8) as u8) << 5 | map, wide | register << 3 | length | prefix]);
+            }
         }
     }
     let (first, last) = form.opcodes;

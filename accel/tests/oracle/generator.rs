@@ -1,7 +1,9 @@
 //! Random programs: random encodings, with instructions before them that point their memory operands at data, and branches
 //! between them.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, EncodingKind, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
+};
 
 use crate::forms::{self, Group};
 use crate::machine::{CODE, DATA, DATA_END, FS_BASE, GS_BASE, STACK, STACK_END, STACK_POINTER};
@@ -243,7 +245,17 @@ impl Generator<'_> {
             }
             M::Leave => self.set(item, RBP, STACK_POINTER - 0x80),
             M::Xlatb => self.point(item, RBX, instruction.memory_segment(), 1, 0x100),
-            M::Maskmovq | M::Maskmovdqu => self.point(item, RDI, instruction.memory_segment(), 1, 16),
+            M::Maskmovq | M::Maskmovdqu | M::Vmaskmovdqu => self.point(item, RDI, instruction.memory_segment(), 1, 16),
+            _ if instruction.memory_index().is_vector_register() => {
+                // Indices that stay within data: vpsrld or vpsrlq of the register by what leaves few bits.
+                use Mnemonic as M;
+                let quadwords =
+                    matches!(instruction.mnemonic(), M::Vgatherqps | M::Vgatherqpd | M::Vpgatherqd | M::Vpgatherqq);
+                let index = instruction.memory_index().number() as u8;
+                let (opcode, shift) = if quadwords { (0x73, 54) } else { (0x72, 22) };
+                let rex = if index < 8 { 0xe1 } else { 0xc1 };
+                item.setup.extend([0xc4, rex, (!index & 15) << 3 | 5, opcode, 0xd0 | index & 7, shift]);
+            }
             _ if instruction.is_string_instruction() => {
                 let segment = instruction.memory_segment();
                 let uses = |register: Register| {
@@ -300,7 +312,12 @@ impl Generator<'_> {
             return Some(());
         }
         let locked = instruction.has_lock_prefix() || instruction.mnemonic() == Mnemonic::Xchg;
-        let target = self.place(size, locked, writes);
+        let vex = instruction.code().encoding() == EncodingKind::VEX;
+        let mut target = self.place(size, locked, writes);
+        if vex && size >= 16 && self.random.once_in(2) {
+            // These need no alignment.
+            target = target.wrapping_add(self.random.below(size));
+        }
         let segment = segment_base(instruction.memory_segment());
         let scale = u64::from(instruction.memory_index_scale());
         let displacement = instruction.memory_displacement64();
@@ -340,7 +357,7 @@ impl Generator<'_> {
                 let present = self.known.registers[register]
                     .map(|base| base.wrapping_add(indexed).wrapping_add(displacement).wrapping_add(segment));
                 let fits = |address: u64| {
-                    let aligned = size < 16 && !locked || address.is_multiple_of(size);
+                    let aligned = (size < 16 || vex) && !locked || address.is_multiple_of(size);
                     (DATA..DATA_END - size).contains(&address) && aligned
                 };
                 if !present.is_some_and(fits) {

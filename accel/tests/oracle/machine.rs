@@ -87,7 +87,9 @@ impl Start {
             rflags |= 0x4_0000;
         }
         let mut fpu = Fpu { fcw: 0x37f, ftw: 0, ..Fpu::default() };
-        for half in fpu.xmm.iter_mut().flatten() {
+        fpu.xcr0 = if has_avx() { 7 } else { 3 };
+        let high = fpu.ymm_high.iter_mut().flatten().filter(|_| has_avx());
+        for half in fpu.xmm.iter_mut().flatten().chain(high) {
             *half = random.vector_half();
         }
         let top = random.below(8) as u16;
@@ -113,6 +115,16 @@ impl Start {
         let (first, second) = pool.split_at(8 * random.below(pool.len() as u64 / 8) as usize);
         [second, first].concat()
     }
+}
+
+/// AVX and AVX2 are there to be compared with.
+pub(crate) fn has_avx() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    true
 }
 
 /// How a program ended, and what it left behind.
@@ -286,7 +298,7 @@ impl Machine {
             state.cr0 |= ALIGNMENT_MASK;
         }
         state.cr3 = PAGE_TABLES;
-        state.cr4 = cr4::PAE | cr4::OSFXSR | OSXMMEXCPT;
+        state.cr4 = cr4::PAE | cr4::OSFXSR | OSXMMEXCPT | cr4::OSXSAVE;
         state.efer = efer::LME | efer::LMA;
         state.cs = Segment { privilege: 3, ..Segment::flat_code_64(USER_CODE) };
         let data = Segment { privilege: 3, ..Segment::flat_data(USER_DATA) };
@@ -299,7 +311,7 @@ impl Machine {
         state.gpr = start.gpr;
         state.rip = origin;
         state.rflags = start.rflags;
-        state.fpu = Fpu { xcr0: state.fpu.xcr0, components: state.fpu.components, ..start.fpu.clone() };
+        state.fpu = Fpu { components: state.fpu.components, ..start.fpu.clone() };
         state.activity = Activity::Running;
         state
     }

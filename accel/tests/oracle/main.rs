@@ -7,7 +7,7 @@
 //! - `BROLGA_ORACLE_SEED`: number of the first program (0);
 //! - `BROLGA_ORACLE_PROGRAMS`: most programs (2000, or any number within the seconds that were given); 1 repeats the one
 //!   that a difference named (with the same number of states);
-//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse` (all);
+//! - `BROLGA_ORACLE_GROUPS`: kinds of instructions, by comma: `integer`, `x87`, `mmx`, `sse`, `avx` (all);
 //! - `BROLGA_ORACLE_STARTS`: from how many states each program starts (8): more of them compare more instructions in a
 //!   time, as compiling takes most of it, and fewer compare more different programs;
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
@@ -48,10 +48,12 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn groups() -> Vec<Group> {
-    match std::env::var("BROLGA_ORACLE_GROUPS") {
-        Ok(names) => names.split(',').map(|name| Group::named(name).expect("integer, x87, mmx or sse")).collect(),
+    let mut groups = match std::env::var("BROLGA_ORACLE_GROUPS") {
+        Ok(names) => names.split(',').map(|name| Group::named(name).expect("integer, x87, mmx, sse or avx")).collect(),
         Err(_) => Group::ALL.to_vec(),
-    }
+    };
+    groups.retain(|group| *group != Group::Avx || machine::has_avx());
+    groups
 }
 
 /// The machines, the first of which is right where they differ.

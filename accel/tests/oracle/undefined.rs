@@ -58,7 +58,7 @@ pub(crate) fn at_end(program: &Program, code: &[u8], end: &Outcome) -> Ignored {
         ignored.rflags = FLAGS.iter().map(|(_, flag)| u64::from(*flag)).sum();
     }
     if end.vector == Some(SIMD) {
-        if matches!(next.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd) {
+        if matches!(next.mnemonic(), Mnemonic::Dpps | Mnemonic::Dppd | Mnemonic::Vdpps | Mnemonic::Vdppd) {
             ignored.mxcsr = 0x3f;
         }
         ignored.x87 = next.op0_register().is_mm() || matches!(next.mnemonic(), Mnemonic::Cvtpi2ps | Mnemonic::Cvtpi2pd);

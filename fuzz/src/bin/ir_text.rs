@@ -7,7 +7,7 @@ use translate::riscv64::Riscv64;
 fn main() {
     let lift = |words: &[u32]| {
         let code: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        let block = Riscv64::lift(0x8000_0000, &code, 0, 16).expect("whole instructions");
+        let block = Riscv64::lift(0x8000_0000, &code, 0, (), 16).expect("whole instructions");
         block.text(translate::ir::GuestNames::<Riscv64>::default()).to_string().into_bytes()
     };
     let seeds = [

@@ -20,7 +20,7 @@ fn main() {
         let Some((flags, code)) = data.split_first_chunk::<4>() else { return };
         let flags = u32::from_le_bytes(*flags);
         for most in [1, 64] {
-            if let Ok(block) = Riscv64::lift(0xffff_ffff_8000_0000, code, flags, most) {
+            if let Ok(block) = Riscv64::lift(0xffff_ffff_8000_0000, code, flags, (), most) {
                 if let Err(error) = translate::ir::verify::<Riscv64>(&block) {
                     panic!("not well-formed: {error}");
                 }

@@ -2,6 +2,7 @@
 
 use translate::guest::Guest;
 use translate::x86_64::X86_64;
+use translate::x86_64::features::InstructionSet;
 
 fn main() {
     let codes: [&[u8]; 6] = [
@@ -17,7 +18,7 @@ fn main() {
         let Some((flags, code)) = data.split_first_chunk::<4>() else { return };
         let flags = u32::from_le_bytes(*flags);
         for most in [1, 64] {
-            if let Ok(block) = X86_64::lift(0xffff_ffff_8000_0000, code, flags, most) {
+            if let Ok(block) = X86_64::lift(0xffff_ffff_8000_0000, code, flags, InstructionSet::default(), most) {
                 if let Err(error) = translate::ir::verify::<X86_64>(&block) {
                     panic!("not well-formed: {error}");
                 }

@@ -182,14 +182,17 @@ type EndOfInterrupt = Box<dyn Fn(u8) + Send + Sync>;
 /// The local APICs of a machine, in the order of its processors.
 pub struct LocalApics {
     apics: Vec<Arc<LocalApic>>,
+    /// Ticks of the processors' time stamp counters in a millisecond.
+    time_stamp_khz: u32,
     end_of_interrupt: OnceLock<EndOfInterrupt>,
 }
 
 impl LocalApics {
-    /// Those of `vcpus`.
-    pub fn new(vcpus: &[Arc<dyn VcpuHandle>], clock: &Arc<VirtualClock>) -> Arc<LocalApics> {
+    /// Those of `vcpus`, whose time stamp counters count `time_stamp_khz` in a millisecond.
+    pub fn new(vcpus: &[Arc<dyn VcpuHandle>], clock: &Arc<VirtualClock>, time_stamp_khz: u32) -> Arc<LocalApics> {
         let apic = |(index, vcpu): (u32, &Arc<dyn VcpuHandle>)| LocalApic::new(index, vcpu.clone(), clock.clone());
-        Arc::new(LocalApics { apics: (0..).zip(vcpus).map(apic).collect(), end_of_interrupt: OnceLock::new() })
+        let apics = (0..).zip(vcpus).map(apic).collect();
+        Arc::new(LocalApics { apics, time_stamp_khz, end_of_interrupt: OnceLock::new() })
     }
 
     /// Has `told` called when a level-triggered interrupt was served; once, by the I/O APIC.
@@ -247,7 +250,10 @@ impl LocalApics {
         let time_stamp = state.msrs.get(&x86_64::msr::TSC).copied().unwrap_or(0);
         let deadline = match registers.timer.deadline {
             0 => 0,
-            deadline => time_stamp.wrapping_add(deadline.wrapping_sub(now)),
+            deadline => {
+                let ticks = u128::from(deadline.saturating_sub(now)) * u128::from(self.time_stamp_khz) / 1_000_000;
+                time_stamp.saturating_add(u64::try_from(ticks).unwrap_or(u64::MAX))
+            }
         };
         state.msrs.insert(x86_64::msr::TSC_DEADLINE, deadline);
     }
@@ -259,11 +265,14 @@ impl LocalApics {
         let (time_stamp, deadline) = (msr(x86_64::msr::TSC), msr(x86_64::msr::TSC_DEADLINE));
         let page = state.local_apic.as_deref().unwrap_or(&[]);
         apic.replace(|registers, now| {
-            // The time stamp counter of such a processor counts nanoseconds of virtual time.
             let deadline = match deadline {
                 0 => 0,
                 deadline if deadline < time_stamp => now.max(1),
-                deadline => now.saturating_add(deadline - time_stamp),
+                deadline => {
+                    let nanoseconds =
+                        u128::from(deadline - time_stamp) * 1_000_000 / u128::from(self.time_stamp_khz.max(1));
+                    now.saturating_add(u64::try_from(nanoseconds).unwrap_or(u64::MAX)).max(1)
+                }
             };
             registers.load(state.apic_base, page, deadline, now);
         });

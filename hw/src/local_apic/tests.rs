@@ -61,7 +61,7 @@ impl Machine {
         let processors: Vec<Arc<Processor>> = (0..count).map(|_| Arc::default()).collect();
         let handles: Vec<Arc<dyn VcpuHandle>> = processors.iter().map(|processor| processor.clone() as _).collect();
         let clock = VirtualClock::new();
-        let apics = LocalApics::new(&handles, &clock);
+        let apics = LocalApics::new(&handles, &clock, 1_000_000);
         let ended: Arc<Mutex<Vec<u8>>> = Arc::default();
         let log = ended.clone();
         apics.set_end_of_interrupt(move |vector| log.lock().push(vector));

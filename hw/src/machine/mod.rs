@@ -89,7 +89,9 @@ pub fn find(architecture: Architecture, name: &str) -> Result<&'static MachineTy
 impl MachineType {
     /// Prepares the accelerator; must come before the first vCPU is created.
     pub(crate) fn prepare(&self, accelerator: &dyn Accelerator) -> Result<(), accel::Error> {
-        if self.uses_in_kernel_interrupt_controller && accelerator.capabilities().in_kernel_interrupt_controller {
+        let brings_some =
+            accelerator.capabilities().in_kernel_interrupt_controller || !accelerator.choices().is_empty();
+        if self.uses_in_kernel_interrupt_controller && brings_some {
             accelerator.create_interrupt_controller()?;
         }
         Ok(())
@@ -110,6 +112,13 @@ pub(crate) struct Parts<'a> {
     pub(crate) taps: &'a Taps,
 }
 
+/// The interrupt controllers of a machine whose accelerator can change.
+pub trait CarryOver: Send + Sync {
+    /// Has the state of the present accelerator's controllers taken, `change` called, and the state given to the new
+    /// one's. No vCPU runs. An error leaves the machine with the accelerator that `change` left it with.
+    fn carry_over(&self, change: &mut dyn FnMut() -> Result<(), accel::Error>) -> Result<(), accel::Error>;
+}
+
 /// What a function that sets a processor's first state is given: its index, and its state after the architectural reset.
 pub type StartState = Box<dyn Fn(u32, &mut CpuState) + Send + Sync>;
 
@@ -123,6 +132,8 @@ pub struct Board {
     pub slots: Vec<MemorySlot>,
     /// Memory of a PC whose mapping the guest changes; it is not among [`Board::slots`].
     pub shadow: Option<Arc<pc::shadow::Shadow>>,
+    /// How a PC sleeps.
+    pub sleep: Option<pc::sleep::Sleep>,
     /// All devices, in the order in which they are reset, saved and restored.
     pub devices: Vec<Arc<dyn Device>>,
     /// What a reset writes into memory.
@@ -135,6 +146,8 @@ pub struct Board {
     pub local_apics: Option<Arc<LocalApics>>,
     /// The bus as each processor sees it, by index; empty where all see the machine's own.
     pub processor_buses: Vec<Arc<dyn IoBus>>,
+    /// Takes the interrupt controllers along when the accelerator changes; `None` where it cannot.
+    pub carry_over: Option<Arc<dyn CarryOver>>,
 }
 
 impl Board {

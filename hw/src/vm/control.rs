@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use accel::Exit;
 
+use super::sleep::{suspend, wake};
+use super::switch::switch_accelerator;
 use super::{Cause, Core, Error, Event, RunState};
 use crate::bus::Effect;
 
@@ -26,6 +28,12 @@ pub(super) enum Command {
         exit_status: u8,
     },
     Powerdown,
+    /// A sleeping guest is to wake.
+    Wake {
+        by_clock: bool,
+    },
+    /// Another accelerator is to run the machine.
+    SwitchAccelerator(String),
     Quit(Cause),
     /// An access to a device had an effect; see [`Core::pending_effect`].
     Effect,
@@ -81,6 +89,8 @@ fn execute(core: &Arc<Core>, command: Command) -> Result<bool, Error> {
             }
             Ok(core.board.power_button.is_some())
         }
+        Command::Wake { by_clock } => wake(core, by_clock).map(|()| true),
+        Command::SwitchAccelerator(name) => switch_accelerator(core, &name),
         Command::Quit(cause) => {
             core.emit(Event::Shutdown(cause));
             end(core, 0);
@@ -97,7 +107,7 @@ fn execute(core: &Arc<Core>, command: Command) -> Result<bool, Error> {
 }
 
 /// Makes all vCPUs leave the guest and waits until they have.
-fn pause_vcpus(core: &Core) {
+pub(super) fn pause_vcpus(core: &Core) {
     for vcpu in &core.vcpus {
         vcpu.pause();
     }
@@ -121,7 +131,8 @@ fn resume(core: &Core) -> Result<(), Error> {
     if state.needs_reset() {
         return Err(Error::NeedsReset);
     }
-    if state == RunState::Running {
+    // One that sleeps goes on by waking.
+    if state == RunState::Running || state == RunState::Suspended {
         return Ok(());
     }
     core.set_state(RunState::Running);
@@ -130,7 +141,7 @@ fn resume(core: &Core) -> Result<(), Error> {
     Ok(())
 }
 
-fn go(core: &Core) {
+pub(super) fn go(core: &Core) {
     for device in &core.board.devices {
         device.resume();
     }
@@ -140,7 +151,7 @@ fn go(core: &Core) {
     }
 }
 
-fn halt(core: &Core) {
+pub(super) fn halt(core: &Core) {
     pause_vcpus(core);
     core.clock.pause();
     for device in &core.board.devices {
@@ -163,15 +174,19 @@ fn reset(core: &Core, cause: Cause) -> Result<(), Error> {
         return Ok(());
     }
     let before = core.state();
-    if before == RunState::Running {
+    let runs = before == RunState::Running || before == RunState::Suspended;
+    if runs {
         halt(core);
     }
     core.initialise()?;
+    if before == RunState::Suspended {
+        core.set_state(RunState::Running);
+    }
     if before.needs_reset() {
         core.set_state(RunState::Paused);
     }
     core.emit(Event::Reset(cause));
-    if before == RunState::Running {
+    if runs {
         go(core);
     }
     Ok(())
@@ -223,7 +238,8 @@ fn effect(core: &Core) -> Result<(), Error> {
         core.apply_memory_map()?;
     }
     match effect.unwrap_or(Effect::None) {
-        Effect::None | Effect::MemoryMap => {}
+        Effect::None | Effect::MemoryMap | Effect::Wake => {}
+        Effect::Suspend => suspend(core),
         Effect::Reset => reset(core, Cause::GuestReset)?,
         Effect::PowerOff { exit_status } => shutdown(core, Cause::GuestShutdown, exit_status),
         Effect::Failure { exit_status } => shutdown(core, Cause::GuestPanic, exit_status),

@@ -17,6 +17,8 @@ mod control;
 mod event;
 mod physical;
 mod run_state;
+mod sleep;
+mod switch;
 mod vcpu_thread;
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -37,6 +39,7 @@ use crate::bus::{Bus, Effect};
 use crate::device::Device;
 use crate::interrupt::Taps;
 use crate::load::LoadError;
+use crate::local_apic::LocalApics;
 use crate::machine::{self, Board, BuildError, Config, DeviceModel, MachineType, Parts};
 use control::{Command, Message};
 use vcpu_thread::VcpuThread;
@@ -66,6 +69,26 @@ pub enum Error {
         index: u32,
         /// The highest number.
         last: u32,
+    },
+    /// There is nothing to wake. The text is QEMU's, which clients know.
+    #[error("Unable to wake up: guest is not in suspended state")]
+    NotSuspended,
+    /// The machine was not made to change its accelerator.
+    #[error(
+        "this machine stays on accelerator {accelerator}: what its processors told the guest of themselves at the start holds \
+         for that one only; a machine started with -machine switchable=on can change"
+    )]
+    NotSwitchable {
+        /// The one that it has.
+        accelerator: &'static str,
+    },
+    /// An accelerator that the machine was not prepared for.
+    #[error("this machine runs on the accelerators {known}, not on {name:?}")]
+    NoSuchAccelerator {
+        /// The name asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
     },
     /// Guest-virtual memory that is not mapped.
     #[error("no memory is mapped at the virtual address {0:#018x}")]
@@ -108,6 +131,8 @@ struct Core {
     next_listener: AtomicU64,
     /// What a device access asked for and the control thread has not done yet.
     pending_effect: Mutex<Option<Effect>>,
+    /// A device asked to wake the machine.
+    wake_requested: AtomicBool,
     /// A device access changed the memory map, and the control thread has not seen to it yet.
     memory_map_changed: AtomicBool,
     /// An effect was requested since somebody waited for it last.
@@ -147,28 +172,70 @@ impl Core {
 
     /// Puts devices, memory images and processors into the state of power-on. No vCPU runs.
     fn initialise(&self) -> Result<(), Error> {
+        self.initialise_with(true)
+    }
+
+    /// As [`Core::initialise`]; `memory` tells whether memory loses its content.
+    fn initialise_with(&self, memory: bool) -> Result<(), Error> {
         for device in &self.board.devices {
             device.reset();
         }
         self.apply_memory_map()?;
-        for image in &self.board.images {
+        for image in self.board.images.iter().filter(|_| memory) {
             image.load(&self.board.physical)?;
         }
         for (vcpu, state) in self.vcpus.iter().zip(&self.reset_states) {
             let mut state = state.clone();
-            (self.board.start_state)(vcpu.index(), &mut state);
+            match (&self.board.sleep, &mut state) {
+                (Some(sleep), CpuState::X86_64(state)) if !memory && vcpu.index() == 0 => sleep.set_start(state),
+                (_, state) => (self.board.start_state)(vcpu.index(), state),
+            }
+            if let (Some(local_apics), true) = (&self.board.local_apics, self.has_controllers_in_accelerator()) {
+                // The state may be that of another accelerator, which has none.
+                local_apics.save_into(vcpu.index(), &mut state);
+            }
             vcpu.call(move |vcpu| vcpu.set_state(&state)).ok_or(Error::Ended)??;
         }
         Ok(())
     }
 
+    fn has_controllers_in_accelerator(&self) -> bool {
+        self.accelerator.capabilities().in_kernel_interrupt_controller
+    }
+
+    /// The local APICs, while they are devices of the machine.
+    fn local_apics(&self) -> Option<&Arc<LocalApics>> {
+        self.board.local_apics.as_ref().filter(|_| !self.has_controllers_in_accelerator())
+    }
+
+    /// The complete state of a processor, with that of its local APIC wherever that is.
+    fn cpu_state(&self, vcpu: &VcpuThread) -> Result<CpuState, Error> {
+        let mut state = vcpu.call(|vcpu| vcpu.state()).ok_or(Error::Ended)??;
+        if let Some(local_apics) = self.local_apics() {
+            local_apics.save_into(vcpu.index(), &mut state);
+        }
+        Ok(state)
+    }
+
+    /// Takes the local APICs over from processors' states, by index.
+    fn load_local_apics(&self, states: &[CpuState]) {
+        let Some(local_apics) = self.local_apics() else { return };
+        (0..).zip(states).for_each(|(index, state)| local_apics.load_from(index, state));
+    }
+
     /// Takes the effect of a device access over from a vCPU thread.
     fn request_effect(&self, effect: Effect, commands: &mpsc::Sender<Message>) {
         self.effect_requested.store(true, Ordering::Release);
-        if effect == Effect::MemoryMap {
-            if self.memory_map_changed.swap(true, Ordering::AcqRel) {
-                return;
+        if effect == Effect::Wake {
+            // Of a sleeping machine, whose vCPUs do not run.
+            if !self.wake_requested.swap(true, Ordering::AcqRel) {
+                let _ = commands.send(Message { command: Command::Wake { by_clock: true }, reply: None });
             }
+            return;
+        }
+        if effect == Effect::MemoryMap {
+            // Always followed by a command: whoever changed the map is parked until that is carried out.
+            self.memory_map_changed.store(true, Ordering::Release);
         } else {
             let mut pending = self.pending_effect.lock();
             if pending.is_some() {
@@ -277,6 +344,7 @@ impl Vm {
             listeners: Mutex::default(),
             next_listener: AtomicU64::new(0),
             pending_effect: Mutex::default(),
+            wake_requested: AtomicBool::new(false),
             memory_map_changed: AtomicBool::new(false),
             effect_requested: AtomicBool::new(false),
             last_debug_event: Mutex::default(),
@@ -345,6 +413,17 @@ impl Vm {
     /// machine goes on running; the run states internal-error and shutdown become paused; others stay.
     pub fn reset(&self, cause: Cause) -> Result<(), Error> {
         self.request(Command::Reset(cause)).map(|_| ())
+    }
+
+    /// Has the accelerator `name` run the machine from the present instruction of each processor on (`x-accelerator-set`);
+    /// X_ACCELERATOR_CHANGED. Nothing happens if it does already. An error leaves the machine as it was.
+    pub fn switch_accelerator(&self, name: &str) -> Result<(), Error> {
+        self.request(Command::SwitchAccelerator(name.into())).map(|_| ())
+    }
+
+    /// Wakes a guest that sleeps (`system_wakeup`); WAKEUP. [`Error::NotSuspended`] if it does not.
+    pub fn wake(&self) -> Result<(), Error> {
+        self.request(Command::Wake { by_clock: false }).map(|_| ())
     }
 
     /// Asks the guest to switch off (`system_powerdown`); POWERDOWN. Returns whether the machine has a way to tell the
@@ -480,18 +559,14 @@ impl Vm {
 
     /// The complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn cpu_state(&self, index: u32) -> Result<CpuState, Error> {
-        let mut state = self.with_vcpu(index, |vcpu| vcpu.state())??;
-        if let Some(local_apics) = &self.core.board.local_apics {
-            local_apics.save_into(index, &mut state);
-        }
-        Ok(state)
+        self.core.cpu_state(self.vcpu(index)?)
     }
 
     /// Replaces the complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn set_cpu_state(&self, index: u32, state: &CpuState) -> Result<(), Error> {
         let for_vcpu = state.clone();
         self.with_vcpu(index, move |vcpu| vcpu.set_state(&for_vcpu))??;
-        if let Some(local_apics) = &self.core.board.local_apics {
+        if let Some(local_apics) = self.core.local_apics() {
             local_apics.load_from(index, state);
         }
         Ok(())

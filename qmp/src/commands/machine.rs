@@ -82,6 +82,16 @@ structure! {
         "singlestep" => single_step: bool,
         /// It runs.
         "running" => running: bool,
+        /// The accelerator that runs it.
+        "x-accelerator" => accelerator: String,
+    }
+}
+
+structure! {
+    /// Arguments of `x-accelerator-set`.
+    pub(crate) struct AcceleratorArguments {
+        /// Its name, such as `kvm` or `jit`.
+        "name" => name: String,
     }
 }
 
@@ -154,6 +164,12 @@ commands! {
     /// Asks the guest to switch off, as by its power button; whether it does is its own affair. POWERDOWN comes before
     /// the answer.
     "system_powerdown" Blocking => system_powerdown(Empty) -> Empty,
+    /// Wakes a guest that sleeps (ACPI S3). WAKEUP comes before the answer.
+    "system_wakeup" Blocking => system_wakeup(Empty) -> Empty,
+    /// Moves the machine to another accelerator between two instructions, with everything that it is, and lets it go on there.
+    /// X_ACCELERATOR_CHANGED comes before the answer. Nothing happens if that accelerator runs it already. An error leaves
+    /// the machine as it was. The machine must have been started with `-machine switchable=on`.
+    "x-accelerator-set" Blocking => accelerator_set(AcceleratorArguments) -> Empty,
     /// Returns the run state.
     "query-status" Immediate => query_status(Empty) -> StatusInfo,
     /// Returns the name that the user gave the machine.
@@ -196,9 +212,21 @@ fn system_powerdown(context: &Context, _: Empty) -> Result<Empty, Error> {
     Ok(Empty)
 }
 
+fn system_wakeup(context: &Context, _: Empty) -> Result<Empty, Error> {
+    context.vm.wake()?;
+    Ok(Empty)
+}
+
+fn accelerator_set(context: &Context, arguments: AcceleratorArguments) -> Result<Empty, Error> {
+    let name = if arguments.name == "tcg" { "jit" } else { &arguments.name };
+    context.vm.switch_accelerator(name)?;
+    Ok(Empty)
+}
+
 fn query_status(context: &Context, _: Empty) -> Result<StatusInfo, Error> {
     let status = context.vm.status();
-    Ok(StatusInfo { status: status.into(), single_step: false, running: status == State::Running })
+    let accelerator = context.vm.accelerator_name().to_owned();
+    Ok(StatusInfo { status: status.into(), single_step: false, running: status == State::Running, accelerator })
 }
 
 fn query_name(context: &Context, _: Empty) -> Result<NameInfo, Error> {

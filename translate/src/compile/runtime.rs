@@ -41,6 +41,7 @@ unsafe impl<G: Guest> Sync for Runtime<G> {}
 pub(super) struct Thunks {
     pub(super) load: *const u8,
     pub(super) store: *const u8,
+    pub(super) probe_write: *const u8,
     pub(super) read_modify_write: *const u8,
     pub(super) exchange_if: *const u8,
     pub(super) reserve: *const u8,
@@ -60,6 +61,7 @@ impl<G: Guest> Runtime<G> {
         let thunks = Thunks {
             load: maker.thunk(slow_path::load::<G> as *const u8, 3)?,
             store: maker.thunk(slow_path::store::<G> as *const u8, 4)?,
+            probe_write: maker.thunk(slow_path::probe_write::<G> as *const u8, 3)?,
             read_modify_write: maker.thunk(slow_path::read_modify_write::<G> as *const u8, 4)?,
             exchange_if: maker.thunk(slow_path::exchange_if::<G> as *const u8, 4)?,
             reserve: maker.thunk(slow_path::reserve::<G> as *const u8, 3)?,

@@ -62,6 +62,11 @@ pub(super) extern "C" fn store<G: Guest>(cpu: &mut Cpu<G>, address: u64, access:
     let _ = cpu.store_slow(address, width.bytes(), mode, value);
 }
 
+/// `access` is the translation regime, and the bytes in bits 15:8.
+pub(super) extern "C" fn probe_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
+    let _ = cpu.probe_write(address, access >> 8, MemoryMode(access as u8));
+}
+
 pub(super) extern "C" fn read_modify_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
     let Access { width, mode, atomic: op, .. } = Access::decode(access);
     if let Ok(old) = atomic(cpu, op, width, mode, address, value) {

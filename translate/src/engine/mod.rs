@@ -453,7 +453,7 @@ impl<G: Guest> Dispatcher<G> {
         let mut code = vec![0; to_page_end as usize];
         self.read_code(cpu, pc, physical, &mut code)?;
         let mut most = most_instructions;
-        let mut block = match G::lift(pc, &code, self.flags, most) {
+        let mut block = match G::lift(pc, &code, self.flags, G::features(cpu), most) {
             Ok(block) => block,
             Err(NeedsMoreCode) => {
                 let next = pc.wrapping_add(to_page_end);
@@ -462,7 +462,7 @@ impl<G: Guest> Dispatcher<G> {
                 self.read_code(cpu, next, physical, &mut more)?;
                 code.extend_from_slice(&more);
                 most = 1;
-                G::lift(pc, &code, self.flags, most).map_err(|NeedsMoreCode| {
+                G::lift(pc, &code, self.flags, G::features(cpu), most).map_err(|NeedsMoreCode| {
                     // No guest has instructions that long.
                     cpu.stop_with(Exception { number: 0, information: pc })
                 })?
@@ -473,7 +473,7 @@ impl<G: Guest> Dispatcher<G> {
             let before =
                 block.instructions.iter().take_while(|at| pc.wrapping_add(u64::from(at.offset)) < next).count();
             if before < block.instructions.len()
-                && let Ok(shorter) = G::lift(pc, &code, self.flags, before.max(1))
+                && let Ok(shorter) = G::lift(pc, &code, self.flags, G::features(cpu), before.max(1))
             {
                 block = shorter;
             }

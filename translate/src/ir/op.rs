@@ -285,6 +285,18 @@ pub enum Op {
         /// I64.
         value: Value,
     },
+    /// Before stores of the parts of an operand that may lie in two pages: raises what a write to either page would raise, so that
+    /// nothing is stored if anything cannot be. Does nothing if the operand lies within one page. No result. Can raise.
+    ProbeWrite {
+        /// Bytes of the whole operand, less than a page.
+        bytes: u8,
+        /// Translation regime.
+        mode: MemoryMode,
+        /// I64 guest-virtual address.
+        address: Value,
+        /// Added to the address.
+        offset: i32,
+    },
     /// Atomic read-modify-write, sequentially consistent; gives the old value, sign-extended to I64. Where the address is not a multiple of
     /// the width, it may not be atomic. Can raise, as a store does.
     AtomicReadModifyWrite {
@@ -437,7 +449,7 @@ impl Op {
             | Op::LoadReserved { .. }
             | Op::StoreConditional { .. }
             | Op::Helper { .. } => Some(Type::I64),
-            Op::Put { .. } | Op::Store { .. } | Op::Fence | Op::RaiseIf { .. } => None,
+            Op::Put { .. } | Op::Store { .. } | Op::ProbeWrite { .. } | Op::Fence | Op::RaiseIf { .. } => None,
         }
     }
 
@@ -447,6 +459,7 @@ impl Op {
             self,
             Op::Load { .. }
                 | Op::Store { .. }
+                | Op::ProbeWrite { .. }
                 | Op::AtomicReadModifyWrite { .. }
                 | Op::AtomicCompareExchange { .. }
                 | Op::LoadReserved { .. }

@@ -274,6 +274,15 @@ fn operation_itself(text: &str, names: &impl Names) -> Parsed<Op> {
                 _ => Op::IntegerToFloat { from, to, a },
             }
         }
+        ["probe_write", bytes, regime] => {
+            let [address, distance] = operands(rest)?;
+            Op::ProbeWrite {
+                bytes: small(bytes)?,
+                mode: mode(regime)?,
+                address: value(address)?,
+                offset: offset(distance)?,
+            }
+        }
         [name, width, regime] => {
             let width = || lookup(WIDTHS, width, "a width");
             let mode = || mode(regime);

@@ -37,7 +37,9 @@ fn map_operands(op: &mut Op, arguments: usize, mut map: impl FnMut(Value) -> Val
         | Op::IntegerToFloat { a, .. } => set(&mut [a]),
         Op::Select { condition, a, b, .. } => set(&mut [condition, a, b]),
         Op::FloatMultiplyAdd { a, b, c, .. } => set(&mut [a, b, c]),
-        Op::Load { address, .. } | Op::LoadReserved { address, .. } => set(&mut [address]),
+        Op::Load { address, .. } | Op::ProbeWrite { address, .. } | Op::LoadReserved { address, .. } => {
+            set(&mut [address])
+        }
         Op::Store { address, value, .. }
         | Op::AtomicReadModifyWrite { address, value, .. }
         | Op::StoreConditional { address, value, .. } => set(&mut [address, value]),

@@ -152,6 +152,9 @@ impl<N: Names> Text<'_, N> {
             Op::Store { width, mode, address, offset, value } => {
                 write!(f, "store.{width}.{mode} {address}, {offset}, {value}")
             }
+            Op::ProbeWrite { bytes, mode, address, offset } => {
+                write!(f, "probe_write.{bytes}.{mode} {address}, {offset}")
+            }
             Op::AtomicReadModifyWrite { op, width, mode, address, value } => {
                 write!(f, "{}.{width}.{mode} {address}, {value}", name_of(ATOMIC, op))
             }

@@ -133,7 +133,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
             require(from.bits() == to.bits(), || format!("{from} and {to} have different widths"))?;
             check(a, from)
         }
-        Op::Load { mode, address, .. } => {
+        Op::Load { mode, address, .. } | Op::ProbeWrite { mode, address, .. } => {
             regime(mode)?;
             check(address, Type::I64)
         }

@@ -183,7 +183,11 @@ impl Guest for Riscv64 {
         lift::Flags::of(&cpu.guest).0
     }
 
-    fn lift(start: u64, code: &[u8], flags: u32, most_instructions: usize) -> Result<Block, NeedsMoreCode> {
+    type Features = ();
+
+    fn features(_: &Cpu<Riscv64>) {}
+
+    fn lift(start: u64, code: &[u8], flags: u32, (): (), most_instructions: usize) -> Result<Block, NeedsMoreCode> {
         lift::lift(start, code, lift::Flags(flags), most_instructions)
     }
 

@@ -9,7 +9,7 @@ use crate::ir::Width;
 use super::registers::RSP;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
-use super::{fault, mmu, task};
+use super::{debug, fault, mmu, task};
 
 /// Vectors of exceptions.
 pub mod vector {
@@ -82,7 +82,8 @@ pub const fn number_with_error(vector: u8, error_code: u16) -> u32 {
 /// [`Exception::number`] that is none: the instruction begins again.
 pub(super) const BEGIN_AGAIN: u32 = u32::MAX;
 
-fn split(number: u32) -> (u8, Option<u32>) {
+/// Vector and error code of an [`Exception::number`].
+pub fn split(number: u32) -> (u8, Option<u32>) {
     (number as u8, (number & HAS_ERROR_CODE != 0).then_some(number >> 16))
 }
 
@@ -133,6 +134,8 @@ pub const INPUT_NMI: u32 = 1;
 /// Interrupt input: an INIT waits. Taking it clears the bit.
 pub const INPUT_INIT: u32 = 2;
 const INPUT_START_UP: u32 = 3;
+/// A second NMI came before the first was taken.
+const INPUT_SECOND_NMI: u32 = 4;
 const START_UP_VECTOR_SHIFT: u32 = 8;
 
 /// Sends a processor a start-up signal.
@@ -142,6 +145,35 @@ pub fn start_up(signals: &Signals, vector: u8) {
     // The closure always answers, so this never fails.
     let _ = signals.inputs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
     signals.request(ATTENTION_INTERRUPT);
+}
+
+/// Sends a processor an NMI. It keeps two, of which it forgets one if another is being handled already.
+pub fn send_nmi(signals: &Signals) {
+    let change = |inputs: u64| {
+        let second = if inputs >> INPUT_NMI & 1 != 0 { 1 << INPUT_SECOND_NMI } else { 0 };
+        Some(inputs | 1 << INPUT_NMI | second)
+    };
+    // The closure always answers, so this never fails.
+    let _ = signals.inputs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change);
+    signals.request(ATTENTION_INTERRUPT);
+}
+
+/// Takes one NMI; false if there is none.
+fn take_nmi(cpu: &Cpu<X86_64>) -> bool {
+    let change = |inputs: u64| {
+        let taken = if inputs >> INPUT_SECOND_NMI & 1 != 0 { INPUT_SECOND_NMI } else { INPUT_NMI };
+        Some(inputs & !(1 << taken))
+    };
+    // The closure always answers, so this never fails.
+    let before = cpu.signals.inputs.fetch_update(Ordering::SeqCst, Ordering::SeqCst, change).unwrap_or(0);
+    before >> INPUT_NMI & 1 != 0
+}
+
+/// IRET: the handler of an NMI is at its end, during which one more was kept.
+pub(super) fn end_nmi(cpu: &mut Cpu<X86_64>) {
+    if std::mem::take(&mut cpu.guest.nmi_masked) {
+        take_input(cpu, INPUT_SECOND_NMI);
+    }
 }
 
 fn take_input(cpu: &Cpu<X86_64>, input: u32) -> bool {
@@ -190,6 +222,11 @@ pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
     if cpu.guest.interrupt_shadow {
         return false;
     }
+    let debug_pending = std::mem::take(&mut cpu.guest.debug_pending);
+    if debug_pending != 0 {
+        debug::trap(cpu, debug_pending);
+        return true;
+    }
     let rip = instruction_pointer(cpu);
     match cpu.guest.pending_event.take() {
         Some(PendingEvent::Exception { number, information }) => {
@@ -202,7 +239,7 @@ pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
         }
         None => {}
     }
-    if !cpu.guest.nmi_masked && input(cpu, INPUT_NMI) && take_input(cpu, INPUT_NMI) {
+    if !cpu.guest.nmi_masked && input(cpu, INPUT_NMI) && take_nmi(cpu) {
         cpu.guest.nmi_masked = true;
         deliver_all(cpu, vector::NMI, None, rip, Source::External);
         return true;
@@ -222,7 +259,18 @@ pub(super) fn raise(cpu: &mut Cpu<X86_64>, exception: Exception) {
     if exception.number == BEGIN_AGAIN {
         return;
     }
+    let exception = match debug::begin(cpu) {
+        // The breakpoint on an instruction comes before faults of its fetch, after which nothing of it was executed.
+        Err(Fault(breakpoint)) if exception.information.wrapping_sub(cpu.context.pc) < 16 => breakpoint,
+        _ => exception,
+    };
+    if exception.information == cpu.context.pc {
+        fault::undo_jump(cpu);
+    }
     cpu.guest.interrupt_shadow = false;
+    cpu.guest.stack_shadow = false;
+    cpu.traced_hits = 0;
+    let debug_pending = std::mem::take(&mut cpu.guest.debug_pending);
     let not_canonical = exception.number == general_protection(0).0.number && exception.information != 0;
     let exception = if not_canonical { fault::not_canonical(cpu, exception) } else { exception };
     let rip = instruction_pointer(cpu);
@@ -232,9 +280,12 @@ pub(super) fn raise(cpu: &mut Cpu<X86_64>, exception: Exception) {
         cpu.guest.cr2 = exception.information;
     }
     if vector == vector::DEBUG {
-        cpu.guest.dr6 |= exception.information;
+        debug::report(cpu, exception.information | debug_pending);
     }
-    deliver_all(cpu, vector, error_code, rip, Source::Exception);
+    // RF is not set in what a breakpoint on an instruction pushes: its handler does that.
+    let breakpoint = vector == vector::DEBUG && exception.information & debug::BREAKPOINTS != 0;
+    let source = if breakpoint { Source::Trap } else { Source::Exception };
+    deliver_all(cpu, vector, error_code, rip, source);
 }
 
 /// Where an event comes from.
@@ -307,14 +358,14 @@ pub(super) fn deliver(
     let external = u16::from(source != Source::Software);
     let gate = read_gate(cpu, vector, source, external)?;
     if gate.kind == GATE_TASK {
-        return task::switch_by_gate(cpu, gate.selector, error_code, rip);
+        let flags = pushed_flags(cpu, source);
+        return task::switch_by_gate(cpu, gate.selector, error_code, rip, flags)
+            .map_err(|fault| with_external(fault, external));
     }
-    let target = code_target(cpu, &gate, external)?;
-    if cpu.guest.is_long() {
-        enter_long(cpu, &gate, target, error_code, rip, source)
-    } else {
-        enter_legacy(cpu, &gate, target, error_code, rip, source, external)
-    }
+    let enter = if cpu.guest.is_long() { enter_long } else { enter_legacy };
+    code_target(cpu, &gate)
+        .and_then(|target| enter(cpu, &gate, target, error_code, rip, source))
+        .map_err(|fault| with_external(fault, external))
 }
 
 fn deliver_real(cpu: &mut Cpu<X86_64>, vector: u8, rip: u64) -> Result<(), Fault> {
@@ -330,7 +381,7 @@ fn deliver_real(cpu: &mut Cpu<X86_64>, vector: u8, rip: u64) -> Result<(), Fault
         stack.push(cpu, Width::Half, value)?;
     }
     stack.commit(cpu);
-    cpu.guest.eflags &= !(FLAG_IF | FLAG_TF | FLAG_AC);
+    cpu.guest.eflags &= !(FLAG_IF | FLAG_TF | FLAG_AC | FLAG_RF);
     let before = cpu.guest.segments[SegmentName::Cs as usize];
     let selector = (entry >> 16) as u16;
     segment::set(cpu, SegmentName::Cs, Segment { selector, ..before }, u64::from(selector) << 4);
@@ -387,6 +438,9 @@ fn read_gate(cpu: &mut Cpu<X86_64>, vector: u8, source: Source, external: u16) -
 
 /// Sets the bits of an error code that say: in the IDT (bit 1), from outside the program (bit 0).
 fn with_external(Fault(exception): Fault, bits: u16) -> Fault {
+    if exception.number as u8 == vector::PAGE_FAULT || exception.number & HAS_ERROR_CODE == 0 {
+        return Fault(exception);
+    }
     Fault(Exception { number: exception.number | u32::from(bits) << 16, ..exception })
 }
 
@@ -397,16 +451,13 @@ struct Target {
     privilege: u8,
 }
 
-fn code_target(cpu: &mut Cpu<X86_64>, gate: &Gate, external: u16) -> Result<Target, Fault> {
+fn code_target(cpu: &mut Cpu<X86_64>, gate: &Gate) -> Result<Target, Fault> {
     let selector = gate.selector;
     if selector & !3 == 0 {
-        return Err(with_external(general_protection(0), external));
+        return Err(general_protection(0));
     }
-    let fault = |make: fn(u16) -> Fault| with_external(make(selector), external);
-    let mut descriptor = segment::descriptor(cpu, selector, general_protection).map_err(|found| {
-        let page_fault = found.0.number as u8 == vector::PAGE_FAULT;
-        if page_fault { found } else { fault(general_protection) }
-    })?;
+    let fault = |make: fn(u16) -> Fault| make(selector);
+    let mut descriptor = segment::descriptor(cpu, selector, general_protection)?;
     let privilege = cpu.guest.privilege();
     let segment = descriptor.segment(selector);
     if !segment.has(CODE_OR_DATA | CODE) || segment.privilege() > privilege {
@@ -429,7 +480,13 @@ fn code_target(cpu: &mut Cpu<X86_64>, gate: &Gate, external: u16) -> Result<Targ
 
 /// Flags as the handler will see them pushed.
 fn pushed_flags(cpu: &Cpu<X86_64>, source: Source) -> u64 {
-    rflags(cpu) | if source == Source::Exception { FLAG_RF } else { 0 }
+    let flags = rflags(cpu);
+    match source {
+        Source::Exception => flags | FLAG_RF,
+        Source::External => flags,
+        Source::Trap if debug::resume_flag(cpu) => flags,
+        Source::Trap | Source::Software => flags & !FLAG_RF,
+    }
 }
 
 fn enter_long(
@@ -535,7 +592,6 @@ fn enter_legacy(
     error_code: Option<u32>,
     rip: u64,
     source: Source,
-    external: u16,
 ) -> Result<(), Fault> {
     let width = gate.width();
     let flags = pushed_flags(cpu, source);
@@ -544,8 +600,7 @@ fn enter_legacy(
     let mut new_stack = None;
     let mut stack = if inner {
         let (selector, pointer) = task_stack(cpu, target.privilege)?;
-        let descriptor = stack_segment(cpu, selector, target.privilege, invalid_tss)
-            .map_err(|fault| with_external(fault, external))?;
+        let descriptor = stack_segment(cpu, selector, target.privilege, invalid_tss)?;
         let segment = descriptor.segment(selector);
         new_stack = Some((segment, descriptor.base()));
         Stack::of_segment(&segment, descriptor.base(), pointer)

@@ -6,8 +6,8 @@ use crate::cpu::Cpu;
 use crate::ir::Width;
 
 use super::event::{
-    Fault, Stack, general_protection, invalid_opcode, invalid_tss, not_present, stack_fault, stack_segment, task_stack,
-    task_stack_64,
+    self, Fault, Stack, general_protection, invalid_opcode, invalid_tss, not_present, stack_fault, stack_segment,
+    task_stack, task_stack_64,
 };
 use super::registers::{R11, RCX, RDX, RSP};
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
@@ -335,7 +335,14 @@ fn drop_privileged_segments(cpu: &mut Cpu<X86_64>, privilege: u8) {
         let segment = cpu.guest.segments[name as usize];
         let conforming = segment.has(CODE | EXPAND_DOWN_OR_CONFORMING);
         if segment.has(PRESENT) && segment.has(CODE_OR_DATA) && !conforming && segment.privilege() < privilege {
-            segment::load_null(cpu, name, 0);
+            // The base stays, which 64-bit code sees in FS and GS.
+            let base = segment::base(cpu, name);
+            segment::set(
+                cpu,
+                name,
+                Segment { selector: 0, attributes: segment.attributes & !PRESENT, ..segment },
+                base,
+            );
         }
     }
 }
@@ -396,7 +403,7 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
         if cpu.guest.is_long() {
             return Err(general_protection(0));
         }
-        cpu.guest.nmi_masked = false;
+        event::end_nmi(cpu);
         return task::return_to_previous(cpu, next);
     }
     let mut stack = Stack::present(cpu);
@@ -404,15 +411,15 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
     let selector = stack.pop(cpu, width)? as u16;
     let flags = stack.pop(cpu, width)?;
     if real {
-        let mut mask = changeable_flags(cpu, width);
+        let mut mask = changeable_flags(cpu, width) | FLAG_RF & mask_of(width);
         if cpu.guest.is_virtual_8086() {
             mask &= !FLAG_IOPL;
         }
         go_real(cpu, selector, offset)?;
         stack.commit(cpu);
-        let before = rflags(cpu);
-        set_rflags(cpu, before & !mask | flags & mask);
-        cpu.guest.nmi_masked = false;
+        let before = rflags(cpu) & !FLAG_RF;
+        load_rflags(cpu, before & !mask | flags & mask);
+        event::end_nmi(cpu);
         return Ok(());
     }
     let privilege = cpu.guest.privilege();
@@ -423,7 +430,7 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
     let segment = descriptor.segment(selector);
     let new_privilege = (selector & 3) as u8;
     check_offset(cpu, &segment, offset)?;
-    let mask = changeable_flags(cpu, width);
+    let mask = changeable_flags(cpu, width) | FLAG_RF & mask_of(width);
     let outer = new_privilege > privilege;
     if outer || cpu.guest.is_64_bit() {
         let pointer = stack.pop(cpu, width)?;
@@ -435,12 +442,12 @@ pub(super) fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64) -> R
         stack.commit(cpu);
         load_code(cpu, &descriptor, selector, new_privilege, offset);
     }
-    let before = rflags(cpu);
-    set_rflags(cpu, before & !mask | flags & mask);
+    let before = rflags(cpu) & !FLAG_RF;
+    load_rflags(cpu, before & !mask | flags & mask);
     if outer {
         drop_privileged_segments(cpu, new_privilege);
     }
-    cpu.guest.nmi_masked = false;
+    event::end_nmi(cpu);
     Ok(())
 }
 
@@ -456,7 +463,7 @@ fn return_to_virtual_8086(
     for value in &mut selectors {
         *value = stack.pop(cpu, Width::Word)? as u16;
     }
-    set_rflags(cpu, flags);
+    load_rflags(cpu, flags);
     let names = [SegmentName::Ss, SegmentName::Es, SegmentName::Ds, SegmentName::Fs, SegmentName::Gs];
     enter_virtual_8086(cpu, SegmentName::Cs, selector);
     for (name, selector) in names.into_iter().zip(selectors) {
@@ -464,7 +471,7 @@ fn return_to_virtual_8086(
     }
     cpu.set_register(RSP, pointer);
     set_instruction_pointer(cpu, offset & 0xffff);
-    cpu.guest.nmi_masked = false;
+    event::end_nmi(cpu);
     Ok(())
 }
 
@@ -485,14 +492,14 @@ pub(super) fn syscall(cpu: &mut Cpu<X86_64>, next: u64) -> Result<(), Fault> {
     if cpu.guest.efer & EFER_SCE == 0 || cpu.guest.cr0 & CR0_PE == 0 {
         return Err(invalid_opcode());
     }
-    let flags = rflags(cpu);
+    let flags = rflags(cpu) & !FLAG_RF;
     let selector = (cpu.guest.star >> 32) as u16;
     let base = segment::base(cpu, SegmentName::Cs);
     cpu.set_register(RCX, next.wrapping_sub(base));
     let target = if cpu.guest.is_long() {
         cpu.set_register(R11, flags);
         let target = if cpu.guest.is_64_bit() { cpu.guest.lstar } else { cpu.guest.cstar };
-        set_rflags(cpu, flags & !cpu.guest.sfmask);
+        load_rflags(cpu, flags & !cpu.guest.sfmask);
         set_flat(cpu, SegmentName::Cs, selector & !3, 0, CODE | LONG);
         target
     } else {
@@ -513,7 +520,7 @@ pub(super) fn sysret(cpu: &mut Cpu<X86_64>, wide: bool) -> Result<(), Fault> {
     let target = cpu.register(RCX);
     if cpu.guest.is_64_bit() {
         let flags = cpu.register(R11);
-        set_rflags(cpu, flags & !FLAG_VM);
+        load_rflags(cpu, flags & !(FLAG_VM | FLAG_RF));
     } else {
         cpu.guest.eflags |= FLAG_IF;
     }
@@ -599,7 +606,11 @@ fn system_segment(cpu: &mut Cpu<X86_64>, selector: u16, kinds: &[u16]) -> Result
         return Err(not_present(selector));
     }
     let upper = if cpu.guest.is_long() { segment::upper_base(cpu, &descriptor, selector)? } else { 0 };
-    Ok((segment, descriptor.base() | upper, descriptor))
+    let base = descriptor.base() | upper;
+    if cpu.guest.is_long() && !mmu::is_storable(cpu, base) {
+        return Err(general_protection(selector));
+    }
+    Ok((segment, base, descriptor))
 }
 
 /// LAR, LSL, VERR, VERW: the descriptor if the selector may be looked at.

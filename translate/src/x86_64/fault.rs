@@ -1,7 +1,10 @@
 //! What an exception says that depends on the instruction which raised it. It is looked at when it faulted, so that
 //! instructions that do not fault pay nothing.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpAccess, OpKind, Register as Named};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind,
+    Register as Named,
+};
 
 use crate::cpu::Cpu;
 use crate::guest::Exception;
@@ -9,6 +12,7 @@ use crate::ir::{Register, Width};
 
 use super::event::{number_with_error, vector};
 use super::mmu;
+use super::registers::RSP;
 use super::segment::{self, SegmentName, attribute};
 use super::state::X86_64;
 
@@ -47,6 +51,32 @@ pub(super) fn not_canonical(cpu: &mut Cpu<X86_64>, exception: Exception) -> Exce
     if through_stack { Exception { number: stack_fault, ..exception } } else { exception }
 }
 
+/// Takes a near jump, call or return to an address that is not canonical back: it is that instruction which faults. (That the target is
+/// wrong is noticed when there is nothing to fetch; so jumps need not look at it.)
+pub(super) fn undo_jump(cpu: &mut Cpu<X86_64>) {
+    let (pc, source) = (cpu.context.pc, cpu.context.jump_source);
+    if !cpu.guest.is_64_bit() || mmu::is_canonical(cpu, pc) || cpu.context.jump_target != pc {
+        return;
+    }
+    cpu.context.pc = source;
+    let stack = instruction(cpu).and_then(|instruction| match instruction.flow_control() {
+        FlowControl::IndirectBranch => Some(0),
+        FlowControl::Return if instruction.mnemonic() == Mnemonic::Ret => {
+            Some(-i64::from(instruction.stack_pointer_increment()))
+        }
+        FlowControl::IndirectCall => Some(-i64::from(instruction.stack_pointer_increment())),
+        _ => None,
+    });
+    match stack {
+        Some(stack) => {
+            let pointer = cpu.register(RSP).wrapping_add(stack as u64);
+            cpu.set_register(RSP, pointer);
+            cpu.context.instructions = cpu.context.instructions.wrapping_sub(1);
+        }
+        None => cpu.context.pc = pc,
+    }
+}
+
 /// The value of a register that an address is made of.
 fn value(cpu: &Cpu<X86_64>, register: Named) -> u64 {
     match register {
@@ -61,6 +91,8 @@ fn value(cpu: &Cpu<X86_64>, register: Named) -> u64 {
 fn instruction(cpu: &mut Cpu<X86_64>) -> Option<Instruction> {
     let pc = cpu.context.pc;
     let mode = if cpu.guest.privilege() == 3 { mmu::MODE_USER } else { mmu::MODE_SUPERVISOR };
+    // The look is no access of the instruction's.
+    let hits = cpu.traced_hits;
     let mut bytes = Vec::with_capacity(LONGEST_INSTRUCTION as usize);
     for offset in 0..LONGEST_INSTRUCTION {
         match cpu.complete(|cpu| cpu.load(pc.wrapping_add(offset), Width::Byte, mode)) {
@@ -68,6 +100,7 @@ fn instruction(cpu: &mut Cpu<X86_64>) -> Option<Instruction> {
             Err(_) => break,
         }
     }
+    cpu.traced_hits = hits;
     let bits = match (cpu.guest.is_64_bit(), cpu.guest.segments[SegmentName::Cs as usize].has(attribute::BIG)) {
         (true, _) => 64,
         (false, true) => 32,

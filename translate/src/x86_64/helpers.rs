@@ -2,11 +2,13 @@
 
 mod integer;
 mod mmx;
-mod sse;
 mod state_image;
 mod string;
 mod system;
+mod vector;
+mod vector_memory;
 mod x87;
+mod xsave;
 
 use crate::guest::{Effects, Helper};
 use crate::ir::HelperId;
@@ -14,11 +16,14 @@ use crate::ir::HelperId;
 use super::segment::SegmentName;
 use super::state::X86_64;
 
-pub(super) use mmx::{MmxConversion, MmxOperation, MmxSource, mmx_named};
-pub(super) use sse::VectorOperands;
+pub(super) use mmx::{MmxConversion, MmxOperation, MmxSource, mmx_function};
 pub(super) use state_image::encode_state_image;
 pub(super) use string::{RepeatedString, StringOperation};
-pub(super) use x87::X87Operand;
+pub(super) use system::InstructionEnd;
+pub(super) use vector::{Third, VectorOperands};
+pub(super) use vector_memory::{Gather, MaskedMove};
+pub(super) use x87::{X87Operand, load_bytes, store_bytes};
+pub(super) use xsave::encode_xsave;
 
 /// It acts on the world outside or on the processor's state beyond its registers, and may raise.
 const ACTS: Effects = Effects::RAISES;
@@ -29,6 +34,9 @@ const ACTS_ON_REGISTERS: Effects =
 
 /// A function of registers and of nothing else.
 const ON_REGISTERS: Effects = Effects { can_raise: false, ..ACTS_ON_REGISTERS };
+
+/// Reads registers, and may raise.
+const READS_ALL_REGISTERS: Effects = Effects { writes_registers: false, ..ACTS_ON_REGISTERS };
 
 /// Makes the table of helpers and a constant for the number of each.
 macro_rules! helpers {
@@ -73,10 +81,11 @@ helpers! {
     CODE_ADDRESS: "code_address", 1, ACTS, system::code_address;
     READ_SELECTOR: "read_selector", 1, Effects::PURE, system::read_selector;
     END_SHADOW: "end_shadow", 0, Effects::ALL, system::end_shadow;
-    SINGLE_STEP_TRAP: "single_step_trap", 2, Effects::ALL, system::single_step_trap;
+    BEGIN_INSTRUCTION: "begin_instruction", 0, Effects::ALL, system::begin_instruction;
+    END_INSTRUCTION: "end_instruction", 3, Effects::ALL, system::end_instruction;
     SET_INTERRUPT_FLAG: "set_interrupt_flag", 1, Effects::ALL, system::set_interrupt_flag;
     SET_ACCESS_FLAG: "set_access_flag", 1, Effects::ALL, system::set_access_flag;
-    LOAD_SEGMENT: "load_segment", 2, Effects::ALL, system::load_segment;
+    LOAD_SEGMENT: "load_segment", 3, Effects::ALL, system::load_segment;
     WRITE_SEGMENT_BASE: "write_segment_base", 2, Effects::ALL, system::write_segment_base;
     READ_SYSTEM_FLAGS: "read_system_flags", 0, Effects::PURE, system::read_system_flags;
     WRITE_FLAGS: "write_flags", 2, Effects::ALL, system::write_flags;
@@ -104,7 +113,7 @@ helpers! {
     CLEAR_TASK_SWITCHED: "clear_task_switched", 0, Effects::ALL, system::clear_task_switched;
     READ_DEBUG: "read_debug", 1, Effects::ALL, system::read_debug;
     WRITE_DEBUG: "write_debug", 2, Effects::ALL, system::write_debug;
-    READ_EXTENDED_CONTROL: "read_extended_control", 1, Effects::RAISES, system::read_extended_control;
+    READ_EXTENDED_CONTROL: "read_extended_control", 1, READS_ALL_REGISTERS, system::read_extended_control;
     WRITE_EXTENDED_CONTROL: "write_extended_control", 3, Effects::ALL, system::write_extended_control;
     READ_TABLE_BASE: "read_table_base", 1, Effects::PURE, system::read_table_base;
     READ_TABLE_LIMIT: "read_table_limit", 1, Effects::PURE, system::read_table_limit;
@@ -114,18 +123,23 @@ helpers! {
     LOOK_AT_SEGMENT: "look_at_segment", 2, Effects::RAISES, system::look_at_segment;
     CHECK_USER_MODE_PREVENTION: "check_user_mode_prevention", 0, Effects::RAISES, system::check_user_mode_prevention;
     INVALIDATE_PAGE: "invalidate_page", 1, Effects::ALL, system::invalidate_page;
-    FLUSH_TLB: "flush_tlb", 0, Effects::ALL, system::flush_tlb;
-    LANEWISE: "lanewise", 3, Effects::PURE, sse::lanewise;
-    VECTOR_INTEGER: "vector_integer", 2, ON_REGISTERS, sse::integer;
-    VECTOR_FLOAT: "vector_float", 2, ACTS_ON_REGISTERS, sse::floating;
-    COMPARE_FLOATS: "compare_floats", 3, ACTS, sse::compare_floats;
-    INTEGER_TO_FLOAT: "integer_to_float", 2, ACTS, sse::integer_to_float;
-    FLOAT_TO_INTEGER: "float_to_integer", 2, ACTS, sse::float_to_integer;
-    SIGN_BITS: "sign_bits", 2, Effects::PURE, sse::sign_bits;
-    MERGE_BYTES: "merge_bytes", 3, Effects::PURE, sse::merge_bytes;
-    CHECKSUM: "checksum", 3, Effects::PURE, sse::checksum;
-    INSERT_SINGLE: "insert_single", 3, ON_REGISTERS, sse::insert_single;
-    COMPARE_STRINGS: "compare_strings", 2, ON_REGISTERS, sse::compare_strings;
+    INVALIDATE_CONTEXT: "invalidate_context", 3, Effects::ALL, system::invalidate_context;
+    HYPERCALL: "hypercall", 0, ACTS, system::hypercall;
+    LANEWISE: "lanewise", 3, Effects::PURE, vector::lanewise;
+    VECTOR_INTEGER: "vector_integer", 2, ON_REGISTERS, vector::integer;
+    VECTOR_FLOAT: "vector_float", 2, ACTS_ON_REGISTERS, vector::floating;
+    COMPARE_FLOATS: "compare_floats", 3, ACTS, vector::compare_floats;
+    INTEGER_TO_FLOAT: "integer_to_float", 2, ACTS, vector::integer_to_float;
+    FLOAT_TO_INTEGER: "float_to_integer", 2, ACTS, vector::float_to_integer;
+    MERGE_BYTES: "merge_bytes", 3, Effects::PURE, vector::merge_bytes;
+    CHECKSUM: "checksum", 3, Effects::PURE, vector::checksum;
+    INSERT_SINGLE: "insert_single", 3, ON_REGISTERS, vector::insert_single;
+    COMPARE_STRINGS: "compare_strings", 2, ON_REGISTERS, vector::compare_strings;
+    PERMUTE_DOUBLEWORDS: "permute_doublewords", 1, ON_REGISTERS, vector::permute_doublewords;
+    MULTIPLY_ADD: "multiply_add", 2, ACTS_ON_REGISTERS, vector::multiply_add;
+    MASKED_LOAD: "masked_load", 2, ACTS_ON_REGISTERS, vector_memory::masked_load;
+    MASKED_STORE: "masked_store", 2, READS_ALL_REGISTERS, vector_memory::masked_store;
+    GATHER: "gather", 2, ACTS_ON_REGISTERS, vector_memory::gather;
     SWAP_GS: "swap_gs", 0, Effects::ALL, system::swap_gs;
     EMPTY_MMX: "empty_mmx", 0, ACTS, x87::empty_mmx;
     X87_WAIT: "x87_wait", 0, ACTS, x87::wait;
@@ -144,6 +158,8 @@ helpers! {
     MMX_CONVERT: "mmx_convert", 3, ACTS_ON_REGISTERS, mmx::convert;
     FXSAVE: "fxsave", 2, Effects::ALL, state_image::fxsave;
     FXRSTOR: "fxrstor", 2, Effects::ALL, state_image::fxrstor;
+    XSAVE: "xsave", 3, Effects::ALL, xsave::xsave;
+    XRSTOR: "xrstor", 3, Effects::ALL, xsave::xrstor;
     LOAD_MXCSR: "load_mxcsr", 1, Effects::ALL, state_image::load_mxcsr;
     READ_MXCSR: "read_mxcsr", 0, Effects::ALL, state_image::read_mxcsr;
 }

@@ -6,7 +6,7 @@ use crate::ir::MemoryMode;
 use crate::large_pages::LargePages;
 use crate::platform::PAGE_SIZE;
 
-use super::event::{general_protection, page_fault};
+use super::event::{general_protection, invalid_opcode, page_fault};
 use super::state::*;
 
 /// Accesses at privilege level 3.
@@ -60,9 +60,47 @@ pub(super) fn flush_address(cpu: &mut Cpu<X86_64>, address: u64) {
     }
 }
 
+/// INVPCID (4.10.4.1). What is cached is of the present context only.
+pub(super) fn invalidate_context(
+    cpu: &mut Cpu<X86_64>,
+    kind: u64,
+    context: u64,
+    address: u64,
+) -> Result<(), super::event::Fault> {
+    if !cpu.guest.model.has_invpcid() {
+        return Err(invalid_opcode());
+    }
+    let impossible = context & !0xfff != 0
+        || kind > 3
+        || kind < 2 && context != 0 && cpu.guest.cr4 & CR4_PCIDE == 0
+        || kind == 0 && !is_storable(cpu, address);
+    if impossible {
+        return Err(general_protection(0));
+    }
+    let present = cpu.guest.cr4 & CR4_PCIDE == 0 || cpu.guest.cr3 & 0xfff == context;
+    match kind {
+        0 if present => flush_address(cpu, address),
+        1 if present => flush_address_space(cpu),
+        0 | 1 => {}
+        2 => flush(cpu),
+        _ => flush_address_space(cpu),
+    }
+    Ok(())
+}
+
 /// The address is canonical: its unused upper bits equal the highest one used.
 pub(super) fn is_canonical(cpu: &Cpu<X86_64>, address: u64) -> bool {
-    let unused = if cpu.guest.cr4 & CR4_LA57 != 0 { 64 - 57 } else { 64 - 48 };
+    has_linear_bits(address, if cpu.guest.cr4 & CR4_LA57 != 0 { 57 } else { 48 })
+}
+
+/// The address is canonical by the widest addresses that the processor has, whatever CR4.LA57 says: so registers that hold
+/// addresses are checked when they are written.
+pub(super) fn is_storable(cpu: &Cpu<X86_64>, address: u64) -> bool {
+    has_linear_bits(address, if cpu.guest.model.has_5_levels() { 57 } else { 48 })
+}
+
+fn has_linear_bits(address: u64, bits: u32) -> bool {
+    let unused = 64 - bits;
     ((address << unused) as i64 >> unused) as u64 == address
 }
 

@@ -6,9 +6,11 @@
 //! [`crate::cpu::Context::pc`] is a linear address, that is RIP plus the base of CS.
 
 pub mod cpuid;
+pub mod debug;
 pub mod event;
 mod far;
 mod fault;
+pub mod features;
 pub mod flags;
 mod helpers;
 mod io;
@@ -22,6 +24,7 @@ pub mod softfloat;
 pub mod state;
 mod task;
 pub mod x87;
+pub mod xsave;
 
 use crate::cpu::Cpu;
 use crate::guest::{Access, Exception, Guest, Helper, NeedsMoreCode, Translation};
@@ -44,8 +47,20 @@ impl Guest for X86_64 {
         lift::Flags::of(cpu).0
     }
 
-    fn lift(start: u64, code: &[u8], flags: u32, most_instructions: usize) -> Result<Block, NeedsMoreCode> {
-        lift::lift(start, code, lift::Flags(flags), most_instructions)
+    type Features = features::InstructionSet;
+
+    fn features(cpu: &Cpu<X86_64>) -> features::InstructionSet {
+        cpu.guest.instructions
+    }
+
+    fn lift(
+        start: u64,
+        code: &[u8],
+        flags: u32,
+        features: features::InstructionSet,
+        most_instructions: usize,
+    ) -> Result<Block, NeedsMoreCode> {
+        lift::lift(start, code, lift::Flags(flags), features, most_instructions)
     }
 
     fn fetch_mode(cpu: &Cpu<X86_64>) -> MemoryMode {

@@ -1,15 +1,16 @@
 //! Model-specific registers (SDM volume 4), control and debug registers.
 
 use crate::cpu::Cpu;
+use crate::guest::Exception;
 use crate::platform::LocalApicRegister;
 
-use super::event::{Fault, general_protection, invalid_opcode, plain, vector};
-use super::mmu;
+use super::event::{Fault, general_protection, invalid_opcode, number, vector};
 use super::segment::SegmentName;
 use super::segment::attribute::LONG;
 use super::state::*;
+use super::{debug, mmu, xsave};
 
-/// Ticks of the time stamp counter in a millisecond: it counts nanoseconds.
+/// Ticks of the time stamp counter in a millisecond, where nothing else is asked for: it counts nanoseconds.
 pub const TIME_STAMP_KHZ: u32 = 1_000_000;
 
 const TIME_STAMP: u32 = 0x10;
@@ -23,6 +24,9 @@ const SYSENTER_EIP: u32 = 0x176;
 const MACHINE_CHECK_CAPABILITIES: u32 = 0x179;
 const MACHINE_CHECK_STATUS: u32 = 0x17a;
 const MISC_ENABLE: u32 = 0x1a0;
+/// Control, status, address and more of each of ten banks.
+const MACHINE_CHECK_BANKS: std::ops::RangeInclusive<u32> = 0x400..=0x427;
+const HARDWARE_CONFIGURATION: u32 = 0xc001_0015;
 const PAT: u32 = 0x277;
 
 /// Registers that only hold what was written and begin with a value other than zero.
@@ -65,9 +69,25 @@ fn is_plain(number: u32) -> bool {
     )
 }
 
+/// The local APIC is enabled, as `IA32_APIC_BASE` says; a processor without one on its bus counts as one that has.
+pub(super) fn has_enabled_apic(cpu: &Cpu<X86_64>) -> bool {
+    cpu.platform().read_local_apic(LocalApicRegister::Base).is_none_or(|base| base & 1 << 11 != 0)
+}
+
 /// The time stamp counter.
 pub fn time_stamp(cpu: &Cpu<X86_64>) -> u64 {
-    cpu.platform().now().wrapping_add(cpu.guest.tsc_offset)
+    cpu.guest.model.ticks(cpu.platform().now()).wrapping_add(cpu.guest.tsc_offset)
+}
+
+/// Makes the time stamp counter count on from `value`.
+pub fn set_time_stamp(cpu: &mut Cpu<X86_64>, value: u64) {
+    cpu.guest.tsc_offset = value.wrapping_sub(cpu.guest.model.ticks(cpu.platform().now()));
+}
+
+/// Moves the time stamp counter and what `IA32_TSC_ADJUST` says of that (SDM volume 3, 18.17.3).
+fn adjust_time_stamp(cpu: &mut Cpu<X86_64>, by: u64) {
+    cpu.guest.tsc_offset = cpu.guest.tsc_offset.wrapping_add(by);
+    cpu.guest.tsc_adjust = cpu.guest.tsc_adjust.wrapping_add(by);
 }
 
 fn base_register(cpu: &mut Cpu<X86_64>, name: SegmentName) -> &mut u64 {
@@ -79,7 +99,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
     let unknown = || general_protection(0);
     Ok(match number {
         TIME_STAMP => time_stamp(cpu),
-        TIME_STAMP_ADJUST => cpu.guest.tsc_offset,
+        TIME_STAMP_ADJUST => cpu.guest.tsc_adjust,
         APIC_BASE => cpu.platform().read_local_apic(LocalApicRegister::Base).ok_or_else(unknown)?,
         MICROCODE => 0x0100_0065 << 32,
         // Eight variable ranges, fixed ranges, write combining.
@@ -90,7 +110,7 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
         MACHINE_CHECK_CAPABILITIES => 10,
         DEADLINE => {
             let deadline = cpu.platform().read_local_apic(LocalApicRegister::Deadline).ok_or_else(unknown)?;
-            if deadline == 0 { 0 } else { deadline.wrapping_add(cpu.guest.tsc_offset) }
+            if deadline == 0 { 0 } else { cpu.guest.model.ticks(deadline).wrapping_add(cpu.guest.tsc_offset) }
         }
         number if X2APIC.contains(&number) => {
             let register = LocalApicRegister::X2apic(number - X2APIC.start());
@@ -113,10 +133,10 @@ pub fn read(cpu: &mut Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
 /// WRMSR.
 pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault> {
     let unknown = || general_protection(0);
-    let canonical = |cpu: &Cpu<X86_64>| if mmu::is_canonical(cpu, value) { Ok(value) } else { Err(unknown()) };
+    let canonical = |cpu: &Cpu<X86_64>| if mmu::is_storable(cpu, value) { Ok(value) } else { Err(unknown()) };
     match number {
-        TIME_STAMP => cpu.guest.tsc_offset = value.wrapping_sub(cpu.platform().now()),
-        TIME_STAMP_ADJUST => cpu.guest.tsc_offset = value,
+        TIME_STAMP => adjust_time_stamp(cpu, value.wrapping_sub(time_stamp(cpu))),
+        TIME_STAMP_ADJUST => adjust_time_stamp(cpu, value.wrapping_sub(cpu.guest.tsc_adjust)),
         APIC_BASE => cpu.platform().write_local_apic(LocalApicRegister::Base, value).ok_or_else(unknown)?,
         // Loading microcode changes nothing.
         MICROCODE | 0x79 | 0xc001_0020 => {}
@@ -131,7 +151,9 @@ pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault
             cpu.guest.other_msrs.insert(PAT, value);
         }
         DEADLINE => {
-            let deadline = if value == 0 { 0 } else { value.wrapping_sub(cpu.guest.tsc_offset).max(1) };
+            let ticks = value.wrapping_sub(cpu.guest.tsc_offset);
+            // Rounded up, so that the counter has reached the value by then.
+            let deadline = if value == 0 { 0 } else { cpu.guest.model.nanoseconds(ticks).saturating_add(1) };
             cpu.platform().write_local_apic(LocalApicRegister::Deadline, deadline).ok_or_else(unknown)?;
         }
         number if X2APIC.contains(&number) => {
@@ -147,6 +169,19 @@ pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault
         GS_BASE => *base_register(cpu, SegmentName::Gs) = canonical(cpu)?,
         KERNEL_GS_BASE => cpu.guest.kernel_gs_base = canonical(cpu)?,
         TSC_AUX => cpu.guest.tsc_aux = value & 0xffff_ffff,
+        number if MACHINE_CHECK_BANKS.contains(&number) => {
+            let writable = match number & 3 {
+                // All or no errors are reported; bit 10 of the fourth bank is Linux's own affair.
+                0 => value == 0 || value | 1 << 10 | 1 == u64::MAX,
+                // Errors are only ever cleared, unless HWCR permits more.
+                1 => value == 0 || cpu.guest.other_msrs.get(&HARDWARE_CONFIGURATION).is_some_and(|v| v & 1 << 18 != 0),
+                _ => true,
+            };
+            if !writable {
+                return Err(unknown());
+            }
+            cpu.guest.other_msrs.insert(number, value);
+        }
         number if is_plain(number) => {
             cpu.guest.other_msrs.insert(number, value);
         }
@@ -202,7 +237,9 @@ pub(super) fn write_control(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> R
 
 pub(super) fn write_cr0(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     let known = CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | CR0_PG;
-    let inconsistent = value & CR0_PG != 0 && value & CR0_PE == 0 || value & CR0_NW != 0 && value & CR0_CD == 0;
+    let inconsistent = value & CR0_PG != 0 && value & CR0_PE == 0
+        || value & CR0_PG == 0 && cpu.guest.cr4 & CR4_PCIDE != 0
+        || value & CR0_NW != 0 && value & CR0_CD == 0;
     if value >> 32 != 0 || inconsistent {
         return Err(general_protection(0));
     }
@@ -235,7 +272,9 @@ pub(super) fn write_cr0(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> 
 fn write_cr3(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     let before = cpu.guest.cr3;
     if cpu.guest.is_long() {
-        let address = value & !(1 << 63);
+        // Bit 63 says that nothing need be forgotten.
+        let keep = if cpu.guest.cr4 & CR4_PCIDE != 0 { 1 << 63 } else { 0 };
+        let address = value & !keep;
         if !mmu::is_physical(address) {
             return Err(general_protection(0));
         }
@@ -259,7 +298,10 @@ fn write_cr4(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
         return Err(general_protection(0));
     }
     let changed = value ^ cpu.guest.cr4;
-    if cpu.guest.is_long() && value & CR4_PAE == 0 {
+    let long = cpu.guest.is_long();
+    let impossible = long && (value & CR4_PAE == 0 || changed & CR4_LA57 != 0)
+        || changed & value & CR4_PCIDE != 0 && (!long || cpu.guest.cr3 & 0xfff != 0);
+    if impossible {
         return Err(general_protection(0));
     }
     let before = cpu.guest.cr4;
@@ -273,6 +315,9 @@ fn write_cr4(cpu: &mut Cpu<X86_64>, value: u64) -> Result<(), Fault> {
     {
         cpu.guest.cr4 = before;
         return Err(fault);
+    }
+    if changed & CR4_DE != 0 {
+        debug::update(cpu);
     }
     if changed & (paging | CR4_SMAP | CR4_LA57 | CR4_PCIDE) != 0 {
         mmu::flush(cpu);
@@ -297,16 +342,12 @@ fn debug_number(cpu: &Cpu<X86_64>, number: u64) -> Result<u64, Fault> {
     }
 }
 
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
-
 /// With DR7.GD set, any access to a debug register is a #DB.
-fn check_general_detect(cpu: &mut Cpu<X86_64>) -> Result<(), Fault> {
-    if cpu.guest.dr7 & DR7_GENERAL_DETECT == 0 {
+fn check_general_detect(cpu: &Cpu<X86_64>) -> Result<(), Fault> {
+    if cpu.guest.dr7 & debug::DR7_GENERAL_DETECT == 0 {
         return Ok(());
     }
-    cpu.guest.dr7 &= !DR7_GENERAL_DETECT;
-    cpu.guest.dr6 |= 1 << 13;
-    Err(plain(vector::DEBUG))
+    Err(Fault(Exception { number: number(vector::DEBUG), information: debug::GENERAL_DETECT }))
 }
 
 /// MOV from a debug register.
@@ -332,17 +373,22 @@ pub(super) fn write_debug(cpu: &mut Cpu<X86_64>, number: u64, value: u64) -> Res
         7 => cpu.guest.dr7 = value & 0xffff_2fff | 0x400,
         _ => cpu.guest.dr[number as usize & 3] = value,
     }
+    debug::update(cpu);
     Ok(())
 }
 
-/// XGETBV.
+/// XGETBV: XCR0, and which of its components are in use.
 pub(super) fn read_extended_control(cpu: &Cpu<X86_64>, number: u32) -> Result<u64, Fault> {
-    if number == 0 { Ok(cpu.guest.xcr0) } else { Err(general_protection(0)) }
+    match number {
+        0 => Ok(cpu.guest.xcr0),
+        1 if cpu.guest.model.features.has_named("xgetbv1") => Ok(cpu.guest.xcr0 & xsave::in_use(cpu)),
+        _ => Err(general_protection(0)),
+    }
 }
 
 /// XSETBV: x87 always, SSE, and AVX only with SSE.
 pub(super) fn write_extended_control(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault> {
-    let consistent = value & 1 != 0 && value & !7 == 0 && (value & 4 == 0 || value & 2 != 0);
+    let consistent = value & 1 != 0 && value & !cpu.guest.model.components() == 0 && (value & 4 == 0 || value & 2 != 0);
     if number != 0 || !consistent {
         return Err(general_protection(0));
     }

@@ -10,7 +10,9 @@ use crate::guest::Exception;
 use crate::ir::Width;
 
 use super::cpuid::CpuModel;
+use super::debug;
 use super::event::{Fault, PendingEvent};
+use super::features::InstructionSet;
 use super::flags;
 use super::mmu;
 use super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RDX, segment_base};
@@ -170,12 +172,20 @@ pub struct X86_64 {
     pub sysenter_eip: u64,
     /// What RDTSCP and RDPID give.
     pub tsc_aux: u64,
-    /// The time stamp counter minus the virtual clock's nanoseconds.
+    /// The time stamp counter minus the ticks that the virtual clock's nanoseconds are.
     pub tsc_offset: u64,
+    /// IA32_TSC_ADJUST.
+    pub tsc_adjust: u64,
     /// Model-specific registers that only hold what was written.
     pub other_msrs: BTreeMap<u32, u64>,
     /// The last instruction holds interrupts back for one more.
     pub interrupt_shadow: bool,
+    /// That instruction was a load of SS, which holds debug traps back as well.
+    pub(super) stack_shadow: bool,
+    /// Bits of DR6 of debug traps that wait for the next boundary between instructions.
+    pub(super) debug_pending: u64,
+    /// The number of instructions retired at which RF, if it is set, holds; later it counts as cleared.
+    pub(super) resume_at: u64,
     /// What is delivered before the next instruction.
     pub pending_event: Option<PendingEvent>,
     /// An NMI is being handled.
@@ -186,6 +196,8 @@ pub struct X86_64 {
     pub cr8: u64,
     /// What CPUID answers.
     pub model: Arc<CpuModel>,
+    /// The instructions of [`X86_64::model`].
+    pub(super) instructions: InstructionSet,
     /// Which large pages the soft TLB may hold pieces of.
     pub(super) large_pages: crate::large_pages::LargePages,
     /// How many processors the machine has.
@@ -226,12 +238,17 @@ impl X86_64 {
             sysenter_eip: 0,
             tsc_aux: 0,
             tsc_offset: 0,
+            tsc_adjust: 0,
             other_msrs: BTreeMap::new(),
             interrupt_shadow: false,
+            stack_shadow: false,
+            debug_pending: 0,
+            resume_at: 0,
             pending_event: None,
             nmi_masked: false,
             waits_for_start_up: false,
             cr8: 0,
+            instructions: model.instructions(),
             model,
             large_pages: crate::large_pages::LargePages::default(),
             processors,
@@ -308,6 +325,7 @@ pub fn reset(cpu: &mut Cpu<X86_64>, init: bool) {
             sysenter_eip: before.sysenter_eip,
             tsc_aux: before.tsc_aux,
             tsc_offset: before.tsc_offset,
+            tsc_adjust: before.tsc_adjust,
             other_msrs: before.other_msrs,
             cr0: before.cr0 & (CR0_CD | CR0_NW),
             ..fresh
@@ -346,6 +364,7 @@ pub fn reset(cpu: &mut Cpu<X86_64>, init: bool) {
     cpu.context.pc = 0xffff_fff0;
     cpu.halted = cpu.guest.waits_for_start_up;
     cpu.flush_tlb();
+    debug::update(cpu);
 }
 
 /// All of RFLAGS.
@@ -353,16 +372,24 @@ pub fn rflags(cpu: &Cpu<X86_64>) -> u64 {
     let register = |register: crate::ir::Register| cpu.context.registers[usize::from(register.0)];
     let arithmetic = flags::compute(register(FLAGS_KIND), register(FLAGS_A), register(FLAGS_B));
     let direction = if (register(DIRECTION) as i64) < 0 { FLAG_DF } else { 0 };
-    cpu.guest.eflags | arithmetic | direction | FLAG_FIXED
+    let resume = if debug::resume_flag(cpu) { FLAG_RF } else { 0 };
+    cpu.guest.eflags & !FLAG_RF | resume | arithmetic | direction | FLAG_FIXED
 }
 
-/// Replaces all of RFLAGS.
+/// Replaces all of RFLAGS at the end of the instruction in progress: RF holds for the next one.
+pub(super) fn load_rflags(cpu: &mut Cpu<X86_64>, value: u64) {
+    set_rflags(cpu, value);
+    cpu.guest.resume_at = cpu.context.instructions.wrapping_add(1);
+}
+
+/// Replaces all of RFLAGS between two instructions.
 pub fn set_rflags(cpu: &mut Cpu<X86_64>, value: u64) {
     let arithmetic = flags::ARITHMETIC;
     set_arithmetic_flags(cpu, value & arithmetic);
     cpu.context.registers[usize::from(DIRECTION.0)] = if value & FLAG_DF != 0 { u64::MAX } else { 1 };
-    let system = FLAG_TF | FLAG_IF | FLAG_IOPL | FLAG_NT | FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
+    let system = FLAG_TF | FLAG_IF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_VIF | FLAG_VIP | FLAG_ID;
     cpu.guest.eflags = value & system;
+    cpu.guest.resume_at = cpu.context.instructions;
 }
 
 /// Replaces the arithmetic flags.

@@ -4,11 +4,11 @@ use crate::cpu::Cpu;
 use crate::ir::{Register, Width};
 
 use super::event::{Fault, Stack, general_protection, invalid_tss, not_present, stack_fault};
-use super::far;
 use super::mmu;
 use super::registers::RAX;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
+use super::{debug, far};
 
 /// Why the task is switched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +70,9 @@ pub(super) fn switch_by_gate(
     selector: u16,
     error_code: Option<u32>,
     rip: u64,
+    flags: u64,
 ) -> Result<(), Fault> {
-    switch_to(cpu, selector, Reason::Call, rip)?;
+    switch_to(cpu, selector, Reason::Call, rip, flags)?;
     if let Some(error_code) = error_code {
         let width = layout(cpu.guest.tr.segment.attributes).width;
         let mut stack = Stack::present(cpu);
@@ -87,21 +88,23 @@ pub(super) fn return_to_previous(cpu: &mut Cpu<X86_64>, next: u64) -> Result<(),
     if link & 4 != 0 || link & !3 == 0 {
         return Err(invalid_tss(link));
     }
-    switch_to(cpu, link, Reason::Return, offset_of(cpu, next))
+    let flags = rflags(cpu) & !FLAG_RF;
+    switch_to(cpu, link, Reason::Return, offset_of(cpu, next), flags)
 }
 
 /// A jump or call to a task; `next` is the linear address behind the instruction.
 pub(super) fn switch(cpu: &mut Cpu<X86_64>, selector: u16, reason: Reason, next: u64) -> Result<(), Fault> {
     let next = offset_of(cpu, next);
-    switch_to(cpu, selector, reason, next)
+    let flags = rflags(cpu) & !FLAG_RF;
+    switch_to(cpu, selector, reason, next, flags)
 }
 
 fn offset_of(cpu: &Cpu<X86_64>, linear: u64) -> u64 {
     linear.wrapping_sub(segment::base(cpu, SegmentName::Cs)) & 0xffff_ffff
 }
 
-/// Saves the present task, which goes on at `next`, and loads another.
-fn switch_to(cpu: &mut Cpu<X86_64>, selector: u16, reason: Reason, next: u64) -> Result<(), Fault> {
+/// Saves the present task, which goes on at `next` with `flags`, and loads another.
+fn switch_to(cpu: &mut Cpu<X86_64>, selector: u16, reason: Reason, next: u64, flags: u64) -> Result<(), Fault> {
     let wrong = if reason == Reason::Return { invalid_tss } else { general_protection };
     if selector & 4 != 0 || selector & !3 == 0 {
         return Err(wrong(selector));
@@ -124,10 +127,7 @@ fn switch_to(cpu: &mut Cpu<X86_64>, selector: u16, reason: Reason, next: u64) ->
     if reason != Reason::Call {
         mark_busy(cpu, old.segment.selector, false)?;
     }
-    let mut flags = rflags(cpu);
-    if reason == Reason::Return {
-        flags &= !FLAG_NT;
-    }
+    let flags = if reason == Reason::Return { flags & !FLAG_NT } else { flags };
     save(cpu, next, flags)?;
     if reason == Reason::Call {
         cpu.system_store(new.base(), Width::Half, u64::from(old.segment.selector))?;
@@ -139,6 +139,13 @@ fn switch_to(cpu: &mut Cpu<X86_64>, selector: u16, reason: Reason, next: u64) ->
     cpu.guest.tr.segment = Segment { attributes: segment.attributes | 2, ..segment };
     cpu.guest.tr.base = new.base();
     cpu.guest.cr0 |= CR0_TS;
+    if cpu.guest.dr7 & debug::DR7_LOCAL != 0 {
+        cpu.guest.dr7 &= !debug::DR7_LOCAL;
+        debug::update(cpu);
+    }
+    if image.traps {
+        cpu.guest.debug_pending |= debug::TASK_SWITCH;
+    }
     load(cpu, &image, reason == Reason::Call)
 }
 
@@ -157,6 +164,8 @@ struct Image {
     segments: [u16; 6],
     ldt: u16,
     width: Width,
+    /// A #DB comes before its first instruction.
+    traps: bool,
 }
 
 fn read_image(cpu: &mut Cpu<X86_64>, new: &Descriptor, layout: &Layout) -> Result<Image, Fault> {
@@ -169,6 +178,7 @@ fn read_image(cpu: &mut Cpu<X86_64>, new: &Descriptor, layout: &Layout) -> Resul
         segments: [0; 6],
         ldt: cpu.system_load(base + layout.ldt, Width::Half)? as u16,
         width: layout.width,
+        traps: false,
     };
     for (number, value) in image.general.iter_mut().enumerate() {
         *value = cpu.system_load(base + layout.general + number as u64 * layout.width.bytes(), layout.width)?;
@@ -178,6 +188,7 @@ fn read_image(cpu: &mut Cpu<X86_64>, new: &Descriptor, layout: &Layout) -> Resul
     }
     if layout.width == Width::Word {
         image.page_tables = Some(cpu.system_load(base + 0x1c, Width::Word)?);
+        image.traps = cpu.system_load(base + 0x64, Width::Half)? & 1 != 0;
     }
     Ok(image)
 }
@@ -211,7 +222,7 @@ fn load(cpu: &mut Cpu<X86_64>, image: &Image, nested: bool) -> Result<(), Fault>
             mmu::load_page_directory_pointers(cpu)?;
         }
     }
-    set_rflags(cpu, image.flags | if nested { FLAG_NT } else { 0 });
+    load_rflags(cpu, image.flags | if nested { FLAG_NT } else { 0 });
     for (number, value) in image.general.iter().enumerate() {
         let register = Register(RAX.0 + number as u8);
         let upper = if image.width == Width::Half { 0xffff_0000 } else { 0 };

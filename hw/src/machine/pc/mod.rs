@@ -10,9 +10,10 @@ mod interrupts;
 mod multiboot;
 mod option_rom;
 pub(crate) mod shadow;
+pub(crate) mod sleep;
 mod smbios;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use accel::memory::{GuestMemory, MemorySlot, Region, allocate};
 use accel::state::CpuState;
@@ -42,6 +43,7 @@ use crate::vga::{self, Vga};
 use crate::virtio::pci::VirtioPci;
 use interrupts::Interrupts;
 use shadow::Shadow;
+use sleep::{Sleep, WakingLine};
 
 /// Most processors: APIC ids have eight bits, and one of them means all.
 pub const CPU_MAX: u32 = 255;
@@ -170,6 +172,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let machine = acpi::Machine {
         cpus: parts.vcpus.len() as u32,
         pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
+        vga: config.vga != VgaModel::None,
         serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
     };
     let items = firmware::items(config, &layout, &machine, &ram, firmware.is_some())?;
@@ -191,7 +194,9 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     check_overlaps(&images)?;
 
     let interrupts = Interrupts::new(parts)?;
-    let (mut devices, power, bridge) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
+    let (mut devices, power, bridge, cmos) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
+    let control_structure = entry.is_some().then_some(acpi::CONTROL_STRUCTURE);
+    let sleep = Sleep { cmos, power: power.clone(), memory: ram.clone(), control_structure };
     shadow.follow(&bridge);
     let fw_cfg = FwCfg::new(items, ram.clone());
     parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
@@ -201,6 +206,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         physical,
         slots,
         shadow: Some(shadow),
+        sleep: Some(sleep),
         devices,
         images,
         start_state: Box::new(move |index, state| {
@@ -211,6 +217,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         power_button: Some(Box::new(move || power.press_button())),
         local_apics: interrupts.local_apics,
         processor_buses: interrupts.processor_buses,
+        carry_over: interrupts.carry_over,
     })
 }
 
@@ -260,8 +267,8 @@ fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
     contents
 }
 
-/// All devices in the order of reset, the one with the power button, and the one that says where RAM is.
-type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>, Arc<HostBridge>);
+/// All devices in the order of reset, the one with the power button, the one that says where RAM is, and the clock.
+type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>, Arc<HostBridge>, Arc<Cmos>);
 
 fn add_devices(
     config: &Config,
@@ -278,10 +285,12 @@ fn add_devices(
 
     let hpet = Hpet::new(parts.clock.clone(), interrupts.inputs.clone(), interrupts.replace_timer.clone());
     bus.map_memory(hpet::ADDRESS, hpet::SIZE, hpet.clone())?;
-    let cmos =
-        Cmos::new(parts.clock.clone(), parts.taps.output("cmos", hpet.clock_line()), &cmos_contents(config, layout));
+    let sleeper = Arc::new(OnceLock::new());
+    let waking = WakingLine::between(hpet.clock_line(), bus, sleeper.clone());
+    let waking = parts.taps.output("cmos", waking);
+    let cmos = Cmos::new(parts.clock.clone(), waking, &cmos_contents(config, layout));
     bus.map_ports(CMOS_PORT, 2, 0, cmos.clone())?;
-    devices.push(cmos);
+    devices.push(cmos.clone());
     devices.push(hpet);
 
     let keyboard = I8042::new(output("i8042", KEYBOARD_INTERRUPT), output("i8042", MOUSE_INTERRUPT));
@@ -327,6 +336,8 @@ fn add_devices(
     let pci = PciBus::new(bus);
     let isa = IsaBridge::with_lines((0..16).map(line).collect());
     let power = PowerManagement::new(parts.clock.clone(), output("piix4-pm", u32::from(pm::INTERRUPT)), acpi_mode);
+    // Set once, here.
+    let _ = sleeper.set(power.clone());
     bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
     bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
 
@@ -403,7 +414,7 @@ fn add_devices(
     devices.extend([isa as Arc<dyn Device>, ide, power.clone(), bridge.clone()]);
     // Controllers come last, so that a reset of the devices does not leave lines up.
     devices.push(interrupts.device.clone());
-    Ok((devices, power, bridge))
+    Ok((devices, power, bridge, cmos))
 }
 
 #[cfg(test)]

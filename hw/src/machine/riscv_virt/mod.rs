@@ -94,6 +94,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
             MemorySlot { region: ram_region, read_only: false },
         ],
         shadow: None,
+        sleep: None,
         devices,
         images,
         start_state: Box::new(|index, state| {
@@ -106,6 +107,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         power_button: None,
         local_apics: None,
         processor_buses: Vec::new(),
+        carry_over: None,
     })
 }
 

@@ -111,6 +111,22 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.switch_to_block(done);
     }
 
+    pub(super) fn probe_write(&mut self, place: usize, address: clif::Value, bytes: u8, mode: MemoryMode) {
+        let in_page = self.builder.ins().band_imm_u(address, PAGE_SIZE as i64 - 1);
+        let last_within = PAGE_SIZE as i64 - i64::from(bytes);
+        let crosses = self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, in_page, last_within);
+        let (across, done) = (self.cold_block(), self.builder.create_block());
+        self.builder.ins().brif(crosses, across, &[], done, &[]);
+        self.builder.switch_to_block(across);
+        let target = self.constant(self.runtime.thunks.probe_write as u64);
+        let access = self.builder.ins().iconst(types::I64, i64::from(mode.0) | i64::from(bytes) << 8);
+        let signature = self.signatures.slow_path[0];
+        self.builder.ins().call_indirect(signature, target, &[self.context, address, access]);
+        self.check_status(place);
+        self.builder.ins().jump(done, &[]);
+        self.builder.switch_to_block(done);
+    }
+
     pub(super) fn read_modify_write(
         &mut self,
         place: usize,

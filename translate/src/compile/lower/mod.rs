@@ -365,6 +365,11 @@ impl<G: Guest> Lowering<'_, G> {
                 self.store(place, address, Access::new(width, mode), self.value(value));
                 return None;
             }
+            Op::ProbeWrite { bytes, mode, address, offset } => {
+                let address = self.address(address, offset);
+                self.probe_write(place, address, bytes, mode);
+                return None;
+            }
             Op::AtomicReadModifyWrite { op, width, mode, address, value } => {
                 let access = Access { atomic: op, ..Access::new(width, mode) };
                 self.read_modify_write(place, self.value(address), access, self.value(value))

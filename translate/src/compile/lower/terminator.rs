@@ -31,7 +31,8 @@ impl<G: Guest> Lowering<'_, G> {
             Terminator::JumpIndirect { target, .. } => {
                 let target = self.value(target);
                 self.write_back(count);
-                self.go_through_jump_cache(key.flags, target);
+                let source = self.block.instruction_address(self.block.ops.len());
+                self.go_through_jump_cache(key.flags, target, Some(source));
             }
             Terminator::Leave { target } => {
                 let target = self.constant(target);
@@ -75,7 +76,7 @@ impl<G: Guest> Lowering<'_, G> {
                 let cell = self.constant(cell as u64);
                 self.enter_cell(cell);
             }
-            None => self.go_through_jump_cache(key.flags, pc),
+            None => self.go_through_jump_cache(key.flags, pc, None),
         }
     }
 
@@ -85,8 +86,8 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().return_call_indirect(self.signatures.region, code, &[self.context]);
     }
 
-    /// Goes on at a computed address. Mirrors [`crate::engine::jump_cache_index`].
-    pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value) {
+    /// Goes on at a computed address, to which the instruction at `source` jumps. Mirrors [`crate::engine::jump_cache_index`].
+    pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value, source: Option<u64>) {
         self.store_context(pc, offset_of!(Context, pc));
         let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
         let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
@@ -110,6 +111,11 @@ impl<G: Guest> Lowering<'_, G> {
         let (found, missed) = (self.builder.create_block(), self.cold_block());
         self.builder.ins().brif(hit, found, &[], missed, &[]);
         self.builder.switch_to_block(missed);
+        if let Some(source) = source {
+            let source = self.constant(source);
+            self.store_context(source, offset_of!(Context, jump_source));
+            self.store_context(pc, offset_of!(Context, jump_target));
+        }
         self.builder.ins().return_(&[]);
         self.builder.switch_to_block(found);
         let cell = load(self, offset_of!(JumpCacheEntry, cell));

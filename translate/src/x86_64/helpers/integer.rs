@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::cpu::Cpu;
+use crate::cpu::{Cpu, Stopped};
 use crate::ir::{MemoryMode, Width};
 use crate::platform::PAGE_SIZE;
 
@@ -135,20 +135,40 @@ pub(super) extern "C" fn extract_bits(_: &mut Cpu<X86_64>, value: u64, mask: u64
 /// CMPXCHG16B at a linear address that is aligned: RDX:RAX and RCX:RBX with memory; gives 1 if they were equal.
 pub(super) extern "C" fn compare_exchange_16(cpu: &mut Cpu<X86_64>, address: u64, mode: u64, _: u64) -> u64 {
     let mode = MemoryMode(mode as u8);
-    let Ok(Some(host)) = cpu.atomic_address(address, Width::Double, mode) else { return 0 };
-    let pair = |cpu: &Cpu<X86_64>, high, low| u128::from(cpu.register(high)) << 64 | u128::from(cpu.register(low));
-    let (expected, new) = (pair(cpu, RDX, RAX), pair(cpu, RCX, RBX));
-    // SAFETY: the page is writable host memory while the processor runs; 16 aligned bytes lie within it.
-    let memory = unsafe { portable_atomic::AtomicU128::from_ptr(host.as_ptr().cast()) };
-    match memory.compare_exchange(expected.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst) {
-        Ok(_) => 1,
-        Err(found) => {
-            let found = u128::from_le(found);
-            cpu.set_register(RAX, found as u64);
-            cpu.set_register(RDX, (found >> 64) as u64);
-            0
+    // A failure is in the status.
+    let Ok(host) = cpu.atomic_address(address, Width::Double, mode) else { return 0 };
+    let pair = |high: u64, low: u64| u128::from(high) << 64 | u128::from(low);
+    let expected = pair(cpu.register(RDX), cpu.register(RAX));
+    let new = pair(cpu.register(RCX), cpu.register(RBX));
+    let found = match host {
+        Some(host) => {
+            // SAFETY: the page is writable host memory while the processor runs; 16 aligned bytes lie within it.
+            let memory = unsafe { portable_atomic::AtomicU128::from_ptr(host.as_ptr().cast()) };
+            let result = memory.compare_exchange(expected.to_le(), new.to_le(), Ordering::SeqCst, Ordering::SeqCst);
+            result.map_or_else(u128::from_le, u128::from_le)
         }
+        // A device answers, which sees a read and a write.
+        None => {
+            let high_address = address.wrapping_add(8);
+            let mut exchange = || {
+                let low = cpu.load(address, Width::Double, mode)?;
+                let found = pair(cpu.load(high_address, Width::Double, mode)?, low);
+                if found == expected {
+                    cpu.store(address, Width::Double, mode, new as u64)?;
+                    cpu.store(high_address, Width::Double, mode, (new >> 64) as u64)?;
+                }
+                Ok::<_, Stopped>(found)
+            };
+            let Ok(found) = exchange() else { return 0 };
+            found
+        }
+    };
+    if found == expected {
+        return 1;
     }
+    cpu.set_register(RAX, found as u64);
+    cpu.set_register(RDX, (found >> 64) as u64);
+    0
 }
 
 /// The address if it is canonical, else 0: an address that faults for another reason is never misaligned.
@@ -158,13 +178,25 @@ pub(super) extern "C" fn alignment_of(cpu: &mut Cpu<X86_64>, address: u64, _: u6
 
 /// Raises what a write of `bytes` would raise.
 pub(super) extern "C" fn probe_write(cpu: &mut Cpu<X86_64>, address: u64, bytes: u64, mode: u64) -> u64 {
-    let mode = MemoryMode(mode as u8);
-    let last = address.wrapping_add(bytes.saturating_sub(1));
     // A failure is in the status.
-    if cpu.atomic_address(address, Width::Byte, mode).is_ok() && (address ^ last) / PAGE_SIZE != 0 {
-        let _ = cpu.atomic_address(last, Width::Byte, mode);
-    }
+    let _ = try_probe_write(cpu, address, bytes, MemoryMode(mode as u8));
     0
+}
+
+/// Fails as a write of some bytes (no more than a page) would.
+pub(super) fn try_probe_write(
+    cpu: &mut Cpu<X86_64>,
+    address: u64,
+    bytes: u64,
+    mode: MemoryMode,
+) -> Result<(), Stopped> {
+    let last = address.wrapping_add(bytes.saturating_sub(1));
+    cpu.atomic_address(address, Width::Byte, mode)?;
+    if (address ^ last) / PAGE_SIZE != 0 {
+        // The first byte beyond is the one that faults.
+        cpu.atomic_address(last & !(PAGE_SIZE - 1), Width::Byte, mode)?;
+    }
+    Ok(())
 }
 
 /// RDRAND and RDSEED.

@@ -1,14 +1,18 @@
 //! MMX.
 
+use std::sync::LazyLock;
+
+use iced_x86::Mnemonic;
+
 use crate::cpu::{Cpu, Stopped};
 use crate::ir::{MemoryMode, Width};
 
 use super::super::registers::vector_part;
-use super::super::simd::table::{FLOAT, LANEWISE, lanewise_named};
+use super::super::simd::table::{FLOAT, LANEWISE, by_mnemonic, lanewise_named};
 use super::super::simd::{arithmetic, compare, shift, shuffle};
 use super::super::softfloat::Format;
 use super::super::state::X86_64;
-use super::sse;
+use super::vector;
 use super::x87::check_pending;
 
 /// The new destination from destination, source and immediate.
@@ -33,9 +37,15 @@ const OTHERS: &[(&str, Function)] = &[
 ];
 
 /// The number of an instruction, by its mnemonic in lower case.
-pub(in super::super) fn mmx_named(name: &str) -> Option<usize> {
+fn mmx_named(name: &str) -> Option<usize> {
     let other = || OTHERS.iter().position(|(other, _)| *other == name);
     lanewise_named(name).or_else(|| Some(LANEWISE.len() + other()?))
+}
+
+/// The number of an instruction whose destination is an MMX register.
+pub(in super::super) fn mmx_function(mnemonic: Mnemonic) -> Option<usize> {
+    static FUNCTIONS: LazyLock<Vec<Option<usize>>> = LazyLock::new(|| by_mnemonic(mmx_named));
+    FUNCTIONS.get(mnemonic as usize).copied().flatten()
 }
 
 /// Where the second operand is.
@@ -73,7 +83,7 @@ impl MmxSource {
 /// An instruction whose destination is an MMX register.
 #[derive(Clone, Copy, Debug)]
 pub(in super::super) struct MmxOperation {
-    /// Of [`mmx_named`].
+    /// Of [`mmx_function`].
     pub(in super::super) function: usize,
     /// Number of the register.
     pub(in super::super) destination: u8,
@@ -197,10 +207,10 @@ pub(super) extern "C" fn convert(cpu: &mut Cpu<X86_64>, conversion: u64, low: u6
         return 0;
     }
     let Some(entry) = FLOAT.get(function) else { return 0 };
-    let mut environment = sse::environment(cpu, Format::DOUBLE);
+    let mut environment = vector::environment(cpu, Format::DOUBLE);
     let before = [0, 1].map(|part| cpu.register(vector_part(destination, part)));
     let result = (entry.function)(&mut environment, before, [source.read(cpu, low), high], [0; 2]);
-    if !sse::complete(cpu, &mut environment) {
+    if !vector::complete(cpu, &mut environment) {
         return 0;
     }
     if to_mmx {

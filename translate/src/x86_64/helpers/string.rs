@@ -10,8 +10,8 @@ use super::super::event::{Fault, vector, with_error};
 use super::super::flags::{Family, Kind};
 use super::super::registers::{DIRECTION, FLAGS_A, FLAGS_B, FLAGS_KIND, RAX, RCX, RDI, RDX, RSI};
 use super::super::segment::{self, SegmentName};
-use super::super::state::X86_64;
-use super::super::{data_mode, io};
+use super::super::state::{FLAG_TF, X86_64};
+use super::super::{data_mode, debug, io};
 
 /// What a string instruction does with each element.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +95,12 @@ pub(super) extern "C" fn repeated_string(cpu: &mut Cpu<X86_64>, how: u64, next: 
 /// True when all is done.
 fn run(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<bool, Stopped> {
     let mask = string.mask();
-    for _ in 0..MOST_AT_ONCE {
+    let traced = cpu.guest.eflags & FLAG_TF != 0 || debug::is_armed(&cpu.guest);
+    for _ in 0..if traced { 1 } else { MOST_AT_ONCE } {
         if string.repeats && cpu.register(RCX) & mask == 0 {
             return Ok(true);
         }
-        if let Some(done) = run_in_bulk(cpu, string)? {
+        if !traced && let Some(done) = run_in_bulk(cpu, string)? {
             count_down(cpu, string, done);
         } else {
             let goes_on = element(cpu, string)?;
@@ -222,6 +223,7 @@ fn element(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<bool, Stopp
             // A fault must come before the device is read.
             let before = cpu.load(to, width, mode)?;
             cpu.store(to, width, mode, before)?;
+            debug::note_port(cpu, port, bytes);
             let value = cpu.platform().read_port(port as u16, bytes);
             cpu.store(to, width, mode, value)?;
             advance(cpu, string, RDI, bytes);
@@ -231,6 +233,7 @@ fn element(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<bool, Stopp
             io::check(cpu, port, bytes).map_err(|fault| stop(cpu, fault))?;
             let from = address(cpu, string, RSI, string.segment, false)?;
             let value = cpu.load(from, width, mode)?;
+            debug::note_port(cpu, port, bytes);
             cpu.platform().write_port(port as u16, bytes, value);
             advance(cpu, string, RSI, bytes);
         }
@@ -295,11 +298,13 @@ pub(super) extern "C" fn check_port(cpu: &mut Cpu<X86_64>, port: u64, bytes: u64
 }
 
 pub(super) extern "C" fn read_port(cpu: &mut Cpu<X86_64>, port: u64, bytes: u64, _: u64) -> u64 {
+    debug::note_port(cpu, port & 0xffff, bytes);
     cpu.platform().read_port(port as u16, bytes)
 }
 
 pub(super) extern "C" fn write_port(cpu: &mut Cpu<X86_64>, port: u64, bytes: u64, value: u64) -> u64 {
     let mask = u64::MAX >> (64 - 8 * bytes.clamp(1, 8));
+    debug::note_port(cpu, port & 0xffff, bytes);
     cpu.platform().write_port(port as u16, bytes, value & mask);
     0
 }

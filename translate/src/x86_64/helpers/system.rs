@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use crate::cpu::Cpu;
 use crate::ir::Width;
 
-use super::super::cpuid::Placement;
+use super::super::cpuid::{Moment, Placement};
 use super::super::event::{self, Fault, Source, general_protection, vector};
 use super::super::registers::{RAX, RBX, RCX, RDX, segment_base};
 use super::super::segment::{self, SegmentName, attribute::*};
 use super::super::state::*;
-use super::super::{far, mmu, msr};
+use super::super::{debug, far, mmu, msr};
 
 /// Records the exception of a result, if it is one.
 fn settle<T: Default>(cpu: &mut Cpu<X86_64>, result: Result<T, Fault>) -> T {
@@ -24,6 +24,14 @@ fn settle<T: Default>(cpu: &mut Cpu<X86_64>, result: Result<T, Fault>) -> T {
 fn settle_transfer(cpu: &mut Cpu<X86_64>, result: Result<(), Fault>) -> u64 {
     settle(cpu, result);
     cpu.context.pc
+}
+
+/// As [`settle_transfer`], for SYSCALL and SYSRET: a single step is taken if TF is set after them.
+fn settle_system_call(cpu: &mut Cpu<X86_64>, result: Result<(), Fault>) -> u64 {
+    if result.is_ok() && cpu.guest.eflags & FLAG_TF != 0 {
+        return debug::end(cpu, cpu.context.pc, true, false);
+    }
+    settle_transfer(cpu, result)
 }
 
 /// The linear address of an offset in a segment; `access` is made by [`super::encode_access`].
@@ -54,20 +62,35 @@ pub(super) extern "C" fn read_selector(cpu: &mut Cpu<X86_64>, number: u64, _: u6
 /// The instruction that interrupts had to wait for begins.
 pub(super) extern "C" fn end_shadow(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     cpu.guest.interrupt_shadow = false;
+    cpu.guest.stack_shadow = false;
     0
 }
 
-/// The #DB after an instruction that began with TF set; `next` is where the program goes on. There is none after INT n and its kin
-/// (`interrupts`) if they entered a handler, which cleared TF.
-pub(super) extern "C" fn single_step_trap(cpu: &mut Cpu<X86_64>, next: u64, interrupts: u64, _: u64) -> u64 {
-    if interrupts != 0 && cpu.guest.eflags & FLAG_TF == 0 {
-        return next;
-    }
-    cpu.guest.dr6 |= 1 << 14;
-    cpu.context.pc = next;
-    let rip = instruction_pointer(cpu);
-    event::deliver_all(cpu, vector::DEBUG, None, rip, Source::Trap);
-    cpu.context.pc
+/// An instruction begins while breakpoints are armed.
+pub(super) extern "C" fn begin_instruction(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    let result = debug::begin(cpu);
+    settle(cpu, result);
+    0
+}
+
+/// The end of an instruction that `how` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub(in super::super) enum InstructionEnd {
+    /// TF was clear when it began, or its single step is its own affair.
+    NoStep = 0,
+    /// TF was set when it began.
+    Step = 1,
+    /// So it was, but there is no step if the instruction, INT n or its kin, entered a handler, which cleared TF.
+    InterruptStep = 2,
+}
+
+/// An instruction ends that began with TF set or while breakpoints were armed; `next` is where the program goes on; `again`:
+/// that is the instruction itself, which has done a part of its work.
+pub(super) extern "C" fn end_instruction(cpu: &mut Cpu<X86_64>, next: u64, how: u64, again: u64) -> u64 {
+    let steps = how == InstructionEnd::Step as u64
+        || how == InstructionEnd::InterruptStep as u64 && cpu.guest.eflags & FLAG_TF != 0;
+    debug::end(cpu, next, steps, again != 0)
 }
 
 /// STI (1) and CLI (0).
@@ -91,11 +114,13 @@ pub(super) extern "C" fn set_access_flag(cpu: &mut Cpu<X86_64>, set: u64, _: u64
     0
 }
 
-pub(super) extern "C" fn load_segment(cpu: &mut Cpu<X86_64>, number: u64, selector: u64, _: u64) -> u64 {
+/// Loads a segment register; `shadow`: interrupts and debug traps wait for the instruction after a load of SS.
+pub(super) extern "C" fn load_segment(cpu: &mut Cpu<X86_64>, number: u64, selector: u64, shadow: u64) -> u64 {
     let name = SegmentName::from_number(number);
     let result = segment::load(cpu, name, selector as u16);
-    if result.is_ok() && name == SegmentName::Ss {
+    if result.is_ok() && name == SegmentName::Ss && shadow != 0 {
         cpu.guest.interrupt_shadow = true;
+        cpu.guest.stack_shadow = true;
     }
     settle(cpu, result);
     0
@@ -103,7 +128,7 @@ pub(super) extern "C" fn load_segment(cpu: &mut Cpu<X86_64>, number: u64, select
 
 /// WRFSBASE and WRGSBASE.
 pub(super) extern "C" fn write_segment_base(cpu: &mut Cpu<X86_64>, number: u64, base: u64, _: u64) -> u64 {
-    if mmu::is_canonical(cpu, base) {
+    if mmu::is_storable(cpu, base) {
         cpu.set_register(segment_base(SegmentName::from_number(number)), base);
     } else {
         cpu.stop_with(general_protection(0).0);
@@ -124,7 +149,7 @@ pub(super) extern "C" fn write_flags(cpu: &mut Cpu<X86_64>, value: u64, bits: u6
         mask &= !FLAG_IOPL;
     }
     let before = rflags(cpu);
-    set_rflags(cpu, before & !mask | value & mask);
+    load_rflags(cpu, (before & !mask | value & mask) & !FLAG_RF);
     0
 }
 
@@ -144,6 +169,12 @@ pub(super) extern "C" fn software_interrupt(cpu: &mut Cpu<X86_64>, vector: u64, 
 
 /// INT1, which ignores the gate's privilege.
 pub(super) extern "C" fn privileged_software_interrupt(cpu: &mut Cpu<X86_64>, vector: u64, next: u64, _: u64) -> u64 {
+    // It is a #DB like any other, with which what a load of SS held back comes.
+    let pending = std::mem::take(&mut cpu.guest.debug_pending);
+    if pending != 0 {
+        debug::report(cpu, pending);
+    }
+    cpu.guest.dr7 &= !debug::DR7_GENERAL_DETECT;
     enter_handler(cpu, vector as u8, next, Source::Trap)
 }
 
@@ -177,12 +208,12 @@ pub(super) extern "C" fn far_return(cpu: &mut Cpu<X86_64>, bits: u64, extra: u64
 
 pub(super) extern "C" fn syscall(cpu: &mut Cpu<X86_64>, next: u64, _: u64, _: u64) -> u64 {
     let result = far::syscall(cpu, next);
-    settle_transfer(cpu, result)
+    settle_system_call(cpu, result)
 }
 
 pub(super) extern "C" fn sysret(cpu: &mut Cpu<X86_64>, wide: u64, _: u64, _: u64) -> u64 {
     let result = far::sysret(cpu, wide != 0);
-    settle_transfer(cpu, result)
+    settle_system_call(cpu, result)
 }
 
 pub(super) extern "C" fn sysenter(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
@@ -239,7 +270,11 @@ pub(super) extern "C" fn read_processor_number(cpu: &mut Cpu<X86_64>, _: u64, _:
 pub(super) extern "C" fn cpuid(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
     let (leaf, subleaf) = (cpu.register(RAX) as u32, cpu.register(RCX) as u32);
     let place = Placement { id: cpu.index as u32, count: cpu.guest.processors.load(Ordering::Relaxed) };
-    let answer = cpu.guest.model.answer(leaf, subleaf, place, cpu.guest.cr4 & CR4_OSXSAVE != 0);
+    let now = Moment { os_xsave: cpu.guest.cr4 & CR4_OSXSAVE != 0, xcr0: cpu.guest.xcr0 };
+    let mut answer = cpu.guest.model.answer(leaf, subleaf, place, now);
+    if matches!(leaf, 1 | 0x8000_0001) && !msr::has_enabled_apic(cpu) {
+        answer[3] &= !(1 << 9);
+    }
     for (register, value) in [RAX, RBX, RCX, RDX].into_iter().zip(answer) {
         cpu.set_register(register, u64::from(value));
     }
@@ -300,7 +335,7 @@ pub(super) extern "C" fn read_table_limit(cpu: &mut Cpu<X86_64>, which: u64, _: 
 }
 
 pub(super) extern "C" fn load_table(cpu: &mut Cpu<X86_64>, which: u64, base: u64, limit: u64) -> u64 {
-    if cpu.guest.is_64_bit() && !mmu::is_canonical(cpu, base) {
+    if cpu.guest.is_64_bit() && !mmu::is_storable(cpu, base) {
         cpu.stop_with(general_protection(0).0);
         return 0;
     }
@@ -365,9 +400,17 @@ pub(super) extern "C" fn invalidate_page(cpu: &mut Cpu<X86_64>, address: u64, _:
     0
 }
 
-pub(super) extern "C" fn flush_tlb(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
-    mmu::flush(cpu);
+/// INVPCID.
+pub(super) extern "C" fn invalidate_context(cpu: &mut Cpu<X86_64>, kind: u64, context: u64, address: u64) -> u64 {
+    let result = mmu::invalidate_context(cpu, kind, context, address);
+    settle(cpu, result);
     0
+}
+
+/// VMMCALL: no hypercall exists (-1000), and none is for users (-1).
+pub(super) extern "C" fn hypercall(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    let answer: i64 = if cpu.guest.privilege() == 0 { -1000 } else { -1 };
+    answer as u64
 }
 
 pub(super) extern "C" fn swap_gs(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {

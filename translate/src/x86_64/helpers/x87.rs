@@ -9,7 +9,7 @@ use super::super::segment::{self, SegmentName};
 use super::super::softfloat::ComparisonFlags;
 use super::super::state::X86_64;
 use super::super::x87::{EnvironmentFormat, Form, Outcome, form, is_control, waits};
-use super::sse::comparison_flags;
+use super::vector::comparison_flags;
 
 const FORMATS: [EnvironmentFormat; 4] = [
     EnvironmentFormat::Real16,
@@ -82,7 +82,7 @@ fn note(cpu: &mut Cpu<X86_64>, opcode: u16, own: u64, operand: Option<(SegmentNa
     cpu.guest.x87.note_instruction(opcode, own, operand);
 }
 
-pub(super) fn load_bytes<const N: usize>(
+pub(in super::super) fn load_bytes<const N: usize>(
     cpu: &mut Cpu<X86_64>,
     address: u64,
     count: usize,
@@ -109,7 +109,12 @@ pub(super) fn load_bytes<const N: usize>(
     Ok(bytes)
 }
 
-pub(super) fn store_bytes(cpu: &mut Cpu<X86_64>, address: u64, bytes: &[u8], mode: MemoryMode) -> Result<(), Stopped> {
+pub(in super::super) fn store_bytes(
+    cpu: &mut Cpu<X86_64>,
+    address: u64,
+    bytes: &[u8],
+    mode: MemoryMode,
+) -> Result<(), Stopped> {
     let mut done = 0;
     for part in bytes.chunks(8) {
         let address = address.wrapping_add(done);

@@ -128,7 +128,7 @@ impl Lifter {
     /// An atomic read-modify-write of the memory operand; gives what was there.
     pub(super) fn atomic(&mut self, op: AtomicOp, ty: Type, operand: Value) -> Result<Operand> {
         let place = self.place(ty, true)?;
-        self.check_alignment(place, ty);
+        self.check_alignment(place, u64::from(ty.bits() / 8));
         let address = self.address_of(place);
         let (width, mode) = (width_of(ty), self.mode);
         let raw = self.b.push(Op::AtomicReadModifyWrite { op, width, mode, address, value: operand });
@@ -138,7 +138,7 @@ impl Lifter {
     /// Compare-and-exchange of the memory operand; gives what was there.
     fn atomic_exchange_if(&mut self, ty: Type, expected: Value, new: Value) -> Result<Operand> {
         let place = self.place(ty, true)?;
-        self.check_alignment(place, ty);
+        self.check_alignment(place, u64::from(ty.bits() / 8));
         let address = self.address_of(place);
         let (width, mode) = (width_of(ty), self.mode);
         let raw = self.b.push(Op::AtomicCompareExchange { width, mode, address, expected, new });

@@ -1,6 +1,6 @@
 //! Single bits, bit counts and bit fields.
 
-use iced_x86::{Mnemonic, OpKind};
+use iced_x86::{CpuidFeature, Mnemonic, OpKind};
 
 use crate::ir::{AtomicOp, BinaryOp, Comparison, Type, UnaryOp, Value};
 
@@ -86,7 +86,12 @@ impl Lifter {
     /// BSF, BSR, LZCNT, TZCNT, POPCNT.
     pub(super) fn bit_count(&mut self) -> Result {
         use Mnemonic as M;
-        let mnemonic = self.i.mnemonic();
+        // Prefixes of features that are not there are ignored.
+        let mnemonic = match self.i.mnemonic() {
+            M::Lzcnt if !self.features.has(CpuidFeature::LZCNT) => M::Bsr,
+            M::Tzcnt if !self.features.has(CpuidFeature::BMI1) => M::Bsf,
+            mnemonic => mnemonic,
+        };
         let ty = self.ty(0);
         let source = self.read(1)?;
         let zero = self.zero(ty);

@@ -4,9 +4,9 @@ use iced_x86::{Mnemonic, OpKind};
 
 use crate::ir::{Type, Value};
 
-use super::super::helpers::{MmxConversion, MmxOperation, MmxSource, id, mmx_named};
+use super::super::helpers::{MmxConversion, MmxOperation, MmxSource, id, mmx_function};
 use super::super::registers::{RDI, vector_part};
-use super::super::simd::table::float_named;
+use super::super::simd::table::Operation;
 use super::operand::{segment_name, type_of_bytes};
 use super::{Flags, Lifted, Lifter, Raises, Result};
 
@@ -58,7 +58,7 @@ impl Lifter {
         if mnemonic == Mnemonic::Movdq2q {
             self.need_sse()?;
         }
-        let function = mmx_named(&format!("{mnemonic:?}").to_lowercase()).ok_or(Raises::INVALID_OPCODE)?;
+        let function = mmx_function(mnemonic).ok_or(Raises::INVALID_OPCODE)?;
         let source = self.mmx_number(1).map_or(MmxSource::Given, MmxSource::Register);
         if self.is_memory(1) {
             // A pending exception of the x87 comes before what the load may raise.
@@ -132,7 +132,7 @@ impl Lifter {
         let ty = self.implied_address_type();
         let offset = self.read_address_register(RDI, ty);
         let place = self.linear(segment_name(self.i.memory_segment()), offset, 0, 8, true);
-        self.check_alignment(place, Type::I64);
+        self.check_alignment(place, 8);
         let address = self.address_of(place);
         let registers = self.constant(u64::from(value) | u64::from(mask) << 8);
         let mode = self.constant(self.mode.0.into());
@@ -142,8 +142,9 @@ impl Lifter {
 
     fn mmx_convert(&mut self) -> Result {
         self.need_sse()?;
-        let name = format!("{:?}", self.i.mnemonic()).to_lowercase();
-        let function = float_named(&name).ok_or(Raises::INVALID_OPCODE)?;
+        let Some(Operation::Float(function)) = Operation::of(self.i.mnemonic()) else {
+            return Err(Raises::INVALID_OPCODE);
+        };
         let destination = self.i.op_register(0).number() as u8;
         let to_mmx = self.mmx_number(0).is_some();
         let source = self.mmx_number(1).map_or(MmxSource::Given, MmxSource::Register);

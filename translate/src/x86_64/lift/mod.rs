@@ -8,21 +8,22 @@ mod mmx;
 mod moves;
 mod operand;
 mod shift;
-mod sse;
+mod simd;
 mod stack;
 mod state_image;
 mod string;
 mod system;
 mod x87;
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, EncodingKind, Instruction, Mnemonic, OpKind};
 
 use crate::cpu::Cpu;
 use crate::guest::NeedsMoreCode;
-use crate::ir::{Block, Builder, MemoryMode, Op, Terminator, Type, Value};
+use crate::ir::{Block, Builder, Comparison, MemoryMode, Op, Terminator, Type, Value};
 
 use super::event::{number, number_with_error, vector};
-use super::helpers::id;
+use super::features::InstructionSet;
+use super::helpers::{InstructionEnd, id};
 use super::mmu;
 use super::segment::{Segment, SegmentName, attribute};
 use super::state::*;
@@ -63,6 +64,8 @@ impl Flags {
     const FS_GS_BASE: u32 = 1 << 24;
     /// Loads and stores of pieces of the x87 status and alike may be counted on: CR4.OSXSAVE.
     const XSAVE: u32 = 1 << 25;
+    /// Breakpoints are armed in the debug registers.
+    const DEBUG: u32 = 1 << 31;
 
     pub(super) fn of(cpu: &Cpu<X86_64>) -> Flags {
         let guest = &cpu.guest;
@@ -97,6 +100,7 @@ impl Flags {
         set(guest.cr4 & CR4_OSXSAVE != 0 && guest.xcr0 & 6 == 6, Flags::AVX);
         set(guest.eflags & FLAG_TF != 0, Flags::TRAP);
         set(guest.interrupt_shadow, Flags::SHADOW);
+        set(super::debug::is_armed(guest), Flags::DEBUG);
         let user = guest.privilege() == 3;
         set(guest.checks_alignment(), Flags::ALIGNMENT_CHECK);
         set(!user && guest.cr4 & CR4_SMAP != 0 && guest.eflags & FLAG_AC == 0, Flags::SUPERVISOR_ONLY);
@@ -133,7 +137,7 @@ impl Flags {
 
     /// One instruction a block: something must happen after it.
     fn one_instruction(self) -> bool {
-        self.has(Flags::TRAP | Flags::SHADOW)
+        self.has(Flags::TRAP | Flags::SHADOW | Flags::DEBUG)
     }
 
     /// Regime of data accesses.
@@ -171,6 +175,8 @@ type Result<T = Lifted> = std::result::Result<T, Raises>;
 pub(super) struct Lifter {
     b: Builder,
     flags: Flags,
+    /// Which instructions the processor's model has.
+    features: InstructionSet,
     mode: MemoryMode,
     /// The instruction in progress.
     i: Instruction,
@@ -187,6 +193,7 @@ pub(super) fn lift(
     start: u64,
     code: &[u8],
     flags: Flags,
+    features: InstructionSet,
     most_instructions: usize,
 ) -> std::result::Result<Block, NeedsMoreCode> {
     let most_instructions = if flags.one_instruction() { 1 } else { most_instructions };
@@ -194,6 +201,7 @@ pub(super) fn lift(
     let mut lifter = Lifter {
         b: Builder::new(start),
         flags,
+        features,
         mode: flags.data_mode(),
         i: Instruction::default(),
         x87_opcode: None,
@@ -219,6 +227,9 @@ pub(super) fn lift(
         lifter.place = None;
         lifter.x87_opcode = x87::opcode(code.get(position..decoder.position()).unwrap_or_default(), flags.is_64_bit());
         lifter.b.instruction((decoder.position() - position).max(1) as u64);
+        if first && flags.has(Flags::DEBUG) {
+            lifter.b.helper(id::BEGIN_INSTRUCTION, &[]);
+        }
         if first && flags.has(Flags::SHADOW) {
             lifter.b.helper(id::END_SHADOW, &[]);
         }
@@ -258,11 +269,24 @@ impl Lifter {
             }
             Terminator::Raise { .. } => return self.finish_block(terminator),
         };
-        let target = if self.flags.has(Flags::TRAP) {
-            let interrupts =
-                matches!(self.i.mnemonic(), Mnemonic::Int | Mnemonic::Int1 | Mnemonic::Int3 | Mnemonic::Into);
-            let interrupts = self.constant(u64::from(interrupts));
-            self.b.helper(id::SINGLE_STEP_TRAP, &[target, interrupts])
+        let target = if self.flags.has(Flags::TRAP | Flags::DEBUG) {
+            use Mnemonic as M;
+            let how = match self.i.mnemonic() {
+                _ if !self.flags.has(Flags::TRAP) => InstructionEnd::NoStep,
+                M::Int | M::Int1 | M::Int3 | M::Into => InstructionEnd::InterruptStep,
+                M::Syscall | M::Sysret | M::Sysretq => InstructionEnd::NoStep,
+                _ => InstructionEnd::Step,
+            };
+            let how = self.constant(how as u64);
+            // No other instruction begins again.
+            let again = if self.i.is_string_instruction() && (self.i.has_rep_prefix() || self.i.has_repne_prefix()) {
+                let own = self.constant(self.b.address());
+                let again = self.b.compare(Comparison::Equal, Type::I64, target, own);
+                self.b.zero_extend(Type::I8, Type::I64, again)
+            } else {
+                self.constant(0)
+            };
+            self.b.helper(id::END_INSTRUCTION, &[target, how, again])
         } else {
             target
         };
@@ -291,6 +315,17 @@ impl Lifter {
         if self.flags.privilege() == 0 { Ok(()) } else { Err(Raises::GENERAL_PROTECTION) }
     }
 
+    /// Fails with #UD unless the processor's model has the instruction. Without their features, LZCNT and TZCNT are BSR and
+    /// BSF with a prefix that is ignored.
+    fn check_presence(&self) -> Result<()> {
+        let ignored_prefix = matches!(self.i.mnemonic(), Mnemonic::Lzcnt | Mnemonic::Tzcnt);
+        let vex = self.i.code().encoding() == EncodingKind::VEX;
+        if !ignored_prefix && !self.features.contains(&self.i) || vex && self.flags.is_real_or_virtual() {
+            return Err(Raises::INVALID_OPCODE);
+        }
+        Ok(())
+    }
+
     fn instruction(&mut self) -> Result {
         if self.i.is_invalid() {
             return Err(Raises::INVALID_OPCODE);
@@ -299,6 +334,7 @@ impl Lifter {
             return Err(Raises::INVALID_OPCODE);
         }
         use Mnemonic as M;
+        self.check_presence()?;
         match self.i.mnemonic() {
             M::Add | M::Or | M::Adc | M::Sbb | M::And | M::Sub | M::Xor | M::Cmp | M::Test => self.arithmetic(),
             M::Inc | M::Dec | M::Neg | M::Not => self.unary(),
@@ -350,7 +386,10 @@ impl Lifter {
             _ if self.is_x87() => self.x87(),
             _ if self.is_mmx() => self.mmx(),
             M::Fxsave | M::Fxsave64 | M::Fxrstor | M::Fxrstor64 => self.state_image(),
-            M::Ldmxcsr | M::Stmxcsr => self.control_and_status(),
+            M::Xsave | M::Xsave64 | M::Xsaveopt | M::Xsaveopt64 | M::Xsavec | M::Xsavec64 | M::Xrstor | M::Xrstor64 => {
+                self.extended_state_image()
+            }
+            M::Ldmxcsr | M::Stmxcsr | M::Vldmxcsr | M::Vstmxcsr => self.control_and_status(),
             _ => self.system(),
         }
     }

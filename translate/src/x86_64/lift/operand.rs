@@ -194,8 +194,13 @@ impl Lifter {
     }
 
     /// Loads, zero-extending to I64.
-    pub(super) fn load_raw(&mut self, Place { address, offset }: Place, ty: Type) -> Value {
-        self.check_alignment(Place { address, offset }, ty);
+    pub(super) fn load_raw(&mut self, place: Place, ty: Type) -> Value {
+        self.check_alignment(place, u64::from(ty.bits() / 8));
+        self.load_part(place, ty)
+    }
+
+    /// As [`Lifter::load_raw`], of a part of an operand whose alignment was looked at.
+    pub(super) fn load_part(&mut self, Place { address, offset }: Place, ty: Type) -> Value {
         let (width, mode) = (width_of(ty), self.mode);
         self.b.push(Op::Load { width, signed: false, mode, address, offset })
     }
@@ -207,18 +212,23 @@ impl Lifter {
     }
 
     /// Stores the low bytes of an I64.
-    pub(super) fn store_raw(&mut self, Place { address, offset }: Place, ty: Type, value: Value) {
-        self.check_alignment(Place { address, offset }, ty);
+    pub(super) fn store_raw(&mut self, place: Place, ty: Type, value: Value) {
+        self.check_alignment(place, u64::from(ty.bits() / 8));
+        self.store_part(place, ty, value);
+    }
+
+    /// As [`Lifter::store_raw`], of a part of an operand whose alignment was looked at.
+    pub(super) fn store_part(&mut self, Place { address, offset }: Place, ty: Type, value: Value) {
         let (width, mode) = (width_of(ty), self.mode);
         self.b.push(Op::Store { width, mode, address, offset, value });
     }
 
-    pub(super) fn check_alignment(&mut self, Place { address, offset }: Place, ty: Type) {
-        if !self.flags.has(Flags::ALIGNMENT_CHECK) || ty.bits() == 8 {
+    /// Raises #AC where the system wants that for an address which is not a multiple of the operand's `bytes`, a power of two.
+    pub(super) fn check_alignment(&mut self, Place { address, offset }: Place, bytes: u64) {
+        if !self.flags.has(Flags::ALIGNMENT_CHECK) || bytes == 1 {
             return;
         }
         let exception = number_with_error(vector::ALIGNMENT_CHECK, 0);
-        let bytes = u64::from(ty.bits() / 8);
         if !self.flags.is_64_bit() {
             return self.require_aligned(Place { address, offset }, bytes, Raises(exception));
         }
@@ -229,10 +239,10 @@ impl Lifter {
     }
 
     /// Raises what a write there would raise.
-    pub(super) fn probe_write(&mut self, Place { address, offset }: Place, ty: Type) {
-        self.check_alignment(Place { address, offset }, ty);
-        let linear = self.address_of(Place { address, offset });
-        let bytes = self.constant(u64::from(ty.bits() / 8));
+    pub(super) fn probe_write(&mut self, place: Place, bytes: u64) {
+        self.check_alignment(place, bytes.min(16));
+        let linear = self.address_of(place);
+        let bytes = self.constant(bytes);
         let mode = self.constant(u64::from(self.mode.0));
         self.helper(id::PROBE_WRITE, &[linear, bytes, mode]);
     }

@@ -177,7 +177,7 @@ impl Lifter {
         let end = self.stack_offset(-bytes * (level + 1) - size);
         // The new top of the stack must be there to be written to, though nothing is.
         let top = self.stack_place(end, ty, true);
-        self.probe_write(top, ty);
+        self.probe_write(top, u64::from(ty.bits() / 8));
         let frame = self.typed(ty, frame);
         self.write_sized(RBP, ty, frame);
         self.set_stack_pointer(end);

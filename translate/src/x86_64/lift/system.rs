@@ -273,9 +273,17 @@ impl Lifter {
             }
             M::Invpcid => {
                 self.need_supervisor()?;
+                let kind = self.read(0)?.raw;
                 let place = self.place_of_bytes(16, false)?;
-                self.load_raw(place, Type::I64);
-                self.change(id::FLUSH_TLB, &[])
+                let context = self.load_raw(place, Type::I64);
+                let after = super::operand::Place { offset: place.offset.wrapping_add(8), ..place };
+                let address = self.load_raw(after, Type::I64);
+                self.change(id::INVALIDATE_CONTEXT, &[kind, context, address])
+            }
+            M::Vmmcall => {
+                let answer = self.helper(id::HYPERCALL, &[]);
+                self.b.put(RAX, answer);
+                Ok(Lifted::Next)
             }
             M::Invd | M::Wbinvd | M::Wbnoinvd => {
                 self.need_supervisor()?;
@@ -318,7 +326,7 @@ impl Lifter {
                 let (which, low, high) = (self.b.get(RCX), self.b.get(RAX), self.b.get(RDX));
                 self.change(id::WRITE_EXTENDED_CONTROL, &[which, low, high])
             }
-            _ => self.sse(),
+            _ => self.vector(),
         }
     }
 
@@ -349,7 +357,7 @@ impl Lifter {
 
     /// With CR4.UMIP, SGDT and the like are a supervisor's.
     fn check_user_mode_prevention(&mut self) {
-        if self.flags.privilege() == 3 {
+        if self.flags.privilege() != 0 {
             self.helper(id::CHECK_USER_MODE_PREVENTION, &[]);
         }
     }
@@ -367,7 +375,8 @@ impl Lifter {
             }
             let selector = self.read_half(1)?;
             let name = self.constant(segment_name(to) as u64);
-            return self.change(id::LOAD_SEGMENT, &[name, selector]);
+            let shadow = self.constant(1);
+            return self.change(id::LOAD_SEGMENT, &[name, selector, shadow]);
         }
         self.need_supervisor()?;
         let reads = from.is_cr() || from.is_dr() || from.is_tr();
@@ -402,7 +411,8 @@ impl Lifter {
         let name = self.constant(segment_name(named) as u64);
         // The width of the stack pointer is that of before the load.
         let after = self.stack_offset(i64::from(ty.bits() / 8));
-        self.helper(id::LOAD_SEGMENT, &[name, selector]);
+        let shadow = self.constant(1);
+        self.helper(id::LOAD_SEGMENT, &[name, selector, shadow]);
         self.set_stack_pointer(after);
         Ok(self.leave_to_next())
     }
@@ -426,7 +436,8 @@ impl Lifter {
         let after = super::operand::Place { offset: place.offset.wrapping_add(bytes as i32), ..place };
         let selector = self.load_raw(after, Type::I16);
         let name = self.constant(named as u64);
-        self.helper(id::LOAD_SEGMENT, &[name, selector]);
+        let shadow = self.constant(0);
+        self.helper(id::LOAD_SEGMENT, &[name, selector, shadow]);
         self.write(0, offset.value)?;
         Ok(self.leave_to_next())
     }

@@ -6,9 +6,11 @@
 //!
 //! Lanes are the bits of binary32 numbers (in the low half of a `u64`) or binary64 ones, as the format says.
 
-use super::lanes::{doublewords, from_doublewords};
+use super::lanes::{doublewords, from_doublewords, from_words, words};
 use crate::float::Rounding;
-use crate::x86_64::softfloat::{ComparisonFlags, Environment, Format, Number, Ordering, exception, pack, rounding};
+use crate::x86_64::softfloat::{
+    ComparisonFlags, Environment, Format, Number, Ordering, exception, pack, rounding, unpack,
+};
 
 /// Arithmetic on two lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,16 +72,22 @@ pub fn packed(format: Format, a: [u64; 2], b: [u64; 2], mut function: impl FnMut
     })
 }
 
-/// CMPSS and its kin, on one lane: all bits of the lane set if the predicate (bits 2:0 of the immediate) holds.
+/// CMPSS and its kin, on one lane: all bits of the lane set if the predicate (bits 4:0; the legacy encodings have 2:0) holds.
 pub fn compare(environment: &mut Environment, format: Format, a: u64, b: u64, predicate: u8) -> u64 {
     let (a, b) = (environment.operand(format, a), environment.operand(format, b));
-    // Less and less-or-equal, and their complements, signal quiet NaNs.
-    let ordering = environment.compare(a, b, matches!(predicate & 3, 1 | 2));
-    let holds = match predicate & 3 {
-        0 => ordering == Ordering::Equal,
-        1 => ordering == Ordering::Less,
-        2 => matches!(ordering, Ordering::Less | Ordering::Equal),
-        _ => ordering == Ordering::Unordered,
+    // Less and less-or-equal, and their complements, signal quiet NaNs; bit 4 turns that around.
+    let signals = matches!(predicate & 3, 1 | 2) != (predicate & 16 != 0);
+    let ordering = environment.compare(a, b, signals);
+    use Ordering as O;
+    let holds = match predicate & 0b1011 {
+        0 => ordering == O::Equal,
+        1 => ordering == O::Less,
+        2 => matches!(ordering, O::Less | O::Equal),
+        3 => ordering == O::Unordered,
+        8 => matches!(ordering, O::Equal | O::Unordered),
+        9 => matches!(ordering, O::Less | O::Unordered),
+        10 => ordering != O::Greater,
+        _ => false,
     };
     if holds != (predicate & 4 != 0) { mask(format) } else { 0 }
 }
@@ -154,6 +162,32 @@ pub fn cvtps2pd(environment: &mut Environment, a: u64) -> [u64; 2] {
 /// CVTPD2PS: the low half of the result, whose high half is zero.
 pub fn cvtpd2ps(environment: &mut Environment, a: [u64; 2]) -> u64 {
     from_doublewords(a.map(|lane| convert(environment, Format::DOUBLE, Format::SINGLE, lane) as u32))
+}
+
+/// VCVTPH2PS, of the low half of its operand. Denormal operands raise nothing, and are never taken as zeroes.
+pub fn cvtph2ps(environment: &mut Environment, a: u64) -> [u64; 2] {
+    let mut inner = Environment { denormals_are_zero: false, format: Format::SINGLE, ..*environment };
+    let lanes: [u32; 4] = words(a).map(|lane| {
+        let number = Number { denormal: false, ..unpack(Format::HALF, lane.into()) };
+        pack(Format::SINGLE, inner.convert(number)) as u32
+    });
+    environment.raise(inner.raised);
+    [from_doublewords([lanes[0], lanes[1]]), from_doublewords([lanes[2], lanes[3]])]
+}
+
+/// VCVTPS2PH: the low half of the result. Bits 1:0 of `control` are the rounding mode, unless bit 2 is set, which means MXCSR's.
+/// Tiny results are never flushed to zero.
+pub fn cvtps2ph(environment: &mut Environment, a: [u64; 2], control: u8) -> u64 {
+    let mode = if control & 4 != 0 { environment.rounding } else { rounding(control.into()) };
+    let mut inner = Environment { flush_to_zero: false, format: Format::HALF, ..environment.with_rounding(mode) };
+    let mut convert = |lane: u32| {
+        let number = inner.operand(Format::SINGLE, lane.into());
+        pack(Format::HALF, inner.convert(number)) as u16
+    };
+    let [[a0, a1], [a2, a3]] = a.map(doublewords);
+    let lanes = [a0, a1, a2, a3].map(&mut convert);
+    environment.raise(inner.raised);
+    from_words(lanes)
 }
 
 /// ROUNDSS and its kin, on one lane. Bits 1:0 of `control` are the rounding mode, unless bit 2 is set, which means MXCSR's; bit 3

@@ -78,3 +78,28 @@ pub fn palignr(destination: [u64; 2], source: [u64; 2], offset: u8) -> [u64; 2] 
         psrldq(destination, offset - 16)
     }
 }
+
+/// Shifts doublewords towards the high bits, each by its own count.
+pub fn psllvd(a: u64, counts: u64) -> u64 {
+    map_doublewords(a, counts, |a, count| a.checked_shl(count).unwrap_or(0))
+}
+
+/// Shifts quadwords towards the high bits, each by its own count.
+pub fn psllvq(a: u64, count: u64) -> u64 {
+    psllq(a, count)
+}
+
+/// Shifts doublewords towards the low bits, each by its own count, filling with zeroes.
+pub fn psrlvd(a: u64, counts: u64) -> u64 {
+    map_doublewords(a, counts, |a, count| a.checked_shr(count).unwrap_or(0))
+}
+
+/// Shifts quadwords towards the low bits, each by its own count, filling with zeroes.
+pub fn psrlvq(a: u64, count: u64) -> u64 {
+    psrlq(a, count)
+}
+
+/// Shifts doublewords towards the low bits, each by its own count, filling with the sign.
+pub fn psravd(a: u64, counts: u64) -> u64 {
+    map_doublewords(a, counts, |a, count| (a as i32 >> count.min(31)) as u32)
+}

@@ -157,3 +157,22 @@ pub fn insertps(mut a: [u64; 2], value: u32, control: u8) -> [u64; 2] {
     let control = u64::from(control);
     [blendps(a[0], 0, control), blendps(a[1], 0, control >> 2)]
 }
+
+/// Two doublewords of a register, chosen by the low bits of those of the control.
+pub fn permute_doublewords(a: [u64; 2], control: u64) -> u64 {
+    from_doublewords(
+        doublewords(control).map(|chosen| doublewords(a[(chosen >> 1 & 1) as usize])[(chosen & 1) as usize]),
+    )
+}
+
+/// VPERMD and VPERMPS: each doubleword of the result is that of `a` whose number is in the same place of `control`.
+pub fn vpermd(control: [[u64; 2]; 2], a: [[u64; 2]; 2]) -> [[u64; 2]; 2] {
+    control.map(|half| {
+        half.map(|pair| {
+            from_doublewords(doublewords(pair).map(|chosen| {
+                let chosen = (chosen & 7) as usize;
+                doublewords(a[chosen / 4][chosen / 2 % 2])[chosen % 2]
+            }))
+        })
+    })
+}

@@ -77,6 +77,60 @@ impl Environment {
         self.round(negative, a.exponent + b.exponent + 1 - shift as i32, product << shift)
     }
 
+    /// The product of `a` and `b`, and the sum of that and `c`, rounded once. Of NaNs the result is the first.
+    pub fn multiply_add(&mut self, a: Number, b: Number, c: Number) -> Number {
+        self.rounded_up = false;
+        let infinite = |number: Number| number.class == Class::Infinity;
+        let zero = |number: Number| number.class == Class::Zero;
+        if a.is_nan() || b.is_nan() || c.is_nan() {
+            if [a, b, c].iter().any(|number| number.class == Class::Signalling) {
+                self.raise(exception::INVALID);
+            }
+            let first = [a, b, c].into_iter().find(Number::is_nan);
+            return first.unwrap_or(c).quieted();
+        }
+        let negative = a.negative != b.negative;
+        let infinite_product = infinite(a) || infinite(b);
+        if infinite_product && (zero(a) || zero(b)) || infinite_product && infinite(c) && negative != c.negative {
+            return self.invalid();
+        }
+        self.note_denormals(&[a, b, c]);
+        if infinite_product {
+            return Number::infinity(negative);
+        }
+        if infinite(c) {
+            return c;
+        }
+        match (zero(a) || zero(b), zero(c)) {
+            (true, true) if negative == c.negative => return c,
+            (true, true) => return Number::zero(self.rounding == Rounding::Down),
+            (true, false) => return self.round_number(c),
+            _ => {}
+        }
+        // With one bit left for the carry. Of significands of up to 53 bits nothing is lost.
+        let product = u128::from(a.significand) * u128::from(b.significand);
+        let shift = product.leading_zeros();
+        let product = (product << shift) >> 1;
+        let exponent = a.exponent + b.exponent + 1 - shift as i32;
+        if zero(c) {
+            return self.round(negative, exponent, product << 1);
+        }
+        let addend = u128::from(c.significand) << 63;
+        let ((large, large_exponent, large_negative), (small, small_exponent)) =
+            if (exponent, product) >= (c.exponent, addend) {
+                ((product, exponent, negative), (addend, c.exponent))
+            } else {
+                ((addend, c.exponent, c.negative), (product, exponent))
+            };
+        let small = shift_right_sticky(small, large_exponent.abs_diff(small_exponent));
+        let sum = if negative == c.negative { large + small } else { large - small };
+        if sum == 0 {
+            return Number::zero(self.rounding == Rounding::Down);
+        }
+        let shift = sum.leading_zeros();
+        self.round(large_negative, large_exponent + 1 - shift as i32, sum << shift)
+    }
+
     /// The quotient.
     pub fn div(&mut self, a: Number, b: Number) -> Number {
         self.rounded_up = false;

@@ -127,6 +127,8 @@ pub struct Format {
 }
 
 impl Format {
+    /// binary16.
+    pub const HALF: Format = Format { precision: 11, largest_exponent: 15 };
     /// binary32.
     pub const SINGLE: Format = Format { precision: 24, largest_exponent: 127 };
     /// binary64.

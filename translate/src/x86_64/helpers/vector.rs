@@ -1,4 +1,4 @@
-//! SSE instructions that are more than moves, logic and plain arithmetic.
+//! SSE and AVX instructions that are more than moves, logic and plain arithmetic.
 
 use crate::cpu::Cpu;
 use crate::float::Flags;
@@ -6,55 +6,129 @@ use crate::float::Flags;
 use super::super::event::{plain, vector};
 use super::super::flags::{CF, OF, PF, SF, ZF, flag_if};
 use super::super::registers::{self, RAX, RCX, RDX};
-use super::super::simd::table::{FLOAT, INTEGER, LANEWISE, Register};
-use super::super::simd::{carryless, compare, float, shuffle, string};
+use super::super::simd::multiply_add::MultiplyAdd;
+use super::super::simd::table::{FLOAT, INTEGER, LANEWISE, Register, Upper, Wide};
+use super::super::simd::{carryless, float, shuffle, string};
 use super::super::softfloat::{self, ComparisonFlags, Environment, Format};
 use super::super::state::{X86_64, mxcsr};
+
+/// The third operand of an instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Third {
+    /// The immediate.
+    Immediate,
+    /// This register.
+    Register(u8),
+}
 
 /// Which registers an instruction works on, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct VectorOperands {
     /// Position in its table.
     pub(in super::super) entry: usize,
+    /// [`VectorOperands::IN_MEMORY`]: [`registers::OPERAND`], from where it goes to memory.
     pub(in super::super) destination: u8,
+    pub(in super::super) first: u8,
     /// [`VectorOperands::IN_MEMORY`]: what was loaded to [`registers::OPERAND`].
-    pub(in super::super) source: u8,
-    /// The third operand is XMM0, not the immediate.
-    pub(in super::super) third_is_xmm0: bool,
+    pub(in super::super) second: u8,
+    pub(in super::super) third: Third,
+    /// Encoded with VEX: what is above the result becomes zero.
+    pub(in super::super) vex: bool,
+    /// On 256 bits.
+    pub(in super::super) wide: bool,
 }
 
 impl VectorOperands {
-    /// [`VectorOperands::source`] of an operand that is in no register.
+    /// Number of an operand that is in no register.
     pub(in super::super) const IN_MEMORY: u8 = 16;
 
+    /// [`Third::Immediate`] in the word.
+    const IMMEDIATE: u8 = 0xff;
+
     pub(in super::super) fn encode(self) -> u64 {
+        let third = match self.third {
+            Third::Immediate => VectorOperands::IMMEDIATE,
+            Third::Register(number) => number,
+        };
         self.entry as u64
             | u64::from(self.destination) << 16
-            | u64::from(self.source) << 24
-            | u64::from(self.third_is_xmm0) << 32
+            | u64::from(self.first) << 24
+            | u64::from(self.second) << 32
+            | u64::from(third) << 40
+            | u64::from(self.vex) << 48
+            | u64::from(self.wide) << 49
     }
 
-    fn decode(word: u64) -> VectorOperands {
+    pub(super) fn decode(word: u64) -> VectorOperands {
         VectorOperands {
             entry: (word & 0xffff) as usize,
             destination: (word >> 16) as u8,
-            source: (word >> 24) as u8,
-            third_is_xmm0: word >> 32 & 1 != 0,
+            first: (word >> 24) as u8,
+            second: (word >> 32) as u8,
+            third: match (word >> 40) as u8 {
+                VectorOperands::IMMEDIATE => Third::Immediate,
+                number => Third::Register(number),
+            },
+            vex: word >> 48 & 1 != 0,
+            wide: word >> 49 & 1 != 0,
         }
+    }
+
+    fn read_third(self, cpu: &Cpu<X86_64>, immediate: u64) -> Wide {
+        match self.third {
+            Third::Immediate => [[immediate, 0]; 2],
+            Third::Register(number) => read_wide(cpu, number),
+        }
+    }
+
+    /// Writes a result.
+    fn write(self, cpu: &mut Cpu<X86_64>, [low, high]: Wide) {
+        write(cpu, self.destination, low);
+        if self.vex {
+            let high = if self.wide { high } else { [0; 2] };
+            for (part, value) in (2..).zip(high) {
+                cpu.set_register(part_of(self.destination, part), value);
+            }
+        }
+    }
+
+    /// Applies a function of 128-bit registers.
+    fn apply(
+        self,
+        cpu: &Cpu<X86_64>,
+        immediate: u64,
+        upper: Upper,
+        mut function: impl FnMut(Register, Register, Register) -> Register,
+    ) -> Wide {
+        let third = self.read_third(cpu, immediate);
+        if !self.wide {
+            let (first, second) = (read(cpu, self.first), read(cpu, self.second));
+            return [function(first, second, third[0]), [0; 2]];
+        }
+        let (first, second) = (read_wide(cpu, self.first), read_wide(cpu, self.second));
+        upper.apply(first, second, third, function)
     }
 }
 
-fn read(cpu: &Cpu<X86_64>, number: u8) -> Register {
+/// The register that holds a part of an operand.
+fn part_of(number: u8, part: u8) -> crate::ir::Register {
     if number == VectorOperands::IN_MEMORY {
-        let first = usize::from(registers::OPERAND);
-        return [cpu.context.registers[first], cpu.context.registers[first + 1]];
+        return crate::ir::Register(registers::OPERAND + part);
     }
-    [0, 1].map(|part| cpu.register(registers::vector_part(number, part)))
+    registers::vector_part(number, part)
+}
+
+pub(super) fn read(cpu: &Cpu<X86_64>, number: u8) -> Register {
+    [0, 1].map(|part| cpu.register(part_of(number, part)))
+}
+
+pub(super) fn read_wide(cpu: &Cpu<X86_64>, number: u8) -> Wide {
+    [[0, 1], [2, 3]].map(|parts| parts.map(|part| cpu.register(part_of(number, part))))
 }
 
 fn write(cpu: &mut Cpu<X86_64>, number: u8, value: Register) {
     for (part, value) in (0..).zip(value) {
-        cpu.set_register(registers::vector_part(number, part), value);
+        cpu.set_register(part_of(number, part), value);
     }
 }
 
@@ -67,9 +141,16 @@ pub(super) extern "C" fn lanewise(_: &mut Cpu<X86_64>, entry: u64, a: u64, b: u6
 pub(super) extern "C" fn integer(cpu: &mut Cpu<X86_64>, operands: u64, immediate: u64, _: u64) -> u64 {
     let operands = VectorOperands::decode(operands);
     let Some(entry) = INTEGER.get(operands.entry) else { return 0 };
-    let third = if operands.third_is_xmm0 { read(cpu, 0) } else { [immediate, 0] };
-    let (a, b) = (read(cpu, operands.destination), read(cpu, operands.source));
-    write(cpu, operands.destination, (entry.function)(a, b, third));
+    let result = operands.apply(cpu, immediate, entry.upper, entry.function);
+    operands.write(cpu, result);
+    0
+}
+
+/// VPERMD and VPERMPS.
+pub(super) extern "C" fn permute_doublewords(cpu: &mut Cpu<X86_64>, operands: u64, _: u64, _: u64) -> u64 {
+    let operands = VectorOperands::decode(operands);
+    let result = shuffle::vpermd(read_wide(cpu, operands.first), read_wide(cpu, operands.second));
+    operands.write(cpu, result);
     0
 }
 
@@ -96,10 +177,23 @@ pub(super) extern "C" fn floating(cpu: &mut Cpu<X86_64>, operands: u64, immediat
     let operands = VectorOperands::decode(operands);
     let Some(entry) = FLOAT.get(operands.entry) else { return 0 };
     let mut environment = environment(cpu, Format::DOUBLE);
-    let (a, b) = (read(cpu, operands.destination), read(cpu, operands.source));
-    let result = (entry.function)(&mut environment, a, b, [immediate, 0]);
+    let result = operands.apply(cpu, immediate, entry.upper, |a, b, c| (entry.function)(&mut environment, a, b, c));
     if complete(cpu, &mut environment) {
-        write(cpu, operands.destination, result);
+        operands.write(cpu, result);
+    }
+    0
+}
+
+/// An instruction of FMA, as [`MultiplyAdd::encode`] says.
+pub(super) extern "C" fn multiply_add(cpu: &mut Cpu<X86_64>, operands: u64, how: u64, _: u64) -> u64 {
+    let operands = VectorOperands::decode(operands);
+    let how = MultiplyAdd::decode(how);
+    let mut environment = environment(cpu, Format::DOUBLE);
+    let inputs = [operands.destination, operands.first, operands.second].map(|number| read_wide(cpu, number));
+    let low = how.on_registers(&mut environment, inputs.map(|[low, _]| low));
+    let high = if operands.wide { how.on_registers(&mut environment, inputs.map(|[_, high]| high)) } else { [0; 2] };
+    if complete(cpu, &mut environment) {
+        operands.write(cpu, [low, high]);
     }
     0
 }
@@ -141,15 +235,6 @@ pub(super) extern "C" fn float_to_integer(cpu: &mut Cpu<X86_64>, value: u64, how
     result as u64
 }
 
-/// The sign bits of the lanes of a half: bytes (0), words of 32 bits (1), of 64 bits (2).
-pub(super) extern "C" fn sign_bits(_: &mut Cpu<X86_64>, half: u64, which: u64, _: u64) -> u64 {
-    match which {
-        0 => compare::pmovmskb(half),
-        1 => compare::movmskps(half),
-        _ => compare::movmskpd(half),
-    }
-}
-
 /// The bytes of `new` whose bits are set in `which`, and those of `old` where not.
 pub(super) extern "C" fn merge_bytes(_: &mut Cpu<X86_64>, old: u64, new: u64, which: u64) -> u64 {
     let mask = (0..8).filter(|byte| which >> byte & 1 != 0).fold(0, |mask, byte| mask | 0xff << (8 * byte));
@@ -161,10 +246,11 @@ pub(super) extern "C" fn checksum(_: &mut Cpu<X86_64>, crc: u64, value: u64, byt
     carryless::crc32(crc & 0xffff_ffff, value, bytes)
 }
 
-/// INSERTPS: `value` into the destination; the immediate without its source bits.
-pub(super) extern "C" fn insert_single(cpu: &mut Cpu<X86_64>, number: u64, value: u64, immediate: u64) -> u64 {
-    let before = read(cpu, number as u8);
-    write(cpu, number as u8, shuffle::insertps(before, value as u32, immediate as u8));
+/// INSERTPS: `value` into the first operand; the immediate without its source bits.
+pub(super) extern "C" fn insert_single(cpu: &mut Cpu<X86_64>, operands: u64, value: u64, immediate: u64) -> u64 {
+    let operands = VectorOperands::decode(operands);
+    let result = shuffle::insertps(read(cpu, operands.first), value as u32, immediate as u8);
+    operands.write(cpu, [result, [0; 2]]);
     0
 }
 
@@ -172,7 +258,7 @@ pub(super) extern "C" fn insert_single(cpu: &mut Cpu<X86_64>, number: u64, value
 /// ECX). Gives the flags.
 pub(super) extern "C" fn compare_strings(cpu: &mut Cpu<X86_64>, operands: u64, immediate: u64, _: u64) -> u64 {
     let operands = VectorOperands::decode(operands);
-    let (a, b) = (read(cpu, operands.destination), read(cpu, operands.source));
+    let (a, b) = (read(cpu, operands.first), read(cpu, operands.second));
     let control = immediate as u8;
     let result = if immediate & 0x100 != 0 {
         let length = |value: u64| if immediate & 0x200 != 0 { value as i64 } else { i64::from(value as i32) };
@@ -182,7 +268,7 @@ pub(super) extern "C" fn compare_strings(cpu: &mut Cpu<X86_64>, operands: u64, i
         string::pcmpistr(a, b, control)
     };
     if immediate & 0x400 != 0 {
-        write(cpu, 0, result.mask());
+        VectorOperands { destination: 0, ..operands }.write(cpu, [result.mask(), [0; 2]]);
     } else {
         cpu.set_register(RCX, result.index());
     }
