@@ -44,7 +44,7 @@ fn bad_input_gets_one_sentence_and_status_1() {
         (&["-arch", "riscv64", "-smp", "0"], "not 0"),
         (&["-arch", "riscv64", "-smp", "cpus=4,shoes=2"], "shoes is not known; valid are cpus, sockets"),
         (&["-arch", "riscv64", "-M", "pc"], "there is no machine type \"pc\" for riscv64; known are: virt"),
-        (&["-arch", "riscv64", "-accel", "warp"], "-accel warp: valid are kvm, jit (tcg) and auto"),
+        (&["-arch", "riscv64", "-accel", "warp"], "-accel warp: valid are kvm, jit (tcg), qtest and auto"),
         (&["-arch", "riscv64", "-bios", "none", "-kernel", "/no/such/file"], "/no/such/file"),
         (&["-arch", "riscv64", "-device", "e1000"], "\"e1000\" is not a valid device model name"),
         (&["-arch", "riscv64", "-drive", "file=/no/such/disk,format=raw"], "/no/such/disk"),

@@ -30,6 +30,10 @@ const LONGEST_INSTRUCTION: u64 = 15;
 /// DR6: the exception is that of single-stepping.
 const DR6_SINGLE_STEP: u64 = 1 << 14;
 
+/// Model-specific registers that configure AMD's processors and that other backends may hold for the guest's sake: KVM keeps
+/// most of them to itself. They have no effect on what instructions do.
+const AMD_CONFIGURATION: std::ops::RangeInclusive<u32> = 0xc001_0000..=0xc001_ffff;
+
 /// A virtual processor under KVM.
 pub(super) struct KvmVcpu {
     fd: VcpuFd,
@@ -45,6 +49,8 @@ pub(super) struct KvmVcpu {
     completing_step: bool,
     /// Model-specific registers before the guest ran.
     msrs_at_reset: BTreeMap<u32, u64>,
+    /// Registers of [`AMD_CONFIGURATION`] that the last state had and KVM has not.
+    foreign_msrs: BTreeMap<u32, u64>,
     index: u32,
     /// For the instructions that KVM cannot emulate, once there was one.
     interpreter: Option<Interpreter>,
@@ -68,6 +74,7 @@ impl KvmVcpu {
             passing_breakpoint: false,
             completing_step: false,
             msrs_at_reset,
+            foreign_msrs: BTreeMap::new(),
             index,
             interpreter: None,
             fd,
@@ -389,6 +396,7 @@ impl Vcpu for KvmVcpu {
             self.fd.nmi().map_err(host_error("KVM_NMI"))?;
         }
         let mut state = registers::read(&self.vm, &self.fd)?;
+        state.msrs.extend(self.foreign_msrs.iter());
         if self.activity != Activity::Running {
             state.activity = self.activity;
         }
@@ -399,7 +407,18 @@ impl Vcpu for KvmVcpu {
         let CpuState::X86_64(state) = state else {
             return Err(Error::State("it is that of another architecture than x86_64".into()));
         };
-        registers::write(&self.vm, &self.fd, state, &self.msrs_at_reset)?;
+        let known = self.vm.msr_numbers(&self.fd)?;
+        let is_foreign = |number: &u32| AMD_CONFIGURATION.contains(number) && !known.contains(number);
+        let foreign: BTreeMap<u32, u64> =
+            state.msrs.iter().filter(|(number, _)| is_foreign(number)).map(|(number, value)| (*number, *value)).collect();
+        if foreign.is_empty() {
+            registers::write(&self.vm, &self.fd, state, &self.msrs_at_reset)?;
+        } else {
+            let mut own = state.clone();
+            own.msrs.retain(|number, _| !foreign.contains_key(number));
+            registers::write(&self.vm, &self.fd, &own, &self.msrs_at_reset)?;
+        }
+        self.foreign_msrs = foreign;
         self.activity = match state.activity {
             Activity::Shutdown => Activity::Shutdown,
             activity if !self.in_kernel_controller => activity,

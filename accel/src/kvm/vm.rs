@@ -21,6 +21,7 @@ use super::vcpu::KvmVcpu;
 use super::{NAME, controllers, cpuid, registers, xsave};
 use crate::memory::MemorySlot;
 use crate::state::ControllerState;
+use crate::state::x86_64::msr;
 use crate::{Accelerator, AddressSpace, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
 
 vmm_sys_util::ioctl_iow_nr!(KVM_IOEVENTFD, kvm_bindings::KVMIO, 0x79, kvm_ioeventfd);
@@ -58,6 +59,8 @@ pub(super) struct Vm {
     /// Candidates for the above.
     pub(super) msr_candidates: Vec<u32>,
     pub(super) tsc_deadline_timer: bool,
+    /// See [`TimeStamp::start`].
+    time_stamp_start: u64,
     /// How many instructions the interpreter carried out, as KVM could not emulate them.
     pub(super) interpreted: AtomicU64,
     run_size: usize,
@@ -76,6 +79,7 @@ impl Kvm {
         let mut model = model;
         cpuid::restrict(&mut model, &kvm.vm.cpuid, kvm.vm.tsc_deadline_timer);
         model.time_stamp_khz = kvm.capabilities.time_stamp_khz;
+        model.time_stamp_start = kvm.vm.time_stamp_start;
         kvm.model = Some((model.clone(), count));
         Ok((kvm, model))
     }
@@ -131,6 +135,7 @@ impl Kvm {
         let cpuid = system
             .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
             .map_err(host_error("KVM_GET_SUPPORTED_CPUID"))?;
+        let time_stamp = time_stamp(&system)?;
         let capabilities = Capabilities {
             architecture,
             in_kernel_interrupt_controller: system.check_extension(Cap::Irqchip) && system.check_extension(Cap::Pit2),
@@ -139,7 +144,7 @@ impl Kvm {
             watchpoints: DEBUG_REGISTERS,
             dirty_log: true,
             most_vcpus: u32::try_from(system.get_max_vcpus()).unwrap_or(u32::MAX),
-            time_stamp_khz: time_stamp_khz(&system)?,
+            time_stamp_khz: time_stamp.khz,
         };
         let vm = Vm {
             slots: Mutex::new(Slots::new(u32::try_from(system.get_nr_memslots()).unwrap_or(u32::MAX))),
@@ -151,6 +156,7 @@ impl Kvm {
             msr_candidates: registers::msr_candidates(&system)?,
             tsc_deadline_timer: system.check_extension(Cap::TscDeadlineTimer),
             interpreted: AtomicU64::new(0),
+            time_stamp_start: time_stamp.start,
             run_size: fd.run_size(),
             cpuid,
             fd,
@@ -206,11 +212,23 @@ fn create_vm(system: &kvm_ioctls::Kvm) -> Result<VmFd, kvm_ioctls::Error> {
     }
 }
 
-/// The rate of guests' time stamp counters. Older kernels tell it of a vCPU only, and this is needed before there is one.
-fn time_stamp_khz(system: &kvm_ioctls::Kvm) -> Result<u32, Error> {
+/// What guests' time stamp counters are like.
+struct TimeStamp {
+    khz: u32,
+    /// The value that a new processor's has, where KVM ignores what is written to it, as some KVMs inside virtual machines do;
+    /// otherwise 0.
+    start: u64,
+}
+
+/// Older kernels tell it of a vCPU only, and this is needed before there is one.
+fn time_stamp(system: &kvm_ioctls::Kvm) -> Result<TimeStamp, Error> {
     let probe = create_vm(system).map_err(host_error("KVM_CREATE_VM"))?;
     let vcpu = probe.create_vcpu(0).map_err(host_error("KVM_CREATE_VCPU"))?;
-    vcpu.get_tsc_khz().map_err(host_error("KVM_GET_TSC_KHZ"))
+    let khz = vcpu.get_tsc_khz().map_err(host_error("KVM_GET_TSC_KHZ"))?;
+    let now = registers::read_existing_msrs(&vcpu, &[msr::TSC])?.get(&msr::TSC).copied().unwrap_or(0);
+    // A second is more than the few calls since its creation take.
+    let begins_at_zero = now < u64::from(khz) * 1000;
+    Ok(TimeStamp { khz, start: if begins_at_zero { 0 } else { now } })
 }
 
 impl Accelerator for Kvm {

@@ -504,6 +504,11 @@ impl Vm {
         self.core.accelerator.name()
     }
 
+    /// Whether [`Vm::switch_accelerator`] has something to choose from.
+    pub fn can_switch_accelerator(&self) -> bool {
+        self.core.board.carry_over.is_some()
+    }
+
     /// Its processors (`query-cpus`).
     pub fn cpus(&self) -> Vec<CpuInfo> {
         let info = |vcpu: &VcpuThread| CpuInfo {

@@ -82,8 +82,8 @@ structure! {
         "singlestep" => single_step: bool,
         /// It runs.
         "running" => running: bool,
-        /// The accelerator that runs it.
-        "x-accelerator" => accelerator: String,
+        /// The accelerator that runs it, where that can change.
+        "x-accelerator" => accelerator: Option<String>,
     }
 }
 
@@ -225,7 +225,7 @@ fn accelerator_set(context: &Context, arguments: AcceleratorArguments) -> Result
 
 fn query_status(context: &Context, _: Empty) -> Result<StatusInfo, Error> {
     let status = context.vm.status();
-    let accelerator = context.vm.accelerator_name().to_owned();
+    let accelerator = context.vm.can_switch_accelerator().then(|| context.vm.accelerator_name().to_owned());
     Ok(StatusInfo { status: status.into(), single_step: false, running: status == State::Running, accelerator })
 }
 

@@ -17,6 +17,8 @@ pub struct CpuModel {
     pub features: FeatureSet,
     /// Ticks of its time stamp counter in a millisecond.
     pub time_stamp_khz: u32,
+    /// Its value when the processor is made.
+    pub time_stamp_start: u64,
 }
 
 /// What is wrong with a `-cpu` option.
@@ -178,6 +180,7 @@ impl CpuModel {
             brand: template.brand,
             features,
             time_stamp_khz: TIME_STAMP_KHZ,
+            time_stamp_start: 0,
         }
     }
 

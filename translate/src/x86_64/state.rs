@@ -237,7 +237,7 @@ impl X86_64 {
             sysenter_esp: 0,
             sysenter_eip: 0,
             tsc_aux: 0,
-            tsc_offset: 0,
+            tsc_offset: model.time_stamp_start,
             tsc_adjust: 0,
             other_msrs: BTreeMap::new(),
             interrupt_shadow: false,
