@@ -409,8 +409,12 @@ impl Vcpu for KvmVcpu {
         };
         let known = self.vm.msr_numbers(&self.fd)?;
         let is_foreign = |number: &u32| AMD_CONFIGURATION.contains(number) && !known.contains(number);
-        let foreign: BTreeMap<u32, u64> =
-            state.msrs.iter().filter(|(number, _)| is_foreign(number)).map(|(number, value)| (*number, *value)).collect();
+        let foreign: BTreeMap<u32, u64> = state
+            .msrs
+            .iter()
+            .filter(|(number, _)| is_foreign(number))
+            .map(|(number, value)| (*number, *value))
+            .collect();
         if foreign.is_empty() {
             registers::write(&self.vm, &self.fd, state, &self.msrs_at_reset)?;
         } else {
