@@ -71,6 +71,8 @@ fn a_sleeping_machine_keeps_its_memory_and_is_woken() {
     assert_eq!(answer["error"]["desc"], "Unable to wake up: guest is not in suspended state");
     machine.writel(0x1000, 0x1234_5678);
     machine.outb(0x21, 0xa5);
+    machine.pci_write_byte(0, 0, 0x59, 0x30);
+    machine.writel(0xf_1000, 0x55aa);
     sleep(&mut machine, &mut client);
     // It goes on sleeping.
     client.execute("cont", json!({}));
@@ -79,6 +81,8 @@ fn a_sleeping_machine_keeps_its_memory_and_is_woken() {
     assert_eq!(client.execute("query-status", json!({}))["status"], "running");
     // Devices were reset; firmware learns that the machine slept, and the system that it woke.
     assert_eq!((machine.readl(0x1000), machine.inb(0x21)), (0x1234_5678, 0));
+    // Firmware's RAM is still in its place.
+    assert_eq!((machine.readl(0xf_1000), machine.pci_read_byte(0, 0, 0x59)), (0x55aa, 0x30));
     machine.outb(0x70, 0x0f);
     assert_eq!((machine.inb(0x71), machine.inw(BASE), machine.inw(BASE + 4) & 1), (0xfe, 0x8000, 1));
     // The clock's alarm, each second.

@@ -89,7 +89,16 @@ impl HostBridge {
         self.tell_attributes();
     }
 
-    fn attributes(&self) -> [u8; 7] {
+    /// Sets all attribute registers.
+    pub fn set_attributes(&self, registers: [u8; 7]) {
+        for (offset, value) in (ATTRIBUTES..).zip(registers) {
+            self.config.write(offset, Width::Byte, u64::from(value));
+        }
+        self.tell_attributes();
+    }
+
+    /// The attribute registers.
+    pub fn attributes(&self) -> [u8; 7] {
         std::array::from_fn(|index| self.config.byte(usize::from(ATTRIBUTES) + index))
     }
 

@@ -29,6 +29,7 @@ pub(super) fn wake(core: &Core, by_clock: bool) -> Result<(), Error> {
     let lasting = sleep.lasting();
     core.initialise_with(false)?;
     sleep.end(lasting, by_clock);
+    core.apply_memory_map()?;
     core.set_state(RunState::Running);
     core.emit(Event::Wakeup);
     go(core);

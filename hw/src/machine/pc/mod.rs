@@ -196,7 +196,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let interrupts = Interrupts::new(parts)?;
     let (mut devices, power, bridge, cmos) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
     let control_structure = entry.is_some().then_some(acpi::CONTROL_STRUCTURE);
-    let sleep = Sleep { cmos, power: power.clone(), memory: ram.clone(), control_structure };
+    let sleep = Sleep { cmos, power: power.clone(), bridge: bridge.clone(), memory: ram.clone(), control_structure };
     shadow.follow(&bridge);
     let fw_cfg = FwCfg::new(items, ram.clone());
     parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;

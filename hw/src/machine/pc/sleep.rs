@@ -10,6 +10,7 @@ use vm_memory::{Bytes, GuestAddress};
 use crate::bus::{Bus, Effect};
 use crate::cmos::Cmos;
 use crate::interrupt::{InterruptController, InterruptLine};
+use crate::pci::host_bridge::HostBridge;
 use crate::pci::power_management::PowerManagement;
 
 /// Byte of the CMOS RAM by which firmware learns why the processor was reset.
@@ -24,13 +25,18 @@ const WAKING_VECTOR: u64 = 12;
 pub struct Sleep {
     pub(super) cmos: Arc<Cmos>,
     pub(super) power: Arc<PowerManagement>,
+    pub(super) bridge: Arc<HostBridge>,
     pub(super) memory: Arc<GuestMemory>,
     /// Address of the firmware ACPI control structure, where there is no firmware to know it.
     pub(super) control_structure: Option<u64>,
 }
 
 /// What outlasts a sleep that a reset would end.
-pub(crate) struct Lasting(bool);
+pub(crate) struct Lasting {
+    acpi_mode: bool,
+    /// Firmware finds its variables in RAM.
+    attributes: [u8; 7],
+}
 
 impl Sleep {
     /// The machine goes to sleep.
@@ -40,12 +46,13 @@ impl Sleep {
 
     /// Taken before devices are reset.
     pub(crate) fn lasting(&self) -> Lasting {
-        Lasting(self.power.is_in_acpi_mode())
+        Lasting { acpi_mode: self.power.is_in_acpi_mode(), attributes: self.bridge.attributes() }
     }
 
-    /// The machine is awake; devices were reset.
+    /// The machine is awake; devices were reset. The memory map is to be applied anew.
     pub(crate) fn end(&self, lasting: Lasting, by_clock: bool) {
-        self.power.wake(lasting.0, by_clock);
+        self.bridge.set_attributes(lasting.attributes);
+        self.power.wake(lasting.acpi_mode, by_clock);
     }
 
     /// Where a processor goes on: with firmware as after any reset, and else at the vector that the sleeping system left.
