@@ -16,6 +16,7 @@ use crate::consoles::Consoles;
 const DEVICES: &[(&str, &str)] = &[
     ("virtio-blk-device, virtio-blk-pci, virtio-blk", "a disk: drive=ID, serial=TEXT"),
     ("ide-hd, ide-cd", "a disk or CD-ROM drive (x86_64): drive=ID, bus=ide.0|ide.1, unit=0|1, serial=TEXT"),
+    ("floppy", "a disk in a floppy drive (x86_64): drive=ID, unit=0|1"),
     ("virtio-rng-device, virtio-rng-pci, virtio-rng", "random numbers: rng=ID"),
     ("virtio-serial-device, virtio-serial-pci, virtio-serial", "the bus of a virtconsole"),
     ("virtconsole", "a console: chardev=ID"),
@@ -75,6 +76,12 @@ pub(crate) fn add(
                 let serial = group.take("serial");
                 add_ide(config, &group, place, Drive { kind, medium, serial: serial.unwrap_or_default() })?;
                 group.finish("drive, bus, unit, serial and id")?;
+            }
+            "floppy" => {
+                let disk = take_disk(&mut group, &mut disks)?;
+                let unit = group.take_number("unit")?;
+                add_floppy(config, &group, unit, disk, architecture)?;
+                group.finish("drive, unit and id")?;
             }
             "virtio-rng-device" | "virtio-rng-pci" | "virtio-rng" => {
                 if let Some(name) = group.take("rng")
@@ -185,6 +192,24 @@ fn add_ide(config: &mut Config, group: &Group, place: Place, mut drive: Drive) -
     Ok(())
 }
 
+/// Adds a floppy disk in drive `index`, or the first free one.
+fn add_floppy(
+    config: &mut Config,
+    group: &Group,
+    index: Option<usize>,
+    medium: Arc<dyn BlockNode>,
+    architecture: Architecture,
+) -> Result<(), Invalid> {
+    if architecture != Architecture::X86_64 {
+        return Err(group.invalid(format!("machines for {} have no floppy drives", architecture.name())));
+    }
+    let fits = |number: &usize| index.is_none_or(|index| index == *number);
+    let number = (0..config.floppies.len()).find(|number| fits(number) && config.floppies[*number].is_none());
+    let number = number.ok_or_else(|| group.invalid("there is no such free floppy drive; there are two"))?;
+    config.floppies[number] = Some(hw::floppy::Drive { medium });
+    Ok(())
+}
+
 /// Opens the disks: those with an interface become devices, those of `if=none` wait for theirs.
 fn drives(
     options: &Options,
@@ -203,6 +228,11 @@ fn drives(
         let medium = RawFile::open(file, kind == DriveKind::CdRom).map_err(|error| Invalid::from_error(&error))?;
         let drive = Drive { kind, medium: Some(Arc::new(medium)), serial: String::new() };
         add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
+    }
+    for (option, index, file) in &options.floppy_files {
+        let group = Group::parse(option, "")?;
+        let medium = RawFile::open(file, false).map_err(|error| Invalid::from_error(&error))?;
+        add_floppy(config, &group, Some(*index), Arc::new(medium), architecture)?;
     }
     for text in &options.drives {
         let mut group = Group::parse("drive", text)?;
@@ -251,15 +281,22 @@ fn drives(
                 let kind = if is_cd { DriveKind::CdRom } else { DriveKind::Disk };
                 add_ide(config, &group, place, Drive { kind, medium, serial })?;
             }
+            ("floppy", Some(disk)) => {
+                let index = match group.take_number("index")? {
+                    None => group.take_number("unit")?,
+                    index => index,
+                };
+                add_floppy(config, &group, index, disk, architecture)?;
+            }
             ("none", Some(disk)) => {
                 let id = id.ok_or_else(|| group.invalid("if=none needs id=..., by which a device names it"))?;
                 if waiting.insert(id.clone(), disk).is_some() {
                     return Err(group.invalid(format!("there is a drive {id} already")));
                 }
             }
-            ("virtio" | "none", None) => return Err(group.invalid("file=... is missing")),
+            ("virtio" | "floppy" | "none", None) => return Err(group.invalid("file=... is missing")),
             _ => {
-                let ide = if usual == "ide" { "ide, " } else { "" };
+                let ide = if usual == "ide" { "ide, floppy, " } else { "" };
                 return Err(group.invalid(format!("if={interface} is not built; valid are {ide}virtio and none")));
             }
         }

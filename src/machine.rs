@@ -2,7 +2,7 @@
 
 use accel::Architecture;
 use accel::jit::{CpuModel, FEATURES};
-use hw::machine::{Boot, BootDevice, Config, Firmware};
+use hw::machine::{Boot, BootDevice, Config, Firmware, Vga};
 
 use crate::command_line::{Group, Invalid, Options, size};
 
@@ -98,7 +98,7 @@ pub(crate) fn cpu_model(options: &Options, architecture: Architecture) -> Result
 }
 
 /// Everything about the machine but its devices and consoles.
-pub(crate) fn config(options: &Options, machine: String) -> Result<Config, Invalid> {
+pub(crate) fn config(options: &Options, machine: String, architecture: Architecture) -> Result<Config, Invalid> {
     let uuid = match &options.uuid {
         None => None,
         Some(text) => Some(text.parse().map_err(|_| {
@@ -132,10 +132,23 @@ pub(crate) fn config(options: &Options, machine: String) -> Result<Config, Inval
             }
         },
         uuid,
+        vga: vga(options, architecture)?,
+        graphics: !options.nographic,
         no_reboot: options.no_reboot,
         no_shutdown: options.no_shutdown,
         ..Config::default()
     })
+}
+
+/// The graphics card: as in QEMU there is one unless the user wants none.
+fn vga(options: &Options, architecture: Architecture) -> Result<Vga, Invalid> {
+    match (options.vga.as_deref(), architecture) {
+        (Some("none"), _) | (None, Architecture::Riscv64) => Ok(Vga::None),
+        (None, Architecture::X86_64) => Ok(if options.nodefaults { Vga::None } else { Vga::Std }),
+        (Some("std"), Architecture::X86_64) => Ok(Vga::Std),
+        (Some(other), Architecture::X86_64) => Err(Invalid::new(format!("-vga {other}: valid are std and none"))),
+        (Some(other), Architecture::Riscv64) => Err(Invalid::new(format!("-vga {other}: for riscv64 valid is none"))),
+    }
 }
 
 fn boot_order(options: &Options) -> Result<Vec<BootDevice>, Invalid> {

@@ -74,7 +74,7 @@ fn run() -> Result<i32, Invalid> {
     let machine_options = machine::machine_options(&options)?;
     let accelerators = machine_options.accelerators.as_deref();
     let is_qtest = accelerator::is_qtest(&options, accelerators)?;
-    let mut config = machine::config(&options, machine_options.name)?;
+    let mut config = machine::config(&options, machine_options.name, architecture)?;
     if is_qtest && config.boot.firmware == Firmware::Default {
         // Nobody would execute it.
         config.boot.firmware = Firmware::None;

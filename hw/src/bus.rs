@@ -16,6 +16,12 @@ use crate::device::Device;
 pub enum Effect {
     /// Nothing.
     None,
+    /// The guest changed which memory answers where. The processor that did it executes nothing before that is so.
+    MemoryMap,
+    /// The guest put the machine to sleep, with its memory kept.
+    Suspend,
+    /// A device wakes the sleeping machine.
+    Wake,
     /// The guest asked for a reset of the machine.
     Reset,
     /// The guest switched the machine off.
@@ -260,6 +266,11 @@ impl Bus {
             AddressSpace::Memory => &self.memory,
             AddressSpace::Port => &self.ports,
         }
+    }
+
+    /// Has an effect carried out that comes of no access.
+    pub fn raise(&self, effect: Effect) {
+        self.apply(effect);
     }
 
     fn apply(&self, effect: Effect) {

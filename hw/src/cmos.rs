@@ -115,6 +115,13 @@ impl Cmos {
         })
     }
 
+    /// Sets a byte of the RAM, as the machine's own circuits do.
+    pub fn set_ram(&self, index: u8, value: u8) {
+        if let Some(byte) = self.state.lock().bytes.get_mut(usize::from(index)) {
+            *byte = value;
+        }
+    }
+
     fn now(&self, state: &CmosState) -> u64 {
         self.clock.now().wrapping_add(state.offset)
     }

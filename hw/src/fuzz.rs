@@ -15,10 +15,12 @@ use crate::bus::{Bus, Effect, MmioDevice, Width};
 use crate::cmos::Cmos;
 use crate::debug_port::{DebugConsole, DebugExit};
 use crate::device::Device;
+use crate::floppy::{self, FloppyController};
 use crate::fw_cfg::{self, FwCfg, Items};
 use crate::goldfish_rtc::{self, GoldfishRtc};
 use crate::hpet::{self, Hpet};
 use crate::i8042::I8042;
+use crate::i8237::{self, I8237};
 use crate::i8254::I8254;
 use crate::i8259::{self, I8259};
 use crate::ide;
@@ -35,6 +37,7 @@ use crate::pci::testdev::PciTestdev;
 use crate::pci::{PciBus, PciDevice, Slot};
 use crate::plic::{self, Plic};
 use crate::sifive_test::{self, SifiveTest};
+use crate::vga::{self, Vga};
 use crate::virtio::VirtioDevice;
 use crate::virtio::blk::VirtioBlk;
 use crate::virtio::console::VirtioConsole;
@@ -263,7 +266,7 @@ fn all_devices() -> Option<BusAndDevices> {
 
     let cmos = Cmos::new(clock.clone(), line(), &[]);
     bus.map_ports(0x70, 2, 0, cmos.clone()).ok()?;
-    let keyboard = I8042::new(line());
+    let keyboard = I8042::new(line(), line());
     bus.map_ports(0x60, 9, 0, keyboard.clone()).ok()?;
     let exit = Arc::new(DebugExit);
     bus.map_ports(0x501, 2, 0, exit.clone()).ok()?;
@@ -274,7 +277,7 @@ fn all_devices() -> Option<BusAndDevices> {
     let power = PowerManagement::new(clock.clone(), line(), true);
     bus.map_ports(0x600, power_management::PORT_COUNT, 0, power.clone()).ok()?;
     bus.map_ports(0xb2, 1, power_management::COMMAND_OFFSET, power.clone()).ok()?;
-    let bridge = HostBridge::new(pci.clone());
+    let bridge = HostBridge::new(pci.clone(), false);
     bus.map_ports(host_bridge::PORTS, host_bridge::PORT_COUNT, 0, bridge.clone()).ok()?;
     for kind in 0..3 {
         let label = format!("virtio-pci{kind}");
@@ -311,11 +314,28 @@ fn all_devices() -> Option<BusAndDevices> {
     let disk: Arc<dyn BlockNode> = Arc::new(MemoryDisk(Mutex::new(vec![0; DISK])));
     let drive = |kind| Some(ide::Drive { kind, medium: Some(disk.clone()), serial: String::new() });
     let drives = [drive(ide::DriveKind::Disk), drive(ide::DriveKind::CdRom)];
+    let dma_memory = memory.clone();
     let channel = ide::Channel::new("ide".into(), drives, line(), memory).ok()?;
     bus.map_ports(0x1f0, ide::COMMAND_PORTS, 0, channel.clone()).ok()?;
     bus.map_ports(0x3f6, 1, ide::CONTROL, channel.clone()).ok()?;
     let function = Piix3Ide::new([channel.clone(), channel.clone()]);
     pci.insert(Slot(9), &(function.clone() as Arc<dyn PciDevice>));
+    let vga = Vga::new(clock.clone(), vec![1; 0x1000]);
+    for (port, count) in vga::PORTS {
+        bus.map_ports(port, count, port, vga.clone()).ok()?;
+    }
+    bus.map_memory(11 * SLOT + 0x10_0000, vga::WINDOW.1, vga.clone()).ok()?;
+    pci.insert(Slot::new(2, 0), &(vga.clone() as Arc<dyn PciDevice>));
+    let dma = I8237::new(dma_memory);
+    for (port, count, offset) in i8237::PORTS {
+        bus.map_ports(port, count, offset, dma.clone()).ok()?;
+    }
+    let floppy = Some(floppy::Drive { medium: disk });
+    let floppies = FloppyController::new([floppy, None], line(), dma.clone()).ok()?;
+    for (port, count, offset) in floppy::PORTS {
+        bus.map_ports(port, count, offset, floppies.clone()).ok()?;
+    }
+    devices.extend([vga as Arc<dyn Device>, dma, floppies]);
     let pci_test = PciTestdev::new("pci-testdev".into());
     pci.insert(Slot::new(7, 0), &(pci_test.clone() as Arc<dyn PciDevice>));
     devices.extend([pit as Arc<dyn Device>, pics.clone(), io_apic, apics.clone(), hpet, test, fw_cfg]);

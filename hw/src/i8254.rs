@@ -366,6 +366,10 @@ impl I8254 {
         let now = self.clock.now();
         let mut inner = self.inner.lock();
         inner.replaced_by_hpet = replaced;
+        if replaced {
+            // Low, so that the other timer's first interrupt is an edge.
+            self.line.set(false);
+        }
         self.restart(&inner, now);
     }
 }

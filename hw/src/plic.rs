@@ -42,6 +42,8 @@ pub struct PlicState {
     pub priority: Vec<u32>,
     /// Levels of the inputs.
     pub level: Vec<u32>,
+    /// Sources whose requests wait to be claimed. A request stays, also when the input falls.
+    pub pending: Vec<u32>,
     /// Sources that were claimed and not completed.
     pub claimed: Vec<u32>,
     /// The contexts.
@@ -54,14 +56,15 @@ impl PlicState {
         PlicState {
             priority: vec![0; sources as usize],
             level: vec![0; words],
+            pending: vec![0; words],
             claimed: vec![0; words],
             contexts: vec![ContextState { enable: vec![0; words], threshold: 0 }; contexts],
         }
     }
 
-    /// Sources that want attention: level-sensitive gateways do not forward a source that is being handled.
-    fn pending(&self, word: usize) -> u32 {
-        self.level[word] & !self.claimed[word]
+    /// Has the gateways forward the requests of high inputs in `bits` of `word`, but of no source that is being handled.
+    fn forward(&mut self, word: usize, bits: u32) {
+        self.pending[word] |= self.level[word] & bits & !self.claimed[word];
     }
 
     /// The source that `context` would claim: highest priority above 0, lowest number among equals; with its priority.
@@ -69,7 +72,7 @@ impl PlicState {
         let enable = &self.contexts[context].enable;
         let mut best: Option<(u32, u32)> = None;
         for (word, enabled) in enable.iter().enumerate() {
-            let mut candidates = self.pending(word) & enabled;
+            let mut candidates = self.pending[word] & enabled;
             while candidates != 0 {
                 let source = word as u32 * 32 + candidates.trailing_zeros();
                 candidates &= candidates - 1;
@@ -127,6 +130,7 @@ impl InterruptController for Plic {
         let new = if level { old | bit } else { old & !bit };
         if old != new {
             state.level[word] = new;
+            state.forward(word, bit);
             self.update(&state);
         }
     }
@@ -140,7 +144,7 @@ impl Device for Plic {
         let mut state = self.state.lock();
         // The levels are those of the devices' outputs, which their own resets change.
         let level = std::mem::take(&mut state.level);
-        *state = PlicState { level, ..PlicState::new(self.sources, self.outputs.len()) };
+        *state = PlicState { pending: level.clone(), level, ..PlicState::new(self.sources, self.outputs.len()) };
         self.update(&state);
     }
     fn save(&self) -> serde_json::Value {
@@ -151,7 +155,7 @@ impl Device for Plic {
         let words = self.sources.div_ceil(32) as usize;
         let fits = new.priority.len() == self.sources as usize
             && new.priority.iter().all(|priority| *priority <= HIGHEST_PRIORITY)
-            && [&new.level, &new.claimed]
+            && [&new.level, &new.pending, &new.claimed]
                 .into_iter()
                 .chain(new.contexts.iter().map(|context| &context.enable))
                 .all(|set| set.len() == words && (0..).zip(set).all(|(word, bits)| bits & !self.valid_bits(word) == 0))
@@ -179,7 +183,7 @@ impl MmioDevice for Plic {
             0..PENDING => state.priority.get((offset / 4) as usize).copied(),
             PENDING..ENABLE => {
                 let word = ((offset - PENDING) / 4) as usize;
-                (word < state.level.len()).then(|| state.pending(word))
+                state.pending.get(word).copied()
             }
             ENABLE..CONTEXT => {
                 let (context, word) = ((offset - ENABLE) / ENABLE_STRIDE, (offset % ENABLE_STRIDE) / 4);
@@ -194,7 +198,9 @@ impl MmioDevice for Plic {
                         // Claim. The threshold does not matter to it.
                         let source = state.best(index).map_or(0, |(source, _)| source);
                         if source != 0 {
-                            state.claimed[(source / 32) as usize] |= 1 << (source % 32);
+                            let (word, bit) = ((source / 32) as usize, 1 << (source % 32));
+                            state.claimed[word] |= bit;
+                            state.pending[word] &= !bit;
                             self.update(&state);
                         }
                         Some(source)
@@ -237,6 +243,7 @@ impl MmioDevice for Plic {
                         let (word, bit) = ((value / 32) as usize, 1 << (value % 32));
                         if context.enable[word] & bit != 0 {
                             state.claimed[word] &= !bit;
+                            state.forward(word, bit);
                         }
                     }
                     _ => {}

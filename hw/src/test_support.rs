@@ -11,7 +11,7 @@ use accel::{
 };
 use host::chardev::{CharBackend, CharFrontend};
 use parking_lot::{Condvar, Mutex};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryRegion};
 
 use crate::bus::{Effect, MmioDevice, Width};
 use crate::interrupt::{InterruptController, InterruptLine};
@@ -307,6 +307,7 @@ pub(crate) struct FakeAccelerator {
     pub(crate) lines: Arc<Lines>,
     pub(crate) msis: Mutex<Vec<Msi>>,
     pub(crate) controllers_set: Mutex<u32>,
+    slots: Mutex<BTreeMap<u64, bool>>,
 }
 
 /// The outside of a fake vCPU.
@@ -421,50 +422,13 @@ impl FakeAccelerator {
             time_stamp_khz: 1_000_000,
         };
         let (vcpus, msis) = (Mutex::default(), Mutex::default());
-        let controllers_set = Mutex::default();
-        Arc::new(FakeAccelerator { capabilities, vcpus, lines: Lines::new(), msis, controllers_set })
+        let (controllers_set, slots) = (Mutex::default(), Mutex::default());
+        Arc::new(FakeAccelerator { capabilities, vcpus, lines: Lines::new(), msis, controllers_set, slots })
     }
-}
-
-fn riscv_state(hart: u32) -> CpuState {
-    let zeroes = |count| vec![0u64; count];
-    let mut object = serde_json::json!({
-        "architecture": "riscv64", "hart_id": hart, "x": zeroes(32), "f": zeroes(32), "fcsr": 0, "privilege": 3,
-        "pmpcfg": [0, 0], "pmpaddr": zeroes(16), "reservation": null, "waiting": false,
-    });
-    for name in [
-        "pc",
-        "mstatus",
-        "misa",
-        "medeleg",
-        "mideleg",
-        "mie",
-        "mip",
-        "interrupt_inputs",
-        "mtvec",
-        "mscratch",
-        "mepc",
-        "mcause",
-        "mtval",
-        "mcounteren",
-        "mcountinhibit",
-        "menvcfg",
-        "stvec",
-        "sscratch",
-        "sepc",
-        "scause",
-        "stval",
-        "scounteren",
-        "senvcfg",
-        "satp",
-        "reservation_value",
-        "stimecmp",
-        "mcycle",
-        "minstret",
-    ] {
-        object[name] = 0.into();
+    /// Start of each memory slot, and whether it is read-only.
+    pub(crate) fn mapped(&self) -> Vec<(u64, bool)> {
+        self.slots.lock().iter().map(|(start, read_only)| (*start, *read_only)).collect()
     }
-    serde_json::from_value(object).unwrap()
 }
 
 impl Accelerator for FakeAccelerator {
@@ -474,10 +438,13 @@ impl Accelerator for FakeAccelerator {
     fn capabilities(&self) -> &Capabilities {
         &self.capabilities
     }
-    fn map_memory(&self, _slot: MemorySlot) -> Result<(), accel::Error> {
+    fn map_memory(&self, slot: MemorySlot) -> Result<(), accel::Error> {
+        let before = self.slots.lock().insert(slot.region.start_addr().raw_value(), slot.read_only);
+        assert_eq!(before, None, "two slots at one address");
         Ok(())
     }
-    fn unmap_memory(&self, _address: u64) -> Result<(), accel::Error> {
+    fn unmap_memory(&self, address: u64) -> Result<(), accel::Error> {
+        assert!(self.slots.lock().remove(&address).is_some(), "there is no slot at {address:#x}");
         Ok(())
     }
     fn set_dirty_logging(&self, _address: u64, _enabled: bool) -> Result<(), accel::Error> {
@@ -521,7 +488,7 @@ impl Accelerator for FakeAccelerator {
     fn create_vcpu(&self, index: u32) -> Result<Box<dyn Vcpu>, accel::Error> {
         let handle = Arc::new(FakeHandle::default());
         handle.inner.lock().state = Some(match self.capabilities.architecture {
-            Architecture::Riscv64 => riscv_state(index),
+            Architecture::Riscv64 => CpuState::Riscv64(Box::new(accel::state::riscv64::CpuState::reset(index))),
             Architecture::X86_64 => CpuState::X86_64(Box::new(accel::state::x86_64::CpuState::reset(index))),
         });
         self.vcpus.lock().push(handle.clone());

@@ -93,6 +93,8 @@ pub const DECLARATIONS: &[Declaration] = &[
         data: CauseData::TYPE,
     },
     Declaration { name: "STOP", documentation: "The machine does not run any more.", data: Empty::TYPE },
+    Declaration { name: "SUSPEND", documentation: "The guest sleeps, with its memory kept.", data: Empty::TYPE },
+    Declaration { name: "WAKEUP", documentation: "The guest woke.", data: Empty::TYPE },
     Declaration {
         name: "X_ACCELERATOR_CHANGED",
         documentation: "Another accelerator runs the machine now.",
@@ -145,9 +147,16 @@ mod tests {
         }
         let cause = Cause::HostUi;
         let changed = Event::AcceleratorChanged { from: "kvm", to: "jit" };
-        for event in
-            [Event::Stop, Event::Resume, Event::Reset(cause), Event::Powerdown, Event::Shutdown(cause), changed]
-        {
+        for event in [
+            Event::Stop,
+            Event::Resume,
+            Event::Reset(cause),
+            Event::Powerdown,
+            Event::Shutdown(cause),
+            Event::Suspend,
+            Event::Wakeup,
+            changed,
+        ] {
             assert!(DECLARATIONS.iter().any(|declaration| declaration.name == event.name()), "{event:?}");
         }
     }

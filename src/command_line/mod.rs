@@ -66,8 +66,10 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     (
         "drive",
         Takes::Many("file=FILE[,PROP=VALUE]"),
-        "a disk: file, format=raw, if=ide|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly",
+        "a disk: file, format=raw, if=ide|floppy|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly",
     ),
+    ("fda", Takes::One("FILE"), "a disk in the first floppy drive: a raw image"),
+    ("fdb", Takes::One("FILE"), "a disk in the second floppy drive"),
     ("hda", Takes::One("FILE"), "first drive of the first IDE channel: a raw image (also -hdb, -hdc, -hdd)"),
     ("hdb", Takes::One("FILE"), "second drive of the first IDE channel"),
     ("hdc", Takes::One("FILE"), "first drive of the second IDE channel"),
@@ -99,7 +101,7 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
         "file for a log of the qtest protocol, instead of standard error; 'none': no log",
     ),
     ("display", Takes::One("TYPE"), "display: only 'none' is built"),
-    ("vga", Takes::One("TYPE"), "graphics card: only 'none' is built"),
+    ("vga", Takes::One("TYPE"), "graphics card: std or none; without -nodefaults there is one (x86_64)"),
     ("vnc", Takes::One("DISPLAY"), "VNC server: only 'none' is built"),
     ("nographic", Takes::Nothing, "no display; serial port and monitor on the terminal"),
     ("nodefaults", Takes::Nothing, "no devices that were not asked for"),
@@ -135,6 +137,8 @@ pub(crate) struct Options {
     pub(crate) drives: Vec<String>,
     /// Option, number of the drive and file of `-hda` to `-hdd` and `-cdrom`.
     pub(crate) ide_files: Vec<(&'static str, usize, PathBuf)>,
+    /// Option, number of the drive and file of `-fda` and `-fdb`.
+    pub(crate) floppy_files: Vec<(&'static str, usize, PathBuf)>,
     pub(crate) boot: Option<String>,
     pub(crate) devices: Vec<String>,
     pub(crate) objects: Vec<String>,
@@ -148,6 +152,7 @@ pub(crate) struct Options {
     pub(crate) mon: Vec<String>,
     pub(crate) qtest: Option<String>,
     pub(crate) qtest_log: Option<PathBuf>,
+    pub(crate) vga: Option<String>,
     pub(crate) nographic: bool,
     pub(crate) nodefaults: bool,
     pub(crate) name: Option<String>,
@@ -219,7 +224,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
     let one = |name: &str| many(name).pop();
     let path = |name: &str| one(name).map(PathBuf::from);
     let given = |name: &str| matches.get_count(name) > 0;
-    for (name, only) in [("display", "none"), ("vga", "none"), ("vnc", "none")] {
+    for (name, only) in [("display", "none"), ("vnc", "none")] {
         if let Some(value) = one(name).filter(|value| value != only) {
             return Err(Invalid::new(format!("-{name} {value}: Brolga has no displays yet; valid is {only}")));
         }
@@ -242,6 +247,10 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
             .into_iter()
             .filter_map(|(option, index)| Some((option, index, path(option)?)))
             .collect(),
+        floppy_files: [("fda", 0), ("fdb", 1)]
+            .into_iter()
+            .filter_map(|(option, index)| Some((option, index, path(option)?)))
+            .collect(),
         boot: one("boot"),
         devices: many("device"),
         objects: many("object"),
@@ -255,6 +264,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
         mon: many("mon"),
         qtest: one("qtest"),
         qtest_log: path("qtest-log"),
+        vga: one("vga"),
         nographic: given("nographic"),
         nodefaults: given("nodefaults"),
         name: one("name"),

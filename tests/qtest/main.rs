@@ -3,4 +3,20 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod acpi;
+mod floppy;
+mod fw_cfg;
+mod hpet;
+mod i8042;
+mod i8254;
+mod i8259;
+mod ide;
+mod io_apic;
+mod pci;
 mod protocol;
+mod riscv;
+mod rtc;
+mod serial;
+mod shadow;
+mod vga;
+mod virtio;

@@ -70,15 +70,27 @@ impl Guest {
         self.has_firmware.then(|| self.folder().join("fw_dynamic.bin"))
     }
 
-    /// SeaBIOS, which the tests of the PC start.
-    pub(crate) fn seabios(&self) -> Option<PathBuf> {
-        (self.architecture == "x86_64").then(|| self.folder().join("bios-256k.bin"))
+    /// What the tests of the PC start: package, file in it.
+    fn test_files(&self) -> &'static [(&'static str, &'static str)] {
+        match self.architecture {
+            "x86_64" => &[
+                ("seabios", "usr/share/seabios/bios-256k.bin"),
+                ("seabios", "usr/share/seabios/vgabios-stdvga.bin"),
+                ("grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-floppy.img"),
+            ],
+            _ => &[],
+        }
+    }
+
+    /// Where a test file is kept, by its name.
+    fn test_file(&self, path: &str) -> PathBuf {
+        self.folder().join(path.rsplit('/').next().unwrap_or(path))
     }
 
     fn is_complete(&self) -> bool {
-        let firmware = [self.firmware(), self.seabios()];
-        let has_firmware = firmware.iter().flatten().all(|firmware| firmware.exists());
-        self.kernel().exists() && self.initrd().exists() && has_firmware
+        let has_firmware = self.firmware().is_none_or(|firmware| firmware.exists());
+        let has_test_files = self.test_files().iter().all(|(_, path)| self.test_file(path).exists());
+        self.kernel().exists() && self.initrd().exists() && has_firmware && has_test_files
     }
 
     /// Makes sure that the guest's files are there.
@@ -107,10 +119,13 @@ impl Guest {
             let firmware = unpacked.join("usr/lib/riscv64-linux-gnu/opensbi/generic/fw_dynamic.bin");
             write(&path, &fs::read(firmware).map_err(failed)?)?;
         }
-        if let Some(path) = self.seabios() {
-            let unpacked = suite.unpack("seabios")?;
-            let firmware = unpacked.join("usr/share/seabios/bios-256k.bin");
-            write(&path, &fs::read(firmware).map_err(failed)?)?;
+        let mut unpacked_package = None;
+        for (package, path) in self.test_files() {
+            let unpacked = match &unpacked_package {
+                Some((name, unpacked)) if name == package => unpacked,
+                _ => &unpacked_package.insert((*package, suite.unpack(package)?)).1,
+            };
+            write(&self.test_file(path), &fs::read(unpacked.join(path)).map_err(failed)?)?;
         }
         let unpacked = suite.unpack(&suite.first_dependency(self.kernel_package)?)?;
         let boot = fs::read_dir(unpacked.join("boot")).map_err(failed)?;

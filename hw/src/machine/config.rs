@@ -6,7 +6,7 @@ use std::sync::Arc;
 use block::BlockNode;
 use host::chardev::CharBackend;
 
-use crate::ide;
+use crate::{floppy, ide};
 
 /// Everything needed to build one machine.
 pub struct Config {
@@ -29,6 +29,12 @@ pub struct Config {
     pub test_device: bool,
     /// Drives of the IDE channels (x86 `pc`): first and second of the first channel, then those of the second.
     pub ide: [Option<ide::Drive>; 4],
+    /// The graphics card (x86 `pc`).
+    pub vga: Vga,
+    /// There is to be a screen. Without one, firmware uses the first serial port (x86 `pc`).
+    pub graphics: bool,
+    /// Floppy drives with their disks (x86 `pc`).
+    pub floppies: [Option<floppy::Drive>; floppy::DRIVES],
     /// Devices beside those that every such machine has.
     pub devices: Vec<DeviceConfig>,
     /// The processors of a riscv64 machine.
@@ -56,6 +62,9 @@ impl Default for Config {
             debug_exit: None,
             test_device: false,
             ide: [const { None }; 4],
+            vga: Vga::None,
+            graphics: false,
+            floppies: [const { None }; floppy::DRIVES],
             devices: Vec::new(),
             riscv: RiscvCpu::default(),
             name: None,
@@ -95,6 +104,15 @@ impl Default for Boot {
             order: vec![BootDevice::Disk, BootDevice::Floppy, BootDevice::CdRom],
         }
     }
+}
+
+/// `-vga`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vga {
+    /// No graphics card.
+    None,
+    /// [`crate::vga::Vga`].
+    Std,
 }
 
 /// A kind of device that firmware boots from.

@@ -11,7 +11,7 @@ use accel::memory::{GuestMemory, MemorySlot};
 use accel::state::CpuState;
 use accel::{Accelerator, Architecture, IoBus, VcpuHandle};
 
-pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu};
+pub use config::{Boot, BootDevice, Config, DeviceConfig, DeviceModel, Firmware, RiscvCpu, Vga};
 
 use crate::bus::{Bus, MapError};
 use crate::device::Device;
@@ -130,6 +130,10 @@ pub struct Board {
     pub physical: Arc<GuestMemory>,
     /// What the accelerator maps.
     pub slots: Vec<MemorySlot>,
+    /// Memory of a PC whose mapping the guest changes; it is not among [`Board::slots`].
+    pub shadow: Option<Arc<pc::shadow::Shadow>>,
+    /// How a PC sleeps.
+    pub sleep: Option<pc::sleep::Sleep>,
     /// All devices, in the order in which they are reset, saved and restored.
     pub devices: Vec<Arc<dyn Device>>,
     /// What a reset writes into memory.
@@ -144,6 +148,14 @@ pub struct Board {
     pub processor_buses: Vec<Arc<dyn IoBus>>,
     /// Takes the interrupt controllers along when the accelerator changes; `None` where it cannot.
     pub carry_over: Option<Arc<dyn CarryOver>>,
+}
+
+impl Board {
+    /// Everything that an accelerator maps at present. No vCPU runs.
+    pub fn mapped_slots(&self) -> Vec<MemorySlot> {
+        let changing = self.shadow.iter().flat_map(|shadow| shadow.slots());
+        self.slots.iter().cloned().chain(changing).collect()
+    }
 }
 
 /// Makes a virtio device that the user asked for.

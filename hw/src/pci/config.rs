@@ -12,6 +12,13 @@ pub const LENGTH: usize = 256;
 const COMMAND: usize = 0x04;
 const STATUS: usize = 0x06;
 const FIRST_BAR: usize = 0x10;
+/// Where the address of the ROM is.
+const ROM: usize = 0x30;
+const ROM_ENABLE: u64 = 1 << 0;
+
+/// Number of the region of the expansion ROM, after the six base address registers.
+pub const ROM_BAR: usize = 6;
+
 const CAPABILITIES: usize = 0x34;
 const INTERRUPT_LINE: usize = 0x3c;
 const INTERRUPT_PIN: usize = 0x3d;
@@ -34,6 +41,10 @@ pub enum BarKind {
     Ports,
     /// Memory below 4 GiB.
     Memory32,
+    /// Prefetchable memory below 4 GiB.
+    Prefetchable32,
+    /// The expansion ROM; region [`ROM_BAR`] only.
+    Rom,
     /// Prefetchable memory anywhere; takes two registers.
     Memory64,
 }
@@ -77,11 +88,15 @@ pub struct PciConfigState {
 pub struct PciConfig {
     initial: Vec<u8>,
     writable: Vec<u8>,
-    bars: [Option<(BarKind, u64)>; 6],
+    bars: [Option<(BarKind, u64)>; ROM_BAR + 1],
     last_capability: usize,
     next_free: usize,
     // Lock order: alone.
     bytes: Mutex<Vec<u8>>,
+}
+
+fn bar_offset(bar: usize) -> usize {
+    if bar == ROM_BAR { ROM } else { FIRST_BAR + 4 * bar }
 }
 
 impl PciConfig {
@@ -90,7 +105,7 @@ impl PciConfig {
         let mut config = PciConfig {
             initial: vec![0; LENGTH],
             writable: vec![0; LENGTH],
-            bars: [None; 6],
+            bars: [None; ROM_BAR + 1],
             last_capability: 0,
             next_free: 0x40,
             bytes: Mutex::default(),
@@ -133,10 +148,12 @@ impl PciConfig {
 
     /// Adds base address register `bar` for a region of `size` bytes, a power of two from 16 on.
     pub fn add_bar(&mut self, bar: usize, kind: BarKind, size: u64) {
-        let offset = FIRST_BAR + 4 * bar;
+        let offset = bar_offset(bar);
         let (flags, mask) = match kind {
             BarKind::Ports => (1, !(size - 1) & 0xffff_fffc),
             BarKind::Memory32 => (0, !(size - 1) & 0xffff_fff0),
+            BarKind::Prefetchable32 => (8, !(size - 1) & 0xffff_fff0),
+            BarKind::Rom => (0, !(size - 1) & 0xffff_f800 | ROM_ENABLE),
             BarKind::Memory64 => (0x0c, !(size - 1)),
         };
         self.set(offset, &[flags]);
@@ -200,11 +217,16 @@ impl PciConfig {
         let mut regions = Vec::new();
         for (bar, description) in self.bars.iter().enumerate() {
             let Some((kind, size)) = *description else { continue };
-            let offset = (FIRST_BAR + 4 * bar) as u8;
+            let offset = bar_offset(bar) as u8;
             let (space, enabled, address) = match kind {
                 BarKind::Ports => (AddressSpace::Port, COMMAND_PORTS, self.read(offset, Width::Word) & 0xffff_fffc),
-                BarKind::Memory32 => {
+                BarKind::Memory32 | BarKind::Prefetchable32 => {
                     (AddressSpace::Memory, COMMAND_MEMORY, self.read(offset, Width::Word) & 0xffff_fff0)
+                }
+                BarKind::Rom => {
+                    let register = self.read(offset, Width::Word);
+                    let enabled = if register & ROM_ENABLE != 0 { COMMAND_MEMORY } else { 0 };
+                    (AddressSpace::Memory, enabled, register & 0xffff_f800)
                 }
                 BarKind::Memory64 => (AddressSpace::Memory, COMMAND_MEMORY, self.read(offset, Width::Double) & !0xf),
             };
@@ -212,7 +234,7 @@ impl PciConfig {
             let end = address.checked_add(size);
             let measured = match kind {
                 BarKind::Ports => end.is_none_or(|end| end > 0x1_0000),
-                BarKind::Memory32 => end.is_none_or(|end| end > 0xffff_0000),
+                BarKind::Memory32 | BarKind::Prefetchable32 | BarKind::Rom => end.is_none_or(|end| end > 0xffff_0000),
                 BarKind::Memory64 => end.is_none_or(|end| end > 1 << 52),
             };
             let answers = command & enabled != 0 && address != 0 && !measured;

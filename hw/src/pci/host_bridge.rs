@@ -3,7 +3,7 @@
 //! Intel 82440FX PCIset data sheet (290549): address at port 0xcf8, data at 0xcfc to 0xcff. A byte written to port
 //! 0xcf9 goes to the reset control register of the PIIX3 (data sheet 290550, section 2.5.6.2).
 //!
-//! The memory below 1 MiB is plain RAM whatever the attribute registers (PAM) say: firmware finds its shadow there.
+//! What the attribute registers (PAM) say of the memory below 1 MiB, the machine makes so.
 
 use std::sync::Arc;
 
@@ -38,10 +38,20 @@ pub struct HostBridgeState {
     pub reset_control: u8,
 }
 
+/// Called with all attribute registers. Called with locks of the bridge held: it must not access a device.
+pub type AttributeListener = Box<dyn Fn([u8; 7]) + Send + Sync>;
+
+/// The first of the seven attribute registers.
+const ATTRIBUTES: u8 = 0x59;
+/// All segments are RAM.
+const ALL_RAM: [u8; 7] = [0x30, 0x33, 0x33, 0x33, 0x33, 0x33, 0x33];
+
 /// The host bridge of a PC.
 pub struct HostBridge {
     config: PciConfig,
     bus: Arc<PciBus>,
+    // Lock order: after the PCI bus's.
+    listener: Mutex<Option<AttributeListener>>,
     // Lock order: alone; released before the bus is accessed.
     registers: Mutex<Registers>,
 }
@@ -53,8 +63,8 @@ struct Registers {
 }
 
 impl HostBridge {
-    /// The bridge to `bus`.
-    pub fn new(bus: Arc<PciBus>) -> Arc<HostBridge> {
+    /// The bridge to `bus`. With `all_ram` a reset makes all memory below 1 MiB RAM, as firmware would have done.
+    pub fn new(bus: Arc<PciBus>, all_ram: bool) -> Arc<HostBridge> {
         let mut config = PciConfig::new(&Identity {
             vendor: 0x8086,
             device: 0x1237,
@@ -64,10 +74,38 @@ impl HostBridge {
             subsystem: 0x1100,
         });
         // Attribute registers and system-management RAM control keep what is written.
-        config.allow(0x59, &[0xff; 7]);
+        config.allow(ATTRIBUTES.into(), &[0xff; 7]);
+        if all_ram {
+            config.set(ATTRIBUTES.into(), &ALL_RAM);
+        }
         config.allow(0x72, &[0xff]);
         config.set(0x72, &[0x02]);
-        Arc::new(HostBridge { config, bus, registers: Mutex::default() })
+        Arc::new(HostBridge { config, bus, listener: Mutex::default(), registers: Mutex::default() })
+    }
+
+    /// Has `listener` called now, and whenever attributes may have changed.
+    pub fn on_attributes(&self, listener: AttributeListener) {
+        *self.listener.lock() = Some(listener);
+        self.tell_attributes();
+    }
+
+    /// Sets all attribute registers.
+    pub fn set_attributes(&self, registers: [u8; 7]) {
+        for (offset, value) in (ATTRIBUTES..).zip(registers) {
+            self.config.write(offset, Width::Byte, u64::from(value));
+        }
+        self.tell_attributes();
+    }
+
+    /// The attribute registers.
+    pub fn attributes(&self) -> [u8; 7] {
+        std::array::from_fn(|index| self.config.byte(usize::from(ATTRIBUTES) + index))
+    }
+
+    fn tell_attributes(&self) {
+        if let Some(listener) = &*self.listener.lock() {
+            listener(self.attributes());
+        }
     }
 
     /// The function and register that the address register selects for the data port `offset`, if it is on bus 0.
@@ -85,6 +123,7 @@ impl Device for HostBridge {
     fn reset(&self) {
         self.config.reset();
         *self.registers.lock() = Registers::default();
+        self.tell_attributes();
         // Regions of devices that were reset before move now.
         self.bus.place_all();
     }
@@ -99,6 +138,7 @@ impl Device for HostBridge {
             return Err(impossible(self.debug_label(), "the configuration space is another function's"));
         }
         *self.registers.lock() = Registers { address: new.address, reset_control: new.reset_control };
+        self.tell_attributes();
         self.bus.place_all();
         Ok(())
     }
@@ -107,6 +147,15 @@ impl Device for HostBridge {
 impl PciDevice for HostBridge {
     fn config(&self) -> &PciConfig {
         &self.config
+    }
+    fn write_config(&self, offset: u8, width: Width, value: u64) -> Effect {
+        let before = self.attributes();
+        self.config.write(offset, width, value);
+        if self.attributes() == before {
+            return Effect::None;
+        }
+        self.tell_attributes();
+        Effect::MemoryMap
     }
 }
 
@@ -156,7 +205,7 @@ mod tests {
     fn machine() -> (Arc<Bus>, Arc<HostBridge>, Arc<dyn PciDevice>) {
         let bus = Arc::new(Bus::new(Arc::new(|_| {})));
         let pci = PciBus::new(&bus);
-        let bridge = HostBridge::new(pci.clone());
+        let bridge = HostBridge::new(pci.clone(), false);
         let isa: Arc<dyn PciDevice> = IsaBridge::with_lines(Vec::new());
         assert!(pci.insert(Slot::new(0, 0), &(bridge.clone() as Arc<dyn PciDevice>)));
         assert!(pci.insert(Slot::new(1, 0), &isa));

@@ -3,6 +3,7 @@
 //! Intel 82371AB data sheet (290562), function 3; ACPI Specification 6.5, section 4.8. Firmware would choose the ports;
 //! the function starts with its choice, so that a kernel that is booted directly finds the registers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use accel::clock::{Timer, VirtualClock};
@@ -36,6 +37,7 @@ const TIMER_FREQUENCY: u128 = 3_579_545;
 const STATUS_TIMER: u16 = 1 << 0;
 const STATUS_POWER_BUTTON: u16 = 1 << 8;
 const STATUS_RTC: u16 = 1 << 10;
+const STATUS_WAKE: u16 = 1 << 15;
 const STATUS_BITS: u16 = 0x8731;
 const ENABLE_BITS: u16 = STATUS_TIMER | 1 << 5 | STATUS_POWER_BUTTON | STATUS_RTC;
 const CONTROL_ACPI: u16 = 1 << 0;
@@ -43,6 +45,8 @@ const CONTROL_SLEEP: u16 = 1 << 13;
 
 /// Sleep type of soft power-off, as the machine's tables give it.
 pub const SLEEP_TYPE_OFF: u16 = 0;
+/// Sleep type of S3.
+pub const SLEEP_TYPE_SUSPEND: u16 = 1;
 
 /// The registers of a [`PowerManagement`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -59,6 +63,8 @@ pub struct PowerManagementState {
     pub timer_change: u64,
     /// Last value of the command port.
     pub command: u8,
+    /// The machine sleeps.
+    pub sleeps: bool,
 }
 
 /// The power management function of a PC.
@@ -69,6 +75,8 @@ pub struct PowerManagement {
     timer: Timer,
     /// PM1 control after a reset: what firmware would have done, where there is none.
     initial_control: u16,
+    /// The machine sleeps. Asked for by other devices, with their locks held.
+    sleeps: AtomicBool,
     // Lock order: before the clock's and interrupt controllers'.
     registers: Mutex<Registers>,
 }
@@ -119,7 +127,8 @@ impl PowerManagement {
                 }
             });
             let registers = Registers { control, timer_change: next_change(clock.now()), ..Registers::default() };
-            PowerManagement { config, clock, line, timer, initial_control: control, registers: Mutex::new(registers) }
+            let (sleeps, registers) = (AtomicBool::new(false), Mutex::new(registers));
+            PowerManagement { config, clock, line, timer, initial_control: control, sleeps, registers }
         })
     }
 
@@ -127,6 +136,24 @@ impl PowerManagement {
     pub fn press_button(&self) {
         let mut registers = self.registers.lock();
         registers.status |= STATUS_POWER_BUTTON;
+        self.update(&mut registers);
+    }
+
+    /// True from when the guest puts the machine to sleep until it wakes.
+    pub fn sleeps(&self) -> bool {
+        self.sleeps.load(Ordering::Acquire)
+    }
+
+    /// True in ACPI mode.
+    pub fn is_in_acpi_mode(&self) -> bool {
+        self.registers.lock().control & CONTROL_ACPI != 0
+    }
+
+    /// The machine woke, and this device was reset: what the guest finds. `acpi` is the mode in which it fell asleep.
+    pub fn wake(&self, acpi: bool, by_clock: bool) {
+        let mut registers = self.registers.lock();
+        registers.status |= STATUS_WAKE | if by_clock { STATUS_RTC } else { 0 };
+        registers.control = registers.control & !CONTROL_ACPI | if acpi { CONTROL_ACPI } else { 0 };
         self.update(&mut registers);
     }
 
@@ -152,6 +179,7 @@ impl Device for PowerManagement {
     }
     fn reset(&self) {
         self.config.reset();
+        self.sleeps.store(false, Ordering::Release);
         let mut registers = self.registers.lock();
         let timer_change = next_change(self.clock.now());
         *registers = Registers { control: self.initial_control, timer_change, ..Registers::default() };
@@ -166,6 +194,7 @@ impl Device for PowerManagement {
             control: registers.control,
             timer_change: registers.timer_change,
             command: registers.command,
+            sleeps: self.sleeps(),
         })
     }
     fn restore(&self, state: &serde_json::Value) -> Result<(), StateError> {
@@ -173,6 +202,7 @@ impl Device for PowerManagement {
         if !self.config.restore(&new.config) {
             return Err(impossible(self.debug_label(), "the configuration space is another function's"));
         }
+        self.sleeps.store(new.sleeps, Ordering::Release);
         let mut registers = self.registers.lock();
         *registers = Registers {
             status: new.status,
@@ -235,8 +265,15 @@ impl PioDevice for PowerManagement {
                     let mode = registers.control & CONTROL_ACPI;
                     registers.control = (registers.control & !mask | bits) & !(CONTROL_ACPI | CONTROL_SLEEP) | mode;
                     let sleep_type = registers.control >> 10 & 7;
-                    if position == 5 && bits & CONTROL_SLEEP != 0 && sleep_type == SLEEP_TYPE_OFF {
-                        effect = Effect::PowerOff { exit_status: 0 };
+                    if position == 5 && bits & CONTROL_SLEEP != 0 {
+                        match sleep_type {
+                            SLEEP_TYPE_OFF => effect = Effect::PowerOff { exit_status: 0 },
+                            SLEEP_TYPE_SUSPEND => {
+                                self.sleeps.store(true, Ordering::Release);
+                                effect = Effect::Suspend;
+                            }
+                            _ => {}
+                        }
                     }
                 }
                 _ => {}
@@ -271,8 +308,14 @@ mod tests {
     }
 
     #[test]
-    fn sleep_type_0_switches_off_and_others_do_nothing() {
+    fn sleep_types_switch_off_suspend_or_do_nothing() {
         let (device, _, _) = device();
+        assert_eq!(device.write_port(4, Width::Half, 0x2000 | 1 << 10), Effect::Suspend);
+        assert!(device.sleeps());
+        device.reset();
+        device.wake(true, true);
+        assert!(!device.sleeps());
+        assert_eq!((device.read_port(0, Width::Half), device.read_port(4, Width::Half)), (0x8400, 1));
         assert_eq!(device.write_port(4, Width::Half, 0x2000 | 5 << 10), Effect::None);
         assert_eq!(device.write_port(4, Width::Half, 0x2000), Effect::PowerOff { exit_status: 0 });
         assert_eq!(device.read_port(4, Width::Half), 1);

@@ -106,11 +106,10 @@ impl CharFrontend for Shared {
     }
     fn event(&self, event: CharEvent) {
         match event {
-            CharEvent::Opened => {
-                self.levels.lock().clear();
-                self.output.lock().log('I', "OPENED");
-            }
+            CharEvent::Opened => self.output.lock().log('I', "OPENED"),
             CharEvent::Closed => {
+                // For the next client; that one's first commands may come before this is told that it is there.
+                self.levels.lock().clear();
                 let mut output = self.output.lock();
                 output.bytes.clear();
                 output.log('I', "CLOSED");

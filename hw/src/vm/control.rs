@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use accel::Exit;
 
+use super::sleep::{suspend, wake};
 use super::switch::switch_accelerator;
 use super::{Cause, Core, Error, Event, RunState};
 use crate::bus::Effect;
@@ -27,6 +28,10 @@ pub(super) enum Command {
         exit_status: u8,
     },
     Powerdown,
+    /// A sleeping guest is to wake.
+    Wake {
+        by_clock: bool,
+    },
     /// Another accelerator is to run the machine.
     SwitchAccelerator(String),
     Quit(Cause),
@@ -84,6 +89,7 @@ fn execute(core: &Arc<Core>, command: Command) -> Result<bool, Error> {
             }
             Ok(core.board.power_button.is_some())
         }
+        Command::Wake { by_clock } => wake(core, by_clock).map(|()| true),
         Command::SwitchAccelerator(name) => switch_accelerator(core, &name),
         Command::Quit(cause) => {
             core.emit(Event::Shutdown(cause));
@@ -101,10 +107,15 @@ fn execute(core: &Arc<Core>, command: Command) -> Result<bool, Error> {
 }
 
 /// Makes all vCPUs leave the guest and waits until they have.
-fn pause_vcpus(core: &Core) {
+pub(super) fn pause_vcpus(core: &Core) {
     for vcpu in &core.vcpus {
         vcpu.pause();
     }
+    wait_for_vcpus(core);
+}
+
+/// Waits until all vCPUs, which were asked to, have left the guest.
+fn wait_for_vcpus(core: &Core) {
     for vcpu in &core.vcpus {
         while !vcpu.wait_paused(Some(Instant::now() + PATIENCE)) {
             tracing::warn!("vCPU {} has not left the guest for {} s", vcpu.index(), PATIENCE.as_secs());
@@ -120,7 +131,8 @@ fn resume(core: &Core) -> Result<(), Error> {
     if state.needs_reset() {
         return Err(Error::NeedsReset);
     }
-    if state == RunState::Running {
+    // One that sleeps goes on by waking.
+    if state == RunState::Running || state == RunState::Suspended {
         return Ok(());
     }
     core.set_state(RunState::Running);
@@ -162,15 +174,19 @@ fn reset(core: &Core, cause: Cause) -> Result<(), Error> {
         return Ok(());
     }
     let before = core.state();
-    if before == RunState::Running {
+    let runs = before == RunState::Running || before == RunState::Suspended;
+    if runs {
         halt(core);
     }
     core.initialise()?;
+    if before == RunState::Suspended {
+        core.set_state(RunState::Running);
+    }
     if before.needs_reset() {
         core.set_state(RunState::Paused);
     }
     core.emit(Event::Reset(cause));
-    if before == RunState::Running {
+    if runs {
         go(core);
     }
     Ok(())
@@ -216,9 +232,14 @@ fn end(core: &Core, exit_status: i32) {
 /// Carries out what a device access asked for. All vCPUs are parked.
 fn effect(core: &Core) -> Result<(), Error> {
     // Taken only now, so that a guest that asks again and again does not fill the channel.
-    let Some(effect) = core.pending_effect.lock().take() else { return Ok(()) };
-    match effect {
-        Effect::None => {}
+    let effect = core.pending_effect.lock().take();
+    if core.memory_map_changed.swap(false, Ordering::AcqRel) {
+        wait_for_vcpus(core);
+        core.apply_memory_map()?;
+    }
+    match effect.unwrap_or(Effect::None) {
+        Effect::None | Effect::MemoryMap | Effect::Wake => {}
+        Effect::Suspend => suspend(core),
         Effect::Reset => reset(core, Cause::GuestReset)?,
         Effect::PowerOff { exit_status } => shutdown(core, Cause::GuestShutdown, exit_status),
         Effect::Failure { exit_status } => shutdown(core, Cause::GuestPanic, exit_status),

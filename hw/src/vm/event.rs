@@ -61,6 +61,10 @@ pub enum Event {
     Powerdown,
     /// SHUTDOWN: it ends, or stops for good with `-no-shutdown`.
     Shutdown(Cause),
+    /// SUSPEND: the guest sleeps.
+    Suspend,
+    /// WAKEUP: it woke.
+    Wakeup,
     /// X_ACCELERATOR_CHANGED: another accelerator runs it now.
     AcceleratorChanged {
         /// The one that ran it before.
@@ -79,6 +83,8 @@ impl Event {
             Event::Reset(_) => "RESET",
             Event::Powerdown => "POWERDOWN",
             Event::Shutdown(_) => "SHUTDOWN",
+            Event::Suspend => "SUSPEND",
+            Event::Wakeup => "WAKEUP",
             Event::AcceleratorChanged { .. } => "X_ACCELERATOR_CHANGED",
         }
     }
@@ -87,7 +93,12 @@ impl Event {
     pub fn cause(self) -> Option<Cause> {
         match self {
             Event::Reset(cause) | Event::Shutdown(cause) => Some(cause),
-            Event::Stop | Event::Resume | Event::Powerdown | Event::AcceleratorChanged { .. } => None,
+            Event::Stop
+            | Event::Resume
+            | Event::Powerdown
+            | Event::Suspend
+            | Event::Wakeup
+            | Event::AcceleratorChanged { .. } => None,
         }
     }
 }

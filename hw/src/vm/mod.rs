@@ -17,6 +17,7 @@ mod control;
 mod event;
 mod physical;
 mod run_state;
+mod sleep;
 mod switch;
 mod vcpu_thread;
 
@@ -69,6 +70,9 @@ pub enum Error {
         /// The highest number.
         last: u32,
     },
+    /// There is nothing to wake. The text is QEMU's, which clients know.
+    #[error("Unable to wake up: guest is not in suspended state")]
+    NotSuspended,
     /// The machine was not made to change its accelerator.
     #[error(
         "this machine stays on accelerator {accelerator}: what its processors told the guest of themselves at the start holds \
@@ -127,6 +131,10 @@ struct Core {
     next_listener: AtomicU64,
     /// What a device access asked for and the control thread has not done yet.
     pending_effect: Mutex<Option<Effect>>,
+    /// A device asked to wake the machine.
+    wake_requested: AtomicBool,
+    /// A device access changed the memory map, and the control thread has not seen to it yet.
+    memory_map_changed: AtomicBool,
     /// An effect was requested since somebody waited for it last.
     effect_requested: AtomicBool,
     last_debug_event: Mutex<Option<(u32, DebugEvent)>>,
@@ -154,17 +162,34 @@ impl Core {
         }
     }
 
+    /// Makes the accelerator map what devices say. No vCPU runs.
+    fn apply_memory_map(&self) -> Result<(), accel::Error> {
+        match &self.board.shadow {
+            Some(shadow) => shadow.apply(&*self.accelerator),
+            None => Ok(()),
+        }
+    }
+
     /// Puts devices, memory images and processors into the state of power-on. No vCPU runs.
     fn initialise(&self) -> Result<(), Error> {
+        self.initialise_with(true)
+    }
+
+    /// As [`Core::initialise`]; `memory` tells whether memory loses its content.
+    fn initialise_with(&self, memory: bool) -> Result<(), Error> {
         for device in &self.board.devices {
             device.reset();
         }
-        for image in &self.board.images {
+        self.apply_memory_map()?;
+        for image in self.board.images.iter().filter(|_| memory) {
             image.load(&self.board.physical)?;
         }
         for (vcpu, state) in self.vcpus.iter().zip(&self.reset_states) {
             let mut state = state.clone();
-            (self.board.start_state)(vcpu.index(), &mut state);
+            match (&self.board.sleep, &mut state) {
+                (Some(sleep), CpuState::X86_64(state)) if !memory && vcpu.index() == 0 => sleep.set_start(state),
+                (_, state) => (self.board.start_state)(vcpu.index(), state),
+            }
             if let (Some(local_apics), true) = (&self.board.local_apics, self.has_controllers_in_accelerator()) {
                 // The state may be that of another accelerator, which has none.
                 local_apics.save_into(vcpu.index(), &mut state);
@@ -201,7 +226,17 @@ impl Core {
     /// Takes the effect of a device access over from a vCPU thread.
     fn request_effect(&self, effect: Effect, commands: &mpsc::Sender<Message>) {
         self.effect_requested.store(true, Ordering::Release);
-        {
+        if effect == Effect::Wake {
+            // Of a sleeping machine, whose vCPUs do not run.
+            if !self.wake_requested.swap(true, Ordering::AcqRel) {
+                let _ = commands.send(Message { command: Command::Wake { by_clock: true }, reply: None });
+            }
+            return;
+        }
+        if effect == Effect::MemoryMap {
+            // Always followed by a command: whoever changed the map is parked until that is carried out.
+            self.memory_map_changed.store(true, Ordering::Release);
+        } else {
             let mut pending = self.pending_effect.lock();
             if pending.is_some() {
                 return;
@@ -309,6 +344,8 @@ impl Vm {
             listeners: Mutex::default(),
             next_listener: AtomicU64::new(0),
             pending_effect: Mutex::default(),
+            wake_requested: AtomicBool::new(false),
+            memory_map_changed: AtomicBool::new(false),
             effect_requested: AtomicBool::new(false),
             last_debug_event: Mutex::default(),
             last_internal_error: Mutex::default(),
@@ -382,6 +419,11 @@ impl Vm {
     /// X_ACCELERATOR_CHANGED. Nothing happens if it does already. An error leaves the machine as it was.
     pub fn switch_accelerator(&self, name: &str) -> Result<(), Error> {
         self.request(Command::SwitchAccelerator(name.into())).map(|_| ())
+    }
+
+    /// Wakes a guest that sleeps (`system_wakeup`); WAKEUP. [`Error::NotSuspended`] if it does not.
+    pub fn wake(&self) -> Result<(), Error> {
+        self.request(Command::Wake { by_clock: false }).map(|_| ())
     }
 
     /// Asks the guest to switch off (`system_powerdown`); POWERDOWN. Returns whether the machine has a way to tell the

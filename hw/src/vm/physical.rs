@@ -5,6 +5,7 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion};
 
 use super::{Vm, for_pages};
 use crate::bus::Width;
+use crate::machine::Board;
 
 impl Vm {
     /// The bus as the first processor sees it.
@@ -22,14 +23,19 @@ impl Vm {
         for_pages(address, buffer.len(), |address, range| {
             let part = &mut buffer[range];
             // A page is in memory or not.
-            if self.core.board.physical.read_slice(part, GuestAddress(address)).is_ok()
-                || self.core.bus.peek(address, part)
-            {
+            if self.read_memory(address, part) || self.core.bus.peek(address, part) {
                 return;
             }
             part.fill(0);
             self.read_registers(address, part);
         });
+    }
+
+    /// Reads RAM or ROM, where reads go there; false elsewhere.
+    fn read_memory(&self, address: u64, buffer: &mut [u8]) -> bool {
+        let Board { shadow, physical, .. } = &self.core.board;
+        let elsewhere = shadow.as_ref().is_some_and(|shadow| shadow.contains(address));
+        !elsewhere && physical.read_slice(buffer, GuestAddress(address)).is_ok()
     }
 
     /// Reads registers of devices in one page.
@@ -96,10 +102,7 @@ impl Vm {
     pub(crate) fn read_value(&self, address: u64, width: Width) -> u64 {
         let mut bytes = [0; 8];
         let data = &mut bytes[..width.bytes() as usize];
-        let memory = &self.core.board.physical;
-        if memory.read_slice(data, GuestAddress(address)).is_err()
-            && self.first_bus().read(AddressSpace::Memory, address, data).is_err()
-        {
+        if !self.read_memory(address, data) && self.first_bus().read(AddressSpace::Memory, address, data).is_err() {
             data.fill(0);
         }
         u64::from_le_bytes(bytes)

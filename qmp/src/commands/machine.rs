@@ -164,6 +164,8 @@ commands! {
     /// Asks the guest to switch off, as by its power button; whether it does is its own affair. POWERDOWN comes before
     /// the answer.
     "system_powerdown" Blocking => system_powerdown(Empty) -> Empty,
+    /// Wakes a guest that sleeps (ACPI S3). WAKEUP comes before the answer.
+    "system_wakeup" Blocking => system_wakeup(Empty) -> Empty,
     /// Moves the machine to another accelerator between two instructions, with everything that it is, and lets it go on there.
     /// X_ACCELERATOR_CHANGED comes before the answer. Nothing happens if that accelerator runs it already. An error leaves
     /// the machine as it was. The machine must have been started with `-machine switchable=on`.
@@ -207,6 +209,11 @@ fn system_reset(context: &Context, _: Empty) -> Result<Empty, Error> {
 
 fn system_powerdown(context: &Context, _: Empty) -> Result<Empty, Error> {
     context.vm.powerdown()?;
+    Ok(Empty)
+}
+
+fn system_wakeup(context: &Context, _: Empty) -> Result<Empty, Error> {
+    context.vm.wake()?;
     Ok(Empty)
 }
 

@@ -6,7 +6,6 @@ pub const NOT_BUILT: &[&str] = &[
     "eject",
     "change",
     "screendump",
-    "system_wakeup",
     "device_add",
     "device_del",
     "send-key",

@@ -22,6 +22,7 @@ const COMMANDS: &[Entry] = &[
         help: "ask the guest to switch off, as by the power button",
         run: system_powerdown,
     },
+    Entry { names: "system_wakeup", parameters: "", help: "wake a guest that sleeps", run: system_wakeup },
     Entry { names: "quit|q", parameters: "", help: "end the program", run: quit },
     Entry { names: "cpu", parameters: "index", help: "choose the processor that commands mean", run: cpu },
     Entry { names: "nmi", parameters: "", help: "deliver a non-maskable interrupt to all processors", run: nmi },
@@ -114,6 +115,11 @@ fn system_reset(monitor: &mut Monitor, _: &mut Arguments<'_>) -> Result<String, 
 
 fn system_powerdown(monitor: &mut Monitor, _: &mut Arguments<'_>) -> Result<String, Failure> {
     monitor.vm.powerdown()?;
+    Ok(String::new())
+}
+
+fn system_wakeup(monitor: &mut Monitor, _: &mut Arguments<'_>) -> Result<String, Failure> {
+    monitor.vm.wake()?;
     Ok(String::new())
 }
 

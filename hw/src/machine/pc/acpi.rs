@@ -21,6 +21,8 @@ use crate::pci::power_management as pm;
 
 /// Where the tables are: in the read-only part of the first mebibyte, where kernels look for the root pointer.
 pub(super) const ADDRESS: u64 = 0xe_0000;
+/// Where the firmware ACPI control structure is, after the root pointer.
+pub(super) const CONTROL_STRUCTURE: u64 = ADDRESS + 64;
 /// How much room there is for them, bytes.
 const ROOM: usize = (super::smbios::ADDRESS - ADDRESS) as usize;
 
@@ -54,6 +56,8 @@ pub(super) struct Machine {
     pub(super) cpus: u32,
     /// First address of the memory window of PCI devices.
     pub(super) pci_window: u32,
+    /// There is a graphics card.
+    pub(super) vga: bool,
     /// Ports and interrupts of the serial ports that there are.
     pub(super) serial: Vec<(u16, u8)>,
 }
@@ -72,7 +76,8 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
         PCI_WINDOW_END - 1,
         None,
     );
-    let resources = ResourceTemplate::new(vec![&bus, &configuration, &low_ports, &high_ports, &window]);
+    let display = AddressSpace::<u32>::new_memory(AddressSpaceCacheable::Cacheable, true, 0xa_0000, 0xb_ffff, None);
+    let resources = ResourceTemplate::new(vec![&bus, &configuration, &low_ports, &high_ports, &display, &window]);
     let resources = name("_CRS", &resources);
 
     // INTA# of each device, wired straight to a global interrupt.
@@ -107,6 +112,9 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
     let (data, command) = (IO::new(0x60, 0x60, 1, 1), IO::new(0x64, 0x64, 1, 1));
     let keyboard_resources = ResourceTemplate::new(vec![&data, &command, &keyboard_interrupt]);
     let keyboard = [name("_HID", &EISAName::new("PNP0303")), name("_CRS", &keyboard_resources)];
+    let mouse_interrupt = Interrupt::new(true, true, false, false, 12);
+    let mouse_resources = ResourceTemplate::new(vec![&mouse_interrupt]);
+    let mouse = [name("_HID", &EISAName::new("PNP0F13")), name("_CRS", &mouse_resources)];
 
     let serial: Vec<Device<'_>> = (1..)
         .zip(&serial)
@@ -116,15 +124,17 @@ fn dsdt(machine: &Machine) -> Vec<u8> {
         .collect();
     let rtc = Device::new(Path::new("RTC_"), rtc.iter().map(|part| part as &dyn Aml).collect());
     let keyboard = Device::new(Path::new("KBD_"), keyboard.iter().map(|part| part as &dyn Aml).collect());
+    let mouse = Device::new(Path::new("MOU_"), mouse.iter().map(|part| part as &dyn Aml).collect());
     let isa_address = name("_ADR", &0x0001_0000u32);
-    let mut isa: Vec<&dyn Aml> = vec![&isa_address, &rtc, &keyboard];
+    let mut isa: Vec<&dyn Aml> = vec![&isa_address, &rtc, &keyboard, &mouse];
     isa.extend(serial.iter().map(|device| device as &dyn Aml));
     let isa = Device::new(Path::new("ISA_"), isa);
 
     let bridge = Device::new(Path::new("PCI0"), vec![&bridge_id, &bridge_number, &resources, &routing, &isa]);
     table.append_slice(&bytes(&Scope::new(Path::new("_SB_"), vec![&bridge])));
 
-    let off = pm::SLEEP_TYPE_OFF as u8;
+    let (off, suspend) = (pm::SLEEP_TYPE_OFF as u8, pm::SLEEP_TYPE_SUSPEND as u8);
+    table.append_slice(&bytes(&name("_S3_", &Package::new(vec![&suspend, &suspend, &zero, &zero]))));
     table.append_slice(&bytes(&name("_S5_", &Package::new(vec![&off, &off, &zero, &zero]))));
     table.as_slice().to_vec()
 }
@@ -151,7 +161,25 @@ fn madt(machine: &Machine) -> Vec<u8> {
     table.as_slice().to_vec()
 }
 
-fn fadt(dsdt: u64) -> Vec<u8> {
+/// Length and alignment of the firmware ACPI control structure, bytes.
+const CONTROL_STRUCTURE_LENGTH: usize = 64;
+
+/// The firmware ACPI control structure: where a sleeping system leaves the address at which it wakes.
+fn control_structure() -> Vec<u8> {
+    let mut structure = vec![0; CONTROL_STRUCTURE_LENGTH];
+    structure[..4].copy_from_slice(b"FACS");
+    structure[4..8].copy_from_slice(&(CONTROL_STRUCTURE_LENGTH as u32).to_le_bytes());
+    // Version 1: the 64-bit vector is there.
+    structure[32] = 1;
+    structure
+}
+
+/// Boot architecture flags of the FADT.
+const ISA_DEVICES: u16 = 1 << 0;
+const KEYBOARD: u16 = 1 << 1;
+const NO_VGA: u16 = 1 << 2;
+
+fn fadt(machine: &Machine, control_structure: u64, dsdt: u64) -> Vec<u8> {
     let ports = u32::from(pm::PORTS);
     let register =
         |width: u8, size: AccessSize, port: u32| GAS::new(RegisterSpace::SystemIo, width, 0, size, u64::from(port));
@@ -163,6 +191,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
         .flag(Flags::RtcS4)
         .flag(Flags::ResetRegSup);
     table.dsdt = (dsdt as u32).into();
+    table.firmware_ctrl = (control_structure as u32).into();
     table.sci_int = u16::from(pm::INTERRUPT).into();
     table.smi_cmd = u32::from(pm::COMMAND_PORT).into();
     table.acpi_enable = pm::ACPI_ENABLE;
@@ -177,8 +206,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     table.p_lvl2_lat = 0x0fff.into();
     table.p_lvl3_lat = 0x0fff.into();
     table.century = 0x32;
-    // A keyboard controller and ISA devices are there; VGA is not.
-    table.iapc_boot_arch = 0x0007.into();
+    table.iapc_boot_arch = (ISA_DEVICES | KEYBOARD | if machine.vga { 0 } else { NO_VGA }).into();
     table.reset_reg = register(8, AccessSize::ByteAccess, 0xcf9);
     table.reset_value = 0x06;
     table.x_pm1a_evt_blk = register(32, AccessSize::WordAccess, ports);
@@ -223,8 +251,10 @@ impl Tables {
             (start, table.len())
         };
         let address = |(start, _): (usize, usize)| base + start as u64;
+        // First, as it is aligned most.
+        let control_structure = place(control_structure());
         let dsdt = place(dsdt(machine));
-        let fadt = place(fadt(address(dsdt)));
+        let fadt = place(fadt(machine, address(control_structure), address(dsdt)));
         let madt = place(madt(machine));
         let hpet = place(hpet());
         let listed = [fadt, madt, hpet];
@@ -237,8 +267,8 @@ impl Tables {
         let xsdt = place(self::bytes(&xsdt));
         let rsdt = place(rsdt.as_slice().to_vec());
 
-        // DSDT and X_DSDT of the FADT, then the entries of the two root tables.
-        let mut pointers = vec![(fadt.0 + 40, 4), (fadt.0 + 140, 8)];
+        // FACS, DSDT and X_DSDT of the FADT, then the entries of the two root tables.
+        let mut pointers = vec![(fadt.0 + 36, 4), (fadt.0 + 40, 4), (fadt.0 + 140, 8)];
         pointers.extend((0..listed.len()).map(|index| (xsdt.0 + 36 + 8 * index, 8)));
         pointers.extend((0..listed.len()).map(|index| (rsdt.0 + 36 + 4 * index, 4)));
         Tables { bytes, pointers, with_pointers: vec![fadt, xsdt, rsdt], rsdt: rsdt.0, xsdt: xsdt.0 }
@@ -263,10 +293,9 @@ const ROOT_CHECKSUM_2: usize = 32;
 
 /// All tables, to be put at [`ADDRESS`]; the root pointer comes first. `None` if there is no room.
 pub(super) fn tables(machine: &Machine) -> Option<Vec<u8>> {
-    let base = ADDRESS + Rsdp::len().next_multiple_of(16) as u64;
-    let tables = Tables::new(machine, base);
-    let mut image = tables.root(base);
-    image.resize((base - ADDRESS) as usize, 0);
+    let tables = Tables::new(machine, CONTROL_STRUCTURE);
+    let mut image = tables.root(CONTROL_STRUCTURE);
+    image.resize((CONTROL_STRUCTURE - ADDRESS) as usize, 0);
     image.extend(tables.bytes);
     (image.len() <= ROOM).then_some(image)
 }
@@ -362,7 +391,7 @@ mod tests {
 
     #[test]
     fn every_table_is_reached_from_the_root_and_its_checksum_is_right() {
-        let machine = Machine { cpus: 255, pci_window: 0xe000_0000, serial: vec![(0x3f8, 4), (0x2f8, 3)] };
+        let machine = Machine { cpus: 255, pci_window: 0xe000_0000, vga: true, serial: vec![(0x3f8, 4), (0x2f8, 3)] };
         let image = tables(&machine).unwrap();
         assert_eq!(&image[..8], b"RSD PTR ");
         assert_eq!((sum(&image[..20]), sum(&image[..36])), (0, 0));
@@ -381,7 +410,10 @@ mod tests {
         assert_eq!(number(fadt, 40, 4), number(fadt, 140, 8));
         let dsdt = table(number(fadt, 140, 8));
         assert_eq!(&dsdt[..4], b"DSDT");
-        for wanted in [&b"PCI0"[..], b"_PRT", b"_CRS", b"COM2", b"_S5_"] {
+        // The one structure without a checksum.
+        assert_eq!((number(fadt, 36, 4), CONTROL_STRUCTURE % 64), (CONTROL_STRUCTURE, 0));
+        assert_eq!(&image[(CONTROL_STRUCTURE - ADDRESS) as usize..][..8], b"FACS\x40\0\0\0");
+        for wanted in [&b"PCI0"[..], b"_PRT", b"_CRS", b"COM2", b"_S3_", b"_S5_"] {
             assert!(dsdt.windows(4).any(|window| window == wanted), "{wanted:?}");
         }
         let mut entries = &madt[44..];
@@ -425,7 +457,7 @@ mod tests {
 
     #[test]
     fn the_script_makes_of_the_files_what_is_at_a_fixed_address() {
-        let machine = Machine { cpus: 2, pci_window: 0xe000_0000, serial: vec![(0x3f8, 4)] };
+        let machine = Machine { cpus: 2, pci_window: 0xe000_0000, vga: true, serial: vec![(0x3f8, 4)] };
         let files = files(&machine);
         let base = ADDRESS + 64;
         let [root, tables] = carry_out(&files, &[(ROOT_FILE, ADDRESS), (TABLES_FILE, base)]);

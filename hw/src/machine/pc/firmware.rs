@@ -11,9 +11,11 @@ use super::option_rom::{self, Start};
 use super::{Layout, acpi, multiboot, smbios};
 use crate::fw_cfg::{Items, key};
 use crate::load::{BootFile, LoadError, check_overlaps};
-use crate::machine::{BuildError, Config, Firmware};
+use crate::machine::{BuildError, Config, Firmware, Vga};
+use crate::vga::LARGEST_ROM;
 
 const FILE: &str = "bios-256k.bin";
+const VGA_FILE: &str = "vgabios-stdvga.bin";
 
 /// Largest firmware, which must stay clear of the APICs.
 const MOST: u64 = 16 << 20;
@@ -66,6 +68,23 @@ pub(super) fn find(config: &Config) -> Result<Option<BootFile>, BuildError> {
     Ok(Some(file))
 }
 
+/// The program by which firmware starts the graphics card; empty where it is not installed.
+pub(super) fn vga_rom(config: &Config) -> Result<Vec<u8>, BuildError> {
+    let Some(path) = folders(config).into_iter().map(|folder| folder.join(VGA_FILE)).find(|path| path.is_file()) else {
+        tracing::info!("{VGA_FILE} of Debian's package seabios is not there: firmware shows nothing on the screen");
+        return Ok(Vec::new());
+    };
+    let file = BootFile::open("the graphics card's ROM", &path)?;
+    if file.length > LARGEST_ROM {
+        let problem = format!("has {} bytes; a ROM has at most {LARGEST_ROM}", file.length);
+        return Err(LoadError::Form { role: "the graphics card's ROM", path, problem }.into());
+    }
+    let mut rom = vec![0; file.length as usize];
+    let read = file.whole(0).read_at(0, &mut rom);
+    read.map_err(|source| BuildError::Host { what: "read the graphics card's ROM", source })?;
+    Ok(rom)
+}
+
 /// Ranges of RAM: start and length, 64 bits each, and type.
 fn e820(layout: &Layout) -> Vec<u8> {
     let ranges = [(0, layout.low_end), (super::FOUR_GIB, layout.high)];
@@ -87,14 +106,16 @@ pub(super) fn items(
     let cpus = (config.vcpus as u16).to_le_bytes();
     items.add_bytes(key::UUID, config.uuid.unwrap_or(uuid::Uuid::nil()).as_bytes());
     items.add_bytes(key::RAM_SIZE, &config.memory.to_le_bytes());
-    items.add_bytes(key::NO_GRAPHICS, &[1, 0]);
+    // Firmware's texts go to the serial port where nobody sees the screen.
+    let shown = config.graphics && config.vga != Vga::None;
+    items.add_bytes(key::NO_GRAPHICS, &[u8::from(!config.graphics), 0]);
     items.add_bytes(key::CPU_COUNT, &cpus);
     items.add_bytes(key::MOST_CPUS, &cpus);
     items.add_bytes(key::NUMA, &[0; 8]);
     items.add_bytes(key::BOOT_MENU, &[0; 2]);
     items.add_bytes(key::TIMER_OVERRIDE, &[1]);
     items.add_file_bytes("etc/e820", e820(layout));
-    if !config.serial.is_empty() {
+    if !config.serial.is_empty() && !shown {
         items.add_file_bytes("etc/sercon-port", SERIAL_CONSOLE.to_le_bytes());
     }
     let tables = acpi::files(machine);

@@ -1,7 +1,7 @@
 //! `pc`: an x86-64 machine around the i440FX host bridge and the PIIX3 and PIIX4 south bridges.
 //!
 //! Its interrupt controllers and its interval timer are the accelerator's own where it has some, and else devices. It boots
-//! a kernel directly, or firmware; VGA and USB are left out so far.
+//! a kernel directly, or firmware; USB is left out so far.
 
 mod acpi;
 mod boot;
@@ -9,20 +9,25 @@ mod firmware;
 mod interrupts;
 mod multiboot;
 mod option_rom;
+pub(crate) mod shadow;
+pub(crate) mod sleep;
 mod smbios;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use accel::memory::{GuestMemory, MemorySlot, allocate};
+use accel::memory::{GuestMemory, MemorySlot, Region, allocate};
 use accel::state::CpuState;
+use vm_memory::GuestMemoryRegion;
 
-use super::{Board, BootDevice, BuildError, Config, DeviceModel, Parts, virtio_device};
+use super::{Board, BootDevice, BuildError, Config, DeviceModel, Parts, Vga as VgaModel, virtio_device};
 use crate::cmos::Cmos;
 use crate::debug_port::{DebugConsole, DebugExit};
 use crate::device::Device;
+use crate::floppy::{self, FloppyController};
 use crate::fw_cfg::{self, FwCfg};
 use crate::hpet::{self, Hpet};
 use crate::i8042::{self, I8042};
+use crate::i8237::{self, I8237};
 use crate::ide;
 use crate::interrupt::InterruptLine;
 use crate::load::{Image, check_overlaps};
@@ -34,8 +39,11 @@ use crate::pci::piix3_ide::{CHANNELS, Piix3Ide};
 use crate::pci::power_management::{self as pm, PowerManagement};
 use crate::pci::testdev::PciTestdev;
 use crate::pci::{PciBus, PciDevice, Slot};
+use crate::vga::{self, Vga};
 use crate::virtio::pci::VirtioPci;
 use interrupts::Interrupts;
+use shadow::Shadow;
+use sleep::{Sleep, WakingLine};
 
 /// Most processors: APIC ids have eight bits, and one of them means all.
 pub const CPU_MAX: u32 = 255;
@@ -47,7 +55,7 @@ const IO_APIC: u32 = 0xfec0_0000;
 
 /// RAM ends here, and video memory would begin.
 const CONVENTIONAL_END: u64 = 0xa_0000;
-/// RAM goes on here: option ROMs and firmware shadows.
+/// Here RAM may go on, see [`shadow`]: option ROMs and firmware.
 const SHADOW: u64 = 0xc_0000;
 const MIB: u64 = 0x10_0000;
 const FOUR_GIB: u64 = 1 << 32;
@@ -66,7 +74,9 @@ const FIRMWARE_SHADOW: u64 = 0x2_0000;
 
 /// Number of PCI devices on the bus.
 const PCI_DEVICES: u8 = 32;
-/// First device number for devices that the user adds; 1 is the south bridge, 2 would be the VGA, 3 the network card.
+/// Device number of the graphics card.
+const VGA_DEVICE: u8 = 2;
+/// First device number for devices that the user adds; 1 is the south bridge, 3 would be the network card.
 const FIRST_FREE_DEVICE: u8 = 4;
 
 const E820_RAM: u32 = 1;
@@ -75,12 +85,16 @@ const E820_RESERVED: u32 = 2;
 /// Largest disk with 1024 cylinders of 16 heads and 63 sectors, bytes.
 const UNTRANSLATED: u64 = 1024 * 16 * 63 * 512;
 
+/// CMOS equipment byte: a coprocessor and a mouse.
+const EQUIPMENT: u8 = 0x06;
+
 /// Ports and interrupts of the serial ports.
 const SERIAL: [(u16, u8); 4] = [(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0x2e8, 3)];
 const CMOS_PORT: u64 = 0x70;
 const KEYBOARD_PORT: u64 = 0x60;
 const KEYBOARD_COMMAND_PORT: u64 = 0x64;
 const KEYBOARD_INTERRUPT: u32 = 1;
+const MOUSE_INTERRUPT: u32 = 12;
 const SYSTEM_CONTROL_PORT: u64 = 0x92;
 
 /// Where RAM is.
@@ -119,27 +133,34 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         return Err(BuildError::Memory { machine: NAME, least, most, size });
     }
     let layout = Layout::new(config.memory);
-    let mut ram_regions =
-        vec![allocate("ram", 0, CONVENTIONAL_END)?, allocate("ram", SHADOW, layout.low_end - SHADOW)?];
+    let shadow_regions = shadow::allocate_ram()?;
+    let mut ram_regions = vec![allocate("ram", 0, CONVENTIONAL_END)?, allocate("ram", MIB, layout.low_end - MIB)?];
     if layout.high > 0 {
         ram_regions.push(allocate("ram", FOUR_GIB, layout.high)?);
     }
     let firmware = firmware::find(config)?;
-    let mut all_regions = ram_regions.clone();
     let mut slots: Vec<MemorySlot> =
         ram_regions.iter().map(|region| MemorySlot { region: region.clone(), read_only: false }).collect();
+    ram_regions.extend(shadow_regions.iter().cloned());
+    let mut all_regions = ram_regions.clone();
     let mut images = Vec::new();
+    let mut firmware_end = None;
     if let Some(firmware) = &firmware {
         let length = firmware.length;
         let region = allocate("firmware", FOUR_GIB - length, length)?;
-        all_regions.insert(2, region.clone());
+        all_regions.push(region.clone());
         slots.push(MemorySlot { region, read_only: true });
         images.push(firmware.whole(FOUR_GIB - length));
         // RAM in its shadow's place: firmware that copies itself there finds itself already copied.
-        let shadow = length.min(FIRMWARE_SHADOW);
-        images.push(firmware.part(length - shadow, shadow, MIB - shadow));
+        let seen = shadow::seen(length);
+        let end = firmware.part(length - seen, seen, MIB - seen);
+        images.push(end.clone());
+        firmware_end = Some(end);
     }
-    let memory_of = |regions| {
+    let shadow = Shadow::new(shadow_regions, firmware_end.as_ref())?;
+    shadow.map(parts.bus)?;
+    let memory_of = |mut regions: Vec<Arc<Region>>| {
+        regions.sort_by_key(|region| region.start_addr());
         GuestMemory::from_arc_regions(regions)
             .map(Arc::new)
             .map_err(|error| BuildError::Host { what: "set up guest memory", source: std::io::Error::other(error) })
@@ -151,6 +172,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let machine = acpi::Machine {
         cpus: parts.vcpus.len() as u32,
         pci_window: layout.low_end.max(LOW_END_SPLIT) as u32,
+        vga: config.vga != VgaModel::None,
         serial: SERIAL[..config.serial.len().min(SERIAL.len())].to_vec(),
     };
     let items = firmware::items(config, &layout, &machine, &ram, firmware.is_some())?;
@@ -172,7 +194,10 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     check_overlaps(&images)?;
 
     let interrupts = Interrupts::new(parts)?;
-    let (mut devices, power) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
+    let (mut devices, power, bridge, cmos) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
+    let control_structure = entry.is_some().then_some(acpi::CONTROL_STRUCTURE);
+    let sleep = Sleep { cmos, power: power.clone(), bridge: bridge.clone(), memory: ram.clone(), control_structure };
+    shadow.follow(&bridge);
     let fw_cfg = FwCfg::new(items, ram.clone());
     parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
     devices.insert(0, fw_cfg);
@@ -180,6 +205,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         ram,
         physical,
         slots,
+        shadow: Some(shadow),
+        sleep: Some(sleep),
         devices,
         images,
         start_state: Box::new(move |index, state| {
@@ -203,8 +230,22 @@ fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
         BootDevice::Network => 4,
     });
     let [first, second, third] = [(); 3].map(|()| order.next().unwrap_or(0));
-    let mut contents =
-        vec![(0x15, 0x80), (0x16, 0x02), (0x14, 0x02), (0x3d, (second << 4) | first), (0x38, third << 4)];
+    let mut contents = vec![(0x15, 0x80), (0x16, 0x02), (0x3d, (second << 4) | first), (0x38, third << 4)];
+    // What there is: a coprocessor, a mouse, and floppy drives with their number less one; kinds of drives.
+    let kinds = config
+        .floppies
+        .each_ref()
+        .map(|drive| drive.as_ref().and_then(floppy::Drive::geometry).map_or(0, |geometry| geometry.kind as u8));
+    contents.push((0x10, (kinds[0] << 4) | kinds[1]));
+    contents.push((
+        0x14,
+        EQUIPMENT
+            | match kinds.iter().filter(|kind| **kind != 0).count() {
+                0 => 0,
+                1 => 0x01,
+                _ => 0x41,
+            },
+    ));
     // Two bits a disk: whether firmware translates its geometry, as it must beyond 1024 cylinders.
     let translation = |drive: &Option<ide::Drive>| match drive {
         Some(ide::Drive { kind: ide::DriveKind::Disk, medium: Some(medium), .. }) => {
@@ -226,8 +267,8 @@ fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
     contents
 }
 
-/// All devices in the order of reset, and the one with the power button.
-type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>);
+/// All devices in the order of reset, the one with the power button, the one that says where RAM is, and the clock.
+type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>, Arc<HostBridge>, Arc<Cmos>);
 
 fn add_devices(
     config: &Config,
@@ -244,13 +285,15 @@ fn add_devices(
 
     let hpet = Hpet::new(parts.clock.clone(), interrupts.inputs.clone(), interrupts.replace_timer.clone());
     bus.map_memory(hpet::ADDRESS, hpet::SIZE, hpet.clone())?;
-    let cmos =
-        Cmos::new(parts.clock.clone(), parts.taps.output("cmos", hpet.clock_line()), &cmos_contents(config, layout));
+    let sleeper = Arc::new(OnceLock::new());
+    let waking = WakingLine::between(hpet.clock_line(), bus, sleeper.clone());
+    let waking = parts.taps.output("cmos", waking);
+    let cmos = Cmos::new(parts.clock.clone(), waking, &cmos_contents(config, layout));
     bus.map_ports(CMOS_PORT, 2, 0, cmos.clone())?;
-    devices.push(cmos);
+    devices.push(cmos.clone());
     devices.push(hpet);
 
-    let keyboard = I8042::new(output("i8042", KEYBOARD_INTERRUPT));
+    let keyboard = I8042::new(output("i8042", KEYBOARD_INTERRUPT), output("i8042", MOUSE_INTERRUPT));
     bus.map_ports(KEYBOARD_PORT, 1, i8042::DATA, keyboard.clone())?;
     bus.map_ports(KEYBOARD_COMMAND_PORT, 1, i8042::COMMAND, keyboard.clone())?;
     bus.map_ports(SYSTEM_CONTROL_PORT, 1, i8042::SYSTEM_CONTROL, keyboard.clone())?;
@@ -293,9 +336,20 @@ fn add_devices(
     let pci = PciBus::new(bus);
     let isa = IsaBridge::with_lines((0..16).map(line).collect());
     let power = PowerManagement::new(parts.clock.clone(), output("piix4-pm", u32::from(pm::INTERRUPT)), acpi_mode);
+    // Set once, here.
+    let _ = sleeper.set(power.clone());
     bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
     bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
 
+    if config.vga == VgaModel::Std {
+        let vga = Vga::new(parts.clock.clone(), firmware::vga_rom(config)?);
+        for (port, count) in vga::PORTS {
+            bus.map_ports(port, count, port, vga.clone())?;
+        }
+        bus.map_memory(vga::WINDOW.0, vga::WINDOW.1, vga.clone())?;
+        pci.insert(Slot::new(VGA_DEVICE, 0), &(vga.clone() as Arc<dyn PciDevice>));
+        devices.push(vga);
+    }
     for (device, number) in config.devices.iter().zip(FIRST_FREE_DEVICE..) {
         let model: &DeviceModel = &device.model;
         if number >= PCI_DEVICES {
@@ -315,6 +369,22 @@ fn add_devices(
         devices.push(function);
     }
 
+    let dma = I8237::new(ram.clone());
+    for (port, count, offset) in i8237::PORTS {
+        bus.map_ports(port, count, offset, dma.clone())?;
+    }
+    if let Some(drive) = config.floppies.iter().flatten().find(|drive| drive.geometry().is_none()) {
+        let problem = format!("a floppy disk of {} bytes is too long; 2.88 MB are possible", drive.medium.length());
+        return Err(BuildError::Device { device: "floppy", problem });
+    }
+    let line = output("floppy", u32::from(floppy::INTERRUPT));
+    let floppies = FloppyController::new(config.floppies.clone(), line, dma.clone())
+        .map_err(|source| BuildError::Host { what: "start a thread for the floppy disk controller", source })?;
+    for (port, count, offset) in floppy::PORTS {
+        bus.map_ports(port, count, offset, floppies.clone())?;
+    }
+    devices.extend([dma as Arc<dyn Device>, floppies]);
+
     let channel = |number: usize| {
         let (command, control, interrupt) = CHANNELS[number];
         let drives = [config.ide[2 * number].clone(), config.ide[2 * number + 1].clone()];
@@ -329,7 +399,8 @@ fn add_devices(
     let channels = [channel(0)?, channel(1)?];
     devices.extend(channels.iter().map(|channel| channel.clone() as Arc<dyn Device>));
     let ide = Piix3Ide::new(channels);
-    let bridge = HostBridge::new(pci.clone());
+    // Without firmware, a kernel finds RAM where firmware would have switched it on.
+    let bridge = HostBridge::new(pci.clone(), acpi_mode);
     bus.map_ports(host_bridge::PORTS, host_bridge::PORT_COUNT, 0, bridge.clone())?;
     let functions: [(Slot, Arc<dyn PciDevice>); 4] = [
         (Slot::new(0, 0), bridge.clone()),
@@ -340,10 +411,10 @@ fn add_devices(
     for (slot, function) in functions {
         pci.insert(slot, &function);
     }
-    devices.extend([isa as Arc<dyn Device>, ide, power.clone(), bridge]);
+    devices.extend([isa as Arc<dyn Device>, ide, power.clone(), bridge.clone()]);
     // Controllers come last, so that a reset of the devices does not leave lines up.
     devices.push(interrupts.device.clone());
-    Ok((devices, power))
+    Ok((devices, power, bridge, cmos))
 }
 
 #[cfg(test)]

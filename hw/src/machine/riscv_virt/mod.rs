@@ -93,6 +93,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
             MemorySlot { region: rom_region, read_only: true },
             MemorySlot { region: ram_region, read_only: false },
         ],
+        shadow: None,
+        sleep: None,
         devices,
         images,
         start_state: Box::new(|index, state| {
