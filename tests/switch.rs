@@ -104,7 +104,10 @@ fn a_guest_goes_to_and_fro_between_kvm_and_the_jit() {
                 }
                 let stuck = std::time::Instant::now() > deadline;
                 let registers = client.execute("human-monitor-command", json!({"command-line": "info registers"}));
-                assert!(!stuck, "after {number} moves, on {to}, it is stuck with {now:?} after {before:?}: {registers}");
+                assert!(
+                    !stuck,
+                    "after {number} moves, on {to}, it is stuck with {now:?} after {before:?}: {registers}"
+                );
             }
         }
     }
@@ -134,8 +137,7 @@ fn a_machine_that_was_not_made_for_it_stays_and_says_why() {
     assert!(status(&mut client).get("x-accelerator").is_none());
     client.execute("quit", json!({}));
     guest.wait_for_end(LIMIT).unwrap();
-    let output =
-        brolga().args(["-arch", "riscv64", "-M", "virt,switchable=on", "-bios", "none"]).output().unwrap();
+    let output = brolga().args(["-arch", "riscv64", "-M", "virt,switchable=on", "-bios", "none"]).output().unwrap();
     let message = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{message}");
     assert!(message.contains("needs both accelerators kvm and jit"), "{message}");

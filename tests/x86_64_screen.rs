@@ -1,4 +1,4 @@
-//! What a `pc` shows on the screen of its graphics card: firmware, and GRUB from a floppy disk.
+//! What a `pc` shows on the screen of its graphics card: firmware, and what it starts from floppy disks and CDs.
 
 mod support;
 
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use support::qmp::Client;
+use support::running_guest::Guest;
 use support::{LIMIT, brolga};
 
 /// A machine with a screen; it is ended when dropped.
@@ -103,4 +104,51 @@ fn grub_starts_from_a_floppy_disk() {
     let mut machine = Machine::start(&folder, &["-drive", &drive, "-boot", "a"]);
     let screen = machine.wait_for("The highlighted entry will be executed");
     assert!(screen.contains("GNU GRUB") && screen.contains("Memtest86+"), "{screen}");
+}
+
+/// Starts an image of Debian's from the CD drive and waits for `text` on the screen.
+fn starts_from_a_cd(test: &str, image: &str, text: &str) -> Option<(Machine, String)> {
+    let folder = guest(test, &["bios-256k.bin", "vgabios-stdvga.bin", image])?;
+    let image = folder.join(image);
+    let mut machine = Machine::start(&folder, &["-cdrom", &image.to_string_lossy(), "-boot", "d"]);
+    let screen = machine.wait_for(text);
+    Some((machine, screen))
+}
+
+#[test]
+fn grub_starts_from_a_cd() {
+    let image = "grub-rescue-cdrom.iso";
+    let started = starts_from_a_cd("grub_starts_from_a_cd", image, "The highlighted entry will be executed");
+    let Some((_, screen)) = started else { return };
+    assert!(screen.contains("GNU GRUB"), "{screen}");
+}
+
+#[test]
+fn ipxe_starts_from_a_cd() {
+    let started = starts_from_a_cd("ipxe_starts_from_a_cd", "ipxe.iso", "Open Source Network Boot Firmware");
+    let Some((mut machine, _)) = started else { return };
+    machine.wait_for("Press Ctrl-B for the iPXE command line");
+}
+
+#[test]
+fn memtest86_tests_memory() {
+    let Some((mut machine, _)) = starts_from_a_cd("memtest86_tests_memory", "memtest86+x64.iso", "Memtest86+") else {
+        return;
+    };
+    // It has found out what machine this is, and goes on to its first tests without an error.
+    let screen = machine.wait_for("Press any key to remove this banner");
+    assert!(screen.contains("Brolga Standard PC"), "{screen}");
+}
+
+#[test]
+fn ovmf_reaches_its_shell() {
+    let Some(folder) = guest("ovmf_reaches_its_shell", &["OVMF.fd"]) else { return };
+    let mut command = brolga();
+    command.args(["-arch", "x86_64", "-M", "pc", "-accel", "jit", "-m", "128", "-nographic", "-L"]).arg(&folder);
+    command.arg("-bios").arg(folder.join("OVMF.fd"));
+    let mut guest = Guest::start(&mut command).unwrap();
+    guest.wait_for("UEFI Interactive Shell", LIMIT).unwrap();
+    guest.wait_for("Shell>", LIMIT).unwrap();
+    guest.type_line("ver\r").unwrap();
+    guest.wait_for("UEFI v2.", LIMIT).unwrap();
 }

@@ -77,6 +77,10 @@ impl Guest {
                 ("seabios", "usr/share/seabios/bios-256k.bin"),
                 ("seabios", "usr/share/seabios/vgabios-stdvga.bin"),
                 ("grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-floppy.img"),
+                ("grub-rescue-pc", "usr/lib/grub-rescue/grub-rescue-cdrom.iso"),
+                ("ipxe", "usr/lib/ipxe/ipxe.iso"),
+                ("memtest86+", "usr/lib/memtest86+/memtest86+x64.iso"),
+                ("ovmf", "usr/share/ovmf/OVMF.fd"),
             ],
             _ => &[],
         }

@@ -21,7 +21,8 @@ tasks:
   test             set up and run every check and test; ends with how many passed, failed and were skipped
   guests           fetch kernels, firmware and busybox from Debian's packages into guests/
   bench            time Brolga and Debian's QEMU side by side on the same guest
-  soak [BOOTS]     boot the riscv64 guest BOOTS times (20) with one and with four processors
+  soak [BOOTS] [GUEST]
+                   boot GUEST (riscv64, x86_64; riscv64) BOOTS times (20) each with one, two and four processors
   oracle [SECONDS] compare the JIT with KVM on random x86-64 instructions for SECONDS (600)
   fuzz [SECONDS]   run each fuzz target for SECONDS (600)
 ";
@@ -37,7 +38,9 @@ fn main() -> ExitCode {
         Some("test") => test::run(),
         Some("guests") => guests::fetch(),
         Some("bench") => bench::run(),
-        Some("soak") => number(20).and_then(soak::run),
+        Some("soak") => {
+            number(20).and_then(|boots| soak::run(boots, arguments.get(2).map_or("riscv64", String::as_str)))
+        }
         Some("oracle") => number(600).and_then(soak::oracle),
         Some("fuzz") => number(600).and_then(soak::fuzz),
         Some("help") => {

@@ -3,21 +3,20 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::guest::command;
-use crate::guests::RISCV64;
+use crate::guests::{self, RISCV64, X86_64};
 use crate::running_guest::{Guest, PROMPT};
 use crate::{Result, build_brolga, cargo, root};
 
-/// Boots the guest `boots` times each with one and with four processors, types a command and switches it off.
-pub(crate) fn run_boots(boots: u64) -> Result<Vec<(u32, Vec<f64>)>> {
-    RISCV64.fetch()?;
+/// Boots the guest `boots` times each with one, two and four processors, types a command and switches it off.
+pub(crate) fn run_boots(guest: &guests::Guest, boots: u64) -> Result<Vec<(u32, Vec<f64>)>> {
+    guest.fetch()?;
     let brolga = build_brolga()?;
     let mut all = Vec::new();
-    for processors in [1, 4] {
+    for processors in [1, 2, 4] {
         let mut seconds = Vec::new();
         for boot in 1..=boots {
             let start = Instant::now();
-            let mut running =
-                Guest::start(command(&brolga, &RISCV64, processors).args(["-accel", "jit", "-nographic"]))?;
+            let mut running = Guest::start(command(&brolga, guest, processors).args(["-accel", "jit", "-nographic"]))?;
             let failed = |error| format!("boot {boot} with {processors} processors: {error}");
             running.wait_for(PROMPT, Duration::from_secs(240)).map_err(failed)?;
             seconds.push(start.elapsed().as_secs_f64());
@@ -32,9 +31,14 @@ pub(crate) fn run_boots(boots: u64) -> Result<Vec<(u32, Vec<f64>)>> {
     Ok(all)
 }
 
-/// `soak`: the boots, and a summary.
-pub(crate) fn run(boots: u64) -> Result<()> {
-    for (processors, mut seconds) in run_boots(boots)? {
+/// `soak`: the boots of a guest, and a summary.
+pub(crate) fn run(boots: u64, architecture: &str) -> Result<()> {
+    let known = [&RISCV64, &X86_64];
+    let guest = known.into_iter().find(|guest| guest.architecture == architecture).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|guest| guest.architecture).collect();
+        format!("there is no guest {architecture:?}; known are {}", names.join(" and "))
+    })?;
+    for (processors, mut seconds) in run_boots(guest, boots)? {
         seconds.sort_by(f64::total_cmp);
         let (Some(least), Some(most)) = (seconds.first(), seconds.last()) else { continue };
         let median = seconds[seconds.len() / 2];

@@ -3,12 +3,18 @@
 use kvm_bindings::{
     KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE, KVM_PIT_FLAGS_HPET_LEGACY,
     KVM_PIT_FLAGS_SPEAKER_DATA_ON, kvm_ioapic_state, kvm_irqchip, kvm_pic_state, kvm_pit_channel_state, kvm_pit_state2,
+    kvm_reinject_control,
 };
 use kvm_ioctls::VmFd;
 
 use super::vm::host_error;
 use crate::Error;
 use crate::state::pc::{Controllers, IoApic, Pic, Pit, PitChannel};
+
+vmm_sys_util::ioctl_io_nr!(KVM_REINJECT_CONTROL, kvm_bindings::KVMIO, 0x71);
+
+/// Where the timer is wired to.
+const IO_APIC_TIMER_INPUT: u32 = 2;
 
 const PICS: [u32; 2] = [KVM_IRQCHIP_PIC_MASTER, KVM_IRQCHIP_PIC_SLAVE];
 
@@ -32,6 +38,11 @@ pub(super) fn read(vm: &VmFd) -> Result<Controllers, Error> {
 
 pub(super) fn write(vm: &VmFd, state: &Controllers) -> Result<(), Error> {
     let mut chip = kvm_irqchip::default();
+    // KVM's timer gives pulses, and its output is low between them. Were it high, the next pulse would be no edge, and as nobody
+    // acknowledges that one, there would never be another.
+    let mut state = state.clone();
+    state.pics[0].last_levels &= !1;
+    state.io_apic.levels &= !(1 << IO_APIC_TIMER_INPUT);
     for (pic, number) in state.pics.iter().zip(PICS) {
         chip.chip_id = number;
         chip.chip.pic = encode_pic(pic);
@@ -40,7 +51,22 @@ pub(super) fn write(vm: &VmFd, state: &Controllers) -> Result<(), Error> {
     chip.chip_id = KVM_IRQCHIP_IOAPIC;
     chip.chip.ioapic = encode_io_apic(&state.io_apic);
     vm.set_irqchip(&chip).map_err(host_error("KVM_SET_IRQCHIP"))?;
-    vm.set_pit2(&encode_pit(&state.pit, monotonic_time())).map_err(host_error("KVM_SET_PIT2"))
+    vm.set_pit2(&encode_pit(&state.pit, monotonic_time())).map_err(host_error("KVM_SET_PIT2"))?;
+    forget_unacknowledged_ticks(vm)
+}
+
+/// KVM's timer raises no interrupt while its last one is not acknowledged, so that a slow guest misses none. Whether it is, KVM
+/// knows of its own interrupt only, and not of one that was acknowledged somewhere else; it forgets about that when this
+/// behaviour is switched on.
+fn forget_unacknowledged_ticks(vm: &VmFd) -> Result<(), Error> {
+    for pit_reinject in [0, 1] {
+        let request = kvm_reinject_control { pit_reinject, ..Default::default() };
+        // SAFETY: the kernel reads one `kvm_reinject_control`, which outlives the call.
+        if unsafe { vmm_sys_util::ioctl::ioctl_with_ref(vm, KVM_REINJECT_CONTROL(), &request) } != 0 {
+            return Err(Error::Host { call: "KVM_REINJECT_CONTROL", source: std::io::Error::last_os_error() });
+        }
+    }
+    Ok(())
 }
 
 /// The host's monotonic clock in nanoseconds, by which KVM notes when a count was loaded.
