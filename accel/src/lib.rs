@@ -10,6 +10,7 @@
 //! A [`Vcpu`] belongs to one thread. Everything another thread may do to a running processor goes through its
 //! [`VcpuHandle`] or through the [`Accelerator`], which are shared. Neither blocks on a vCPU thread.
 
+mod bus_access;
 pub mod clock;
 pub mod jit;
 pub mod kvm;

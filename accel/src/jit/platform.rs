@@ -9,7 +9,7 @@ use translate::platform::{BusError, HostPage, LocalApicRegister, Platform};
 use super::{MemoryMap, Shared};
 use crate::clock::Timer;
 use crate::memory::PAGE_SIZE;
-use crate::{AddressSpace, IoBus};
+use crate::{AddressSpace, IoBus, bus_access};
 
 /// What a vCPU runs against. Holding it keeps its memory mapped.
 pub(super) struct RunPlatform<'a> {
@@ -32,9 +32,7 @@ impl RunPlatform<'_> {
                 return Ok(());
             }
         }
-        let bytes = value.to_le_bytes();
-        let data = bytes.get(..width as usize).ok_or(BusError)?;
-        self.io.write(space, address, data).map_err(|_| BusError)
+        bus_access::write(self.io, space, address, width, value)
     }
 }
 
@@ -57,10 +55,7 @@ impl Platform for RunPlatform<'_> {
     }
 
     fn read(&self, address: u64, width: u64) -> Result<u64, BusError> {
-        let mut bytes = [0; 8];
-        let data = bytes.get_mut(..width as usize).ok_or(BusError)?;
-        self.io.read(AddressSpace::Memory, address, data).map_err(|_| BusError)?;
-        Ok(u64::from_le_bytes(bytes))
+        bus_access::read(self.io, address, width)
     }
 
     fn write(&self, address: u64, width: u64, value: u64) -> Result<(), BusError> {
@@ -68,13 +63,7 @@ impl Platform for RunPlatform<'_> {
     }
 
     fn read_port(&self, port: u16, width: u64) -> u64 {
-        let mut bytes = [0xff; 8];
-        if let Some(data) = bytes.get_mut(..width as usize)
-            && self.io.read(AddressSpace::Port, u64::from(port), data).is_err()
-        {
-            data.fill(0xff);
-        }
-        u64::from_le_bytes(bytes) & u64::MAX >> (64 - 8 * width)
+        bus_access::read_port(self.io, port, width)
     }
 
     fn write_port(&self, port: u16, width: u64, value: u64) {

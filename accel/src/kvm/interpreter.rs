@@ -17,7 +17,7 @@ use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
 use crate::jit::x86_64::{set_state, state};
 use crate::memory::{DirtyBitmap, MemorySlot};
 use crate::state::x86_64::CpuState;
-use crate::{AddressSpace, Error, IoBus};
+use crate::{AddressSpace, Error, IoBus, bus_access};
 
 /// A processor that executes one instruction at a time for a vCPU.
 pub(super) struct Interpreter {
@@ -112,34 +112,20 @@ impl Platform for World<'_> {
     }
 
     fn read(&self, address: u64, width: u64) -> Result<u64, BusError> {
-        let mut bytes = [0; 8];
-        let data = bytes.get_mut(..width as usize).ok_or(BusError)?;
-        self.io.read(AddressSpace::Memory, address, data).map_err(|_| BusError)?;
-        Ok(u64::from_le_bytes(bytes))
+        bus_access::read(self.io, address, width)
     }
 
     fn write(&self, address: u64, width: u64, value: u64) -> Result<(), BusError> {
-        let bytes = value.to_le_bytes();
-        let data = bytes.get(..width as usize).ok_or(BusError)?;
-        self.io.write(AddressSpace::Memory, address, data).map_err(|_| BusError)
+        bus_access::write(self.io, AddressSpace::Memory, address, width, value)
     }
 
     fn read_port(&self, port: u16, width: u64) -> u64 {
-        let mut bytes = [0xff; 8];
-        if let Some(data) = bytes.get_mut(..width as usize)
-            && self.io.read(AddressSpace::Port, u64::from(port), data).is_err()
-        {
-            data.fill(0xff);
-        }
-        u64::from_le_bytes(bytes) & u64::MAX >> (64 - 8 * width)
+        bus_access::read_port(self.io, port, width)
     }
 
     fn write_port(&self, port: u16, width: u64, value: u64) {
-        let bytes = value.to_le_bytes();
-        if let Some(data) = bytes.get(..width as usize) {
-            // Where nothing answers, writes are lost.
-            let _ = self.io.write(AddressSpace::Port, u64::from(port), data);
-        }
+        // Where nothing answers, writes are lost.
+        let _ = bus_access::write(self.io, AddressSpace::Port, u64::from(port), width, value);
     }
 
     fn read_local_apic(&self, register: LocalApicRegister) -> Option<u64> {

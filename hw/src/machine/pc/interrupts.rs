@@ -119,9 +119,13 @@ struct BackendInputs(Arc<dyn Accelerator>);
 
 impl InterruptController for BackendInputs {
     fn set_input(&self, number: u32, level: bool) {
-        if let Err(error) = self.0.set_interrupt_line(number, level) {
-            tracing::error!("interrupt {number}: {error}");
-        }
+        set_line(&*self.0, number, level);
+    }
+}
+
+fn set_line(accelerator: &dyn Accelerator, number: u32, level: bool) {
+    if let Err(error) = accelerator.set_interrupt_line(number, level) {
+        tracing::error!("interrupt {number}: {error}");
     }
 }
 
@@ -291,9 +295,7 @@ impl InterruptController for Both {
     fn set_input(&self, number: u32, level: bool) {
         let _moves_not = self.carrying.read();
         if self.accelerator_has_them() {
-            if let Err(error) = self.accelerator.set_interrupt_line(number, level) {
-                tracing::error!("interrupt {number}: {error}");
-            }
+            set_line(&*self.accelerator, number, level);
         } else {
             self.own.set_input(number, level);
         }
