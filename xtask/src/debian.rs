@@ -8,7 +8,8 @@ use std::process::Command;
 
 use crate::{Result, output, run};
 
-const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The keys of Debian's archive.
+pub(crate) const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 
 /// The packages of one suite for one architecture.
 pub(crate) struct Suite {
@@ -17,7 +18,7 @@ pub(crate) struct Suite {
 }
 
 /// Where the system itself gets Debian's packages from.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let codename = release.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME=")).unwrap_or_default();
     let targets = output(Command::new("apt-get").args([
@@ -94,4 +95,31 @@ impl Suite {
         fs::remove_file(&file).map_err(|error| error.to_string())?;
         Ok(to)
     }
+}
+
+/// `program`, to be run as root: as it is, or with `sudo` where that asks for no password.
+pub(crate) fn as_root(program: &str) -> Command {
+    let id = output(Command::new("id").arg("-u")).unwrap_or_default();
+    if id.trim() == "0" {
+        return Command::new(program);
+    }
+    let mut command = Command::new("sudo");
+    command.args(["-n", program]);
+    command
+}
+
+/// Installs the packages of those programs (program or absolute path, package) that the host lacks.
+pub(crate) fn install(programs: &[(&str, &str)]) -> Result<()> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Programs of the administrator are often not on the path of others.
+    let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]).collect();
+    let present = |program: &str| folders.iter().any(|folder| folder.join(program).exists());
+    let missing: Vec<&str> =
+        programs.iter().filter(|(program, _)| !present(program)).map(|(_, package)| *package).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    println!("installing {}", missing.join(" "));
+    run(as_root("apt-get").args(["-q", "update"]))?;
+    run(as_root("apt-get").args(["-q", "install", "-y", "--no-install-recommends"]).args(missing))
 }

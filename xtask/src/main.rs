@@ -5,6 +5,7 @@ mod cpio;
 mod debian;
 mod guest;
 mod guests;
+mod installed;
 mod running_guest;
 mod soak;
 mod test;
@@ -36,7 +37,7 @@ fn main() -> ExitCode {
     let result = match arguments.first().map(String::as_str) {
         Some("boot") => guest::boot_on_terminal(),
         Some("test") => test::run(),
-        Some("guests") => guests::fetch(),
+        Some("guests") => guests::fetch().and_then(|()| installed::make()),
         Some("bench") => bench::run(),
         Some("soak") => {
             number(20).and_then(|boots| soak::run(boots, arguments.get(2).map_or("riscv64", String::as_str)))

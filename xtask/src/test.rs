@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::{Result, cargo, guests, root};
+use crate::{Result, cargo, debian, guests, installed, root};
 
 /// How a test says that it could not run.
 const SKIPPED: &str = "SKIPPED: ";
@@ -54,7 +54,10 @@ fn set_up() {
     if let Err(error) = guests::fetch() {
         println!("no guest to boot: {error}");
     }
-    if let Err(error) = install_packages() {
+    if let Err(error) = installed::make() {
+        println!("no installed Debian to boot: {error}");
+    }
+    if let Err(error) = debian::install(&PROGRAMS) {
         println!("some tests will be skipped: {error}");
     }
     if let Err(error) = install_client() {
@@ -63,31 +66,7 @@ fn set_up() {
 }
 
 /// Programs from Debian's packages that tests use.
-fn install_packages() -> Result<()> {
-    const NEEDED: [(&str, &str); 2] = [("qemu-riscv64-static", "qemu-user-static"), ("python3", "python3-venv")];
-    let present = |program: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        std::env::split_paths(&path).any(|folder| folder.join(program).exists())
-    };
-    let missing: Vec<&str> =
-        NEEDED.iter().filter(|(program, _)| !present(program)).map(|(_, package)| *package).collect();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    println!("installing {}", missing.join(" "));
-    let as_root = |program: &str| {
-        let id = crate::output(Command::new("id").arg("-u")).unwrap_or_default();
-        if id.trim() == "0" {
-            Command::new(program)
-        } else {
-            let mut command = Command::new("sudo");
-            command.args(["-n", program]);
-            command
-        }
-    };
-    crate::run(as_root("apt-get").args(["-q", "update"]))?;
-    crate::run(as_root("apt-get").args(["-q", "install", "-y", "--no-install-recommends"]).args(missing))
-}
+const PROGRAMS: [(&str, &str); 2] = [("qemu-riscv64-static", "qemu-user-static"), ("python3", "python3-venv")];
 
 /// The QMP client from PyPI, in a Python environment of its own.
 fn install_client() -> Result<PathBuf> {

@@ -470,6 +470,8 @@ impl Generator<'_> {
         for word in (0..8).filter(|word| *word != kept) {
             item.code.extend([0x48, 0xc7, 0x87, (8 * word) as u8, 2, 0, 0, 0, 0, 0, 0]);
         }
+        // and dword [rdi + 512], 0xffe00007: components of the host, with which KVM without hardware assistance restores.
+        item.code.extend([0x81, 0xa7, 0, 2, 0, 0, 0x07, 0, 0xe0, 0xff]);
         let choose = |generator: &mut Self, item: &mut Item, components: u8, forms: &[[u8; 3]]| {
             // mov eax, components
             item.code.extend([0xb8, components, 0, 0, 0]);
