@@ -397,3 +397,26 @@ fn a_multiboot_kernel_is_started_by_seabios() {
     // The command line begins with the kernel's path, that with a slash.
     assert_eq!(status, Some(i32::from(b'/') * 2 + 1), "{log}");
 }
+
+/// Changes of the memory map that follow each other faster than the machine carries them out; the other processors wait to be
+/// started, and leave the guest only when they are asked to.
+#[test]
+fn a_guest_changes_the_memory_map_many_times() {
+    let code = [
+        &[0x66, 0xba, 0xf8, 0x0c][..],               // mov dx, 0xcf8
+        &[0xb8, 0x58, 0x00, 0x00, 0x80, 0xef],       // mov eax, 0x80000058; out dx, eax
+        &[0x66, 0xba, 0xfd, 0x0c],                   // mov dx, 0xcfd: PAM0
+        &[0xb9, 0xd0, 0x07, 0x00, 0x00],             // mov ecx, 2000
+        &[0xb0, 0x30, 0xee, 0xb0, 0x10, 0xee],       // again: mov al, 0x30; out dx, al; mov al, 0x10; out dx, al
+        &[0xff, 0xc9, 0x75, 0xf6],                   // dec ecx; jnz again
+        &[0x66, 0xba, 0x01, 0x05, 0xb0, 0x15, 0xee], // mov dx, 0x501; mov al, 0x15; out dx, al
+        &[0xf4],                                     // hlt
+    ]
+    .concat();
+    let clock = VirtualClock::new();
+    let jit = accel::jit::Jit::open(Architecture::X86_64, clock.clone()).unwrap();
+    let (status, _, _) = run(Arc::new(jit), clock, &x86_elf(&code), 4, |config| {
+        config.debug_exit = Some((0x501, 2));
+    });
+    assert_eq!(status, Some(0x2b));
+}

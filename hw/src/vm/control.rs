@@ -233,8 +233,14 @@ fn end(core: &Core, exit_status: i32) {
 fn effect(core: &Core) -> Result<(), Error> {
     // Taken only now, so that a guest that asks again and again does not fill the channel.
     let effect = core.pending_effect.lock().take();
-    if core.memory_map_changed.swap(false, Ordering::AcqRel) {
+    if core.memory_map_changed.load(Ordering::Acquire) {
+        // Again, as those parked may go on since: the effect before this one let them, after a vCPU on its way out of the guest
+        // had changed the map a second time.
+        for vcpu in &core.vcpus {
+            vcpu.park();
+        }
         wait_for_vcpus(core);
+        core.memory_map_changed.store(false, Ordering::Release);
         core.apply_memory_map()?;
     }
     match effect.unwrap_or(Effect::None) {
