@@ -43,6 +43,6 @@ fn an_installed_debian_boots_through_grub_and_runs_programs() {
         "# ",
     );
     answers("gcc -O2 h.c -o h; ./h", "7.484470861");
-    answers("poweroff", "Power-Off");
+    answers("poweroff", "reboot: Power down");
     guest.wait_for_end(LIMIT).unwrap();
 }

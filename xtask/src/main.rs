@@ -20,7 +20,8 @@ const HELP: &str = "\
 tasks:
   boot             build Brolga and boot Debian's Linux to a shell on this terminal (Ctrl-A x ends it)
   test             set up and run every check and test; ends with how many passed, failed and were skipped
-  guests           fetch kernels, firmware and busybox from Debian's packages into guests/
+  guests           fetch kernels, firmware and busybox from Debian's packages into guests/,
+                   and install a Debian on a disk there
   bench            time Brolga and Debian's QEMU side by side on the same guest
   soak [BOOTS] [GUEST]
                    boot GUEST (riscv64, x86_64; riscv64) BOOTS times (20) each with one, two and four processors
