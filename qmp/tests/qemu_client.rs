@@ -6,9 +6,9 @@ use std::process::Command;
 
 use qmp::json::Format;
 use qmp::{Endpoint, Protocol, Role, Server};
+use support::{On, machine, under_each_accelerator};
 
-#[test]
-fn the_client_from_pypi_runs_a_session() {
+fn the_client_from_pypi_runs_a_session(on: On) {
     let python = std::env::var_os("BROLGA_PYTHON").unwrap_or_else(|| "python3".into());
     let import = Command::new(&python).args(["-c", "import qemu.qmp"]).output();
     if !import.is_ok_and(|output| output.status.success()) {
@@ -19,7 +19,7 @@ fn the_client_from_pypi_runs_a_session() {
         return;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let vm = support::machine(|_| {});
+    let vm = machine(on, |_| {});
     let server = Server::new(vm.clone(), runtime.handle().clone());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("qmp");
@@ -33,3 +33,5 @@ fn the_client_from_pypi_runs_a_session() {
     assert!(session.wait().unwrap().success());
     assert_eq!(ended, Some(0));
 }
+
+under_each_accelerator!(the_client_from_pypi_runs_a_session,);

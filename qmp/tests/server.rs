@@ -15,7 +15,7 @@ use hw::vm::Vm;
 use qmp::json::Format;
 use qmp::{Endpoint, Protocol, Server};
 use serde_json::{Value, json};
-use support::machine;
+use support::{On, machine, under_each_accelerator};
 
 const QMP: Protocol = Protocol::Qmp(Format::Line);
 
@@ -28,9 +28,9 @@ struct Fixture {
     _runtime: tokio::runtime::Runtime,
 }
 
-fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
+fn fixture(on: On, change: impl FnOnce(&mut Config)) -> Fixture {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let vm = machine(change);
+    let vm = machine(on, change);
     let server = Server::new(vm.clone(), runtime.handle().clone());
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("qmp");
@@ -95,9 +95,8 @@ fn nothing() -> Value {
     json!({"return": {}})
 }
 
-#[test]
-fn an_event_comes_before_the_answer_that_caused_it_and_to_every_client() {
-    let fixture = fixture(|_| {});
+fn an_event_comes_before_the_answer_that_caused_it_and_to_every_client(on: On) {
+    let fixture = fixture(on, |_| {});
     let [mut first, mut second] = [Client::new(&fixture.path), Client::new(&fixture.path)];
     let mut negotiating = Client::greeted(&fixture.path);
     let host = |reason: &str| json!({"guest": false, "reason": reason});
@@ -126,9 +125,8 @@ fn an_event_comes_before_the_answer_that_caused_it_and_to_every_client() {
     assert!(!fixture.path.exists());
 }
 
-#[test]
-fn answers_of_a_closing_server_arrive() {
-    let fixture = fixture(|_| {});
+fn answers_of_a_closing_server_arrive(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut client = Client::new(&fixture.path);
     client.send(&"{'execute':'query-cpus'}".repeat(50));
     client.send("{'execute':'quit'}");
@@ -142,9 +140,8 @@ fn answers_of_a_closing_server_arrive() {
     assert!(client.at_end());
 }
 
-#[test]
-fn requests_behind_a_closed_side_are_answered() {
-    let fixture = fixture(|_| {});
+fn requests_behind_a_closed_side_are_answered(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut client = Client::new(&fixture.path);
     client.send(&"{'execute':'query-cpus'} ".repeat(20));
     client.stream.shutdown(std::net::Shutdown::Write).unwrap();
@@ -154,9 +151,8 @@ fn requests_behind_a_closed_side_are_answered() {
     assert!(client.at_end());
 }
 
-#[test]
-fn a_hundred_clients_are_served_at_once() {
-    let fixture = fixture(|_| {});
+fn a_hundred_clients_are_served_at_once(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut clients: Vec<Client> = (0..100).map(|_| Client::new(&fixture.path)).collect();
     for client in &mut clients {
         client.send("{'execute':'query-status'}");
@@ -170,9 +166,8 @@ fn a_hundred_clients_are_served_at_once() {
     }
 }
 
-#[test]
-fn a_client_that_does_not_read_is_dropped_and_harms_nobody() {
-    let fixture = fixture(|_| {});
+fn a_client_that_does_not_read_is_dropped_and_harms_nobody(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut deaf = Client::new(&fixture.path);
     let mut client = Client::new(&fixture.path);
     let filler = "x".repeat(1 << 20);
@@ -192,9 +187,8 @@ fn a_client_that_does_not_read_is_dropped_and_harms_nobody() {
     assert!(deaf.stream.write_all(request.as_bytes()).is_err());
 }
 
-#[test]
-fn a_flood_does_not_delay_others() {
-    let fixture = fixture(|_| {});
+fn a_flood_does_not_delay_others(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut client = Client::new(&fixture.path);
     let mut flood = Client::new(&fixture.path);
     let mut sink = flood.stream.try_clone().unwrap();
@@ -220,19 +214,17 @@ fn a_flood_does_not_delay_others() {
     assert!(slowest < Duration::from_secs(2), "{slowest:?}");
 }
 
-#[test]
-fn a_client_that_breaks_off_in_the_middle_leaves_nothing_behind() {
-    let fixture = fixture(|_| {});
+fn a_client_that_breaks_off_in_the_middle_leaves_nothing_behind(on: On) {
+    let fixture = fixture(on, |_| {});
     for text in ["{'execute':", "{'execute':'query-cpus'}", "[[[[", "'"] {
         let mut client = Client::new(&fixture.path);
         client.send(text);
     }
-    assert_eq!(Client::new(&fixture.path).ask("query-kvm")["return"]["enabled"], false);
+    assert_eq!(Client::new(&fixture.path).ask("query-kvm")["return"]["enabled"], on == On::KvmX86_64);
 }
 
-#[test]
-fn a_long_message_is_taken() {
-    let fixture = fixture(|_| {});
+fn a_long_message_is_taken(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut client = Client::new(&fixture.path);
     let id = "\\u00e9".repeat(2 << 20);
     let mut stream = client.stream.try_clone().unwrap();
@@ -244,9 +236,8 @@ fn a_long_message_is_taken() {
     assert_eq!(answer["id"].as_str().map(|id| id.chars().count()), Some(2 << 20));
 }
 
-#[test]
-fn out_of_band_errors_overtake() {
-    let fixture = fixture(|_| {});
+fn out_of_band_errors_overtake(on: On) {
+    let fixture = fixture(on, |_| {});
     let mut client = Client::greeted(&fixture.path);
     client.send("{'execute':'qmp_capabilities','arguments':{'enable':['oob']}}");
     assert_eq!(client.receive(), nothing());
@@ -257,16 +248,18 @@ fn out_of_band_errors_overtake() {
     assert!(answers.iter().any(|answer| answer["id"] == 1 && answer["return"].is_array()));
 }
 
-#[test]
-fn a_socket_belongs_to_its_user_and_replaces_a_stale_one() {
-    let fixture = fixture(|_| {});
+fn a_socket_belongs_to_its_user_and_replaces_a_stale_one(on: On) {
+    let fixture = fixture(on, |_| {});
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stale");
     drop(UnixListener::bind(&path).unwrap());
     let endpoint: Endpoint = format!("unix:{},server,nowait", path.display()).parse().unwrap();
     fixture.server.serve(&endpoint, QMP).unwrap();
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    assert_eq!(Client::new(&path).ask("query-target")["return"]["arch"], "riscv64");
+    assert_eq!(
+        Client::new(&path).ask("query-target")["return"]["arch"],
+        if on == On::JitRiscv64 { "riscv64" } else { "x86_64" }
+    );
     // Anything but a socket is not replaced.
     let file = folder.path().join("file");
     std::fs::write(&file, "precious").unwrap();
@@ -276,9 +269,8 @@ fn a_socket_belongs_to_its_user_and_replaces_a_stale_one() {
     assert_eq!(std::fs::read(&file).unwrap(), b"precious");
 }
 
-#[test]
-fn a_server_that_waits_returns_with_its_first_client() {
-    let fixture = fixture(|_| {});
+fn a_server_that_waits_returns_with_its_first_client(on: On) {
+    let fixture = fixture(on, |_| {});
     let path = fixture.path.with_extension("wait");
     let endpoint: Endpoint = format!("unix:{},server", path.display()).parse().unwrap();
     let server = fixture.server.clone();
@@ -300,9 +292,8 @@ fn a_server_that_waits_returns_with_its_first_client() {
     drop(client);
 }
 
-#[test]
-fn a_monitor_can_connect_to_a_listener() {
-    let fixture = fixture(|_| {});
+fn a_monitor_can_connect_to_a_listener(on: On) {
+    let fixture = fixture(on, |_| {});
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint: Endpoint = format!("tcp:127.0.0.1:{}", listener.local_addr().unwrap().port()).parse().unwrap();
     fixture.server.serve(&endpoint, Protocol::Qmp(Format::Pretty)).unwrap();
@@ -317,9 +308,8 @@ fn a_monitor_can_connect_to_a_listener() {
     assert_eq!(line, "    \"QMP\": {\r\n");
 }
 
-#[test]
-fn the_human_monitor_has_a_prompt() {
-    let fixture = fixture(|config| config.name = Some("vm1".into()));
+fn the_human_monitor_has_a_prompt(on: On) {
+    let fixture = fixture(on, |config| config.name = Some("vm1".into()));
     let path = fixture.path.with_extension("monitor");
     let endpoint: Endpoint = format!("unix:{},server,nowait", path.display()).parse().unwrap();
     fixture.server.serve(&endpoint, Protocol::Human { echo: false }).unwrap();
@@ -336,3 +326,19 @@ fn the_human_monitor_has_a_prompt() {
     );
     assert_eq!(rest, "(qemu) vm1\r\n(qemu) VM status: paused (prelaunch)\r\n(qemu) (qemu) (qemu) ");
 }
+
+under_each_accelerator!(
+    an_event_comes_before_the_answer_that_caused_it_and_to_every_client,
+    answers_of_a_closing_server_arrive,
+    requests_behind_a_closed_side_are_answered,
+    a_hundred_clients_are_served_at_once,
+    a_client_that_does_not_read_is_dropped_and_harms_nobody,
+    a_flood_does_not_delay_others,
+    a_client_that_breaks_off_in_the_middle_leaves_nothing_behind,
+    a_long_message_is_taken,
+    out_of_band_errors_overtake,
+    a_socket_belongs_to_its_user_and_replaces_a_stale_one,
+    a_server_that_waits_returns_with_its_first_client,
+    a_monitor_can_connect_to_a_listener,
+    the_human_monitor_has_a_prompt,
+);

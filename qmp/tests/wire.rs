@@ -4,7 +4,7 @@ mod support;
 
 use qmp::json::{Format, write};
 use qmp::session::{Answer, Dialogue, greeting};
-use support::machine;
+use support::{On, machine};
 
 const RECORD: &str = include_str!("data/qemu-7.2-wire.txt");
 
@@ -47,7 +47,7 @@ fn answers(dialogue: &mut Dialogue, input: &[u8]) -> Vec<String> {
 
 #[test]
 fn exchanges_are_those_that_were_recorded() {
-    let vm = machine(|_| {});
+    let vm = machine(On::JitRiscv64, |_| {});
     let mut dialogue = Dialogue::new(vm.clone());
     let mut lines = RECORD.lines().filter(|line| !line.starts_with('#')).peekable();
     let mut exchanges = 0;
@@ -70,7 +70,7 @@ fn exchanges_are_those_that_were_recorded() {
 
 #[test]
 fn deep_nesting_is_echoed_or_refused_and_the_next_command_works() {
-    let mut dialogue = Dialogue::new(machine(|_| {}));
+    let mut dialogue = Dialogue::new(machine(On::JitRiscv64, |_| {}));
     answers(&mut dialogue, b"{'execute':'qmp_capabilities'}");
     let nested = |depth| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let request = |depth| format!("{{'execute':'query-target','id':{}}}", nested(depth));
@@ -91,7 +91,7 @@ fn deep_nesting_is_echoed_or_refused_and_the_next_command_works() {
 
 #[test]
 fn arguments_are_checked_in_qemu_s_words() {
-    let mut dialogue = Dialogue::new(machine(|_| {}));
+    let mut dialogue = Dialogue::new(machine(On::JitRiscv64, |_| {}));
     answers(&mut dialogue, b"{'execute':'qmp_capabilities'}");
     for (request, text) in [
         ("{'execute':'memsave','arguments':{'val':0,'size':1}}", "Parameter 'filename' is missing"),
@@ -129,7 +129,7 @@ fn arguments_are_checked_in_qemu_s_words() {
 #[test]
 fn queries_answer_in_qemu_s_form() {
     let uuid = "550e8400-e29b-41d4-a716-446655440000";
-    let mut dialogue = Dialogue::new(machine(|config| {
+    let mut dialogue = Dialogue::new(machine(On::JitRiscv64, |config| {
         config.name = Some("vm1".into());
         config.uuid = Some(uuid.parse().unwrap());
     }));
@@ -161,7 +161,7 @@ fn queries_answer_in_qemu_s_form() {
 
 #[test]
 fn memory_is_saved_to_files() {
-    let vm = machine(|_| {});
+    let vm = machine(On::JitRiscv64, |_| {});
     vm.write_physical(0x8000_0000, b"0123456789abcdef");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("memory");
