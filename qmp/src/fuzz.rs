@@ -81,11 +81,11 @@ fn is_same(left: &Value, right: &Value) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::machine;
+    use crate::test_support::{On, machine};
 
     #[test]
     fn awkward_lines_are_survived() {
-        let vm = machine(|_| {});
+        let vm = machine(On::JitRiscv64, |_| {});
         let line = b"x/8xg $sp+'a'*(0x80000000-1)\nxp/16c -~(1)/3%$x2\nprint/c 010 ^ 'x'\ninfo registers -a\ncpu $pc\n";
         fuzz_monitor_input(&vm, line);
         for (at, _) in line.iter().enumerate() {
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn awkward_inputs_are_survived() {
-        let vm = machine(|_| {});
+        let vm = machine(On::JitRiscv64, |_| {});
         let wire = include_bytes!("../tests/data/qemu-7.2-wire.txt");
         let deep = [&b"1"[..], &b"{'id':".repeat(3000), &b"["[..].repeat(3000), &b"}]".repeat(3000)].concat();
         for data in

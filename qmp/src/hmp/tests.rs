@@ -1,8 +1,8 @@
 use super::*;
-use crate::test_support::machine;
+use crate::test_support::{On, machine};
 
 fn monitor() -> Monitor {
-    Monitor::new(machine(|config| config.name = Some("vm1".into())))
+    Monitor::new(machine(On::JitRiscv64, |config| config.name = Some("vm1".into())))
 }
 
 #[test]
