@@ -233,6 +233,8 @@ pub struct Cpu<G> {
     pub index: u64,
     /// The processor waits for an interrupt; set by helpers.
     pub halted: bool,
+    /// It was until the interrupt that [`Guest::take_interrupt`] is looking for.
+    pub was_halted: bool,
     /// The processor shut down, and stays so until its state is replaced.
     pub shut_down: bool,
     /// Memory to watch.
@@ -294,6 +296,7 @@ impl<G: Guest> Cpu<G> {
             guest,
             index,
             halted: false,
+            was_halted: false,
             shut_down: false,
             watched: Vec::new(),
             watch_hit: 0,

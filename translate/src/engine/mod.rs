@@ -168,7 +168,7 @@ impl<G: Guest> Engine<G> {
             if cpu.halted && !G::wakes(cpu) {
                 return Some(Stop::Halted);
             }
-            cpu.halted = false;
+            cpu.was_halted = std::mem::take(&mut cpu.halted);
             if G::take_interrupt(cpu) {
                 return None;
             }
@@ -238,7 +238,7 @@ impl<G: Guest> Dispatcher<G> {
                 if cpu.halted && !G::wakes(cpu) {
                     return Stop::Halted;
                 }
-                cpu.halted = false;
+                cpu.was_halted = std::mem::take(&mut cpu.halted);
                 G::take_interrupt(cpu);
                 self.flags = G::flags(cpu);
                 self.note_flushes(cpu);

@@ -9,7 +9,7 @@ use crate::ir::Width;
 use super::registers::RSP;
 use super::segment::{self, Descriptor, Segment, SegmentName, attribute::*};
 use super::state::*;
-use super::{debug, fault, mmu, task};
+use super::{debug, fault, management, mmu, task};
 
 /// Vectors of exceptions.
 pub mod vector {
@@ -136,6 +136,8 @@ pub const INPUT_INIT: u32 = 2;
 const INPUT_START_UP: u32 = 3;
 /// A second NMI came before the first was taken.
 const INPUT_SECOND_NMI: u32 = 4;
+/// Interrupt input: a system-management interrupt waits. Taking it clears the bit.
+pub const INPUT_SMI: u32 = 5;
 const START_UP_VECTOR_SHIFT: u32 = 8;
 
 /// Sends a processor a start-up signal.
@@ -192,11 +194,12 @@ pub(super) fn wakes(cpu: &Cpu<X86_64>) -> bool {
     cpu.guest.pending_event.is_some()
         || input(cpu, INPUT_INTR) && cpu.guest.eflags & FLAG_IF != 0
         || input(cpu, INPUT_NMI) && !cpu.guest.nmi_masked
-        || input(cpu, INPUT_INIT)
+        || !cpu.guest.in_management && (input(cpu, INPUT_INIT) || input(cpu, INPUT_SMI))
 }
 
 pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
-    if input(cpu, INPUT_INIT) {
+    // In system-management mode INIT waits for its end.
+    if !cpu.guest.in_management && input(cpu, INPUT_INIT) {
         // A start-up signal that came behind the INIT stays.
         take_input(cpu, INPUT_INIT);
         reset(cpu, true);
@@ -238,6 +241,10 @@ pub(super) fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
             return true;
         }
         None => {}
+    }
+    if !cpu.guest.in_management && take_input(cpu, INPUT_SMI) {
+        management::enter(cpu, cpu.was_halted);
+        return true;
     }
     if !cpu.guest.nmi_masked && input(cpu, INPUT_NMI) && take_nmi(cpu) {
         cpu.guest.nmi_masked = true;

@@ -93,6 +93,7 @@ helpers! {
     PRIVILEGED_SOFTWARE_INTERRUPT: "privileged_software_interrupt", 2, Effects::ALL, system::privileged_software_interrupt;
     INTERRUPT_ON_OVERFLOW: "interrupt_on_overflow", 2, Effects::ALL, system::interrupt_on_overflow;
     INTERRUPT_RETURN: "interrupt_return", 2, Effects::ALL, system::interrupt_return;
+    RESUME: "resume", 0, Effects::ALL, system::resume;
     FAR_JUMP: "far_jump", 3, Effects::ALL, system::far_jump;
     FAR_CALL: "far_call", 3, Effects::ALL, system::far_call;
     FAR_RETURN: "far_return", 2, Effects::ALL, system::far_return;

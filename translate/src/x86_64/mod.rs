@@ -15,6 +15,7 @@ pub mod flags;
 mod helpers;
 mod io;
 mod lift;
+pub mod management;
 mod mmu;
 pub mod msr;
 pub mod registers;

@@ -194,6 +194,12 @@ pub struct X86_64 {
     pub pending_event: Option<PendingEvent>,
     /// An NMI is being handled.
     pub nmi_masked: bool,
+    /// System-management mode.
+    pub in_management: bool,
+    /// System-management mode was entered while an NMI was being handled.
+    pub management_in_nmi: bool,
+    /// SMBASE: where the memory of the system-management handler begins.
+    pub management_base: u32,
     /// Waits for a start-up signal.
     pub waits_for_start_up: bool,
     /// Task priority where no local APIC answers.
@@ -252,6 +258,9 @@ impl X86_64 {
             resume_at: 0,
             pending_event: None,
             nmi_masked: false,
+            in_management: false,
+            management_in_nmi: false,
+            management_base: super::management::BASE_AT_RESET,
             waits_for_start_up: false,
             cr8: 0,
             instructions: model.instructions(),
@@ -332,6 +341,7 @@ pub fn reset(cpu: &mut Cpu<X86_64>, init: bool) {
             tsc_aux: before.tsc_aux,
             tsc_offset: before.tsc_offset,
             tsc_adjust: before.tsc_adjust,
+            management_base: before.management_base,
             other_msrs: before.other_msrs,
             cr0: before.cr0 & (CR0_CD | CR0_NW),
             ..fresh

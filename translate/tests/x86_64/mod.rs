@@ -179,6 +179,24 @@ impl Processor {
         self.engine.cpu.context.pc = address;
         self.engine.cpu.halted = false;
         assert_eq!(self.engine.run(&self.ram), Stop::Halted);
+        self.ended(address)
+    }
+
+    /// Goes on with a processor that is halted.
+    pub fn go_on_halted(&mut self) -> Ended {
+        assert!(self.engine.cpu.halted);
+        assert_eq!(self.engine.run(&self.ram), Stop::Halted);
+        self.ended(0)
+    }
+
+    /// Runs the program at an address; true if it shut the processor down.
+    pub fn shuts_down_at(&mut self, address: u64) -> bool {
+        self.engine.cpu.context.pc = address;
+        self.engine.cpu.halted = false;
+        self.engine.run(&self.ram) == Stop::ShutDown
+    }
+
+    fn ended(&self, address: u64) -> Ended {
         let mut vector = [0; 4];
         self.read(VECTOR, &mut vector);
         match u32::from_le_bytes(vector) {

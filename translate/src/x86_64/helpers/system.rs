@@ -11,7 +11,7 @@ use super::super::event::{self, Fault, Source, general_protection, vector};
 use super::super::registers::{RAX, RBX, RCX, RDX, segment_base};
 use super::super::segment::{self, SegmentName, attribute::*};
 use super::super::state::*;
-use super::super::{debug, far, mmu, msr};
+use super::super::{debug, far, management, mmu, msr};
 
 /// Records the exception of a result, if it is one.
 fn settle<T: Default>(cpu: &mut Cpu<X86_64>, result: Result<T, Fault>) -> T {
@@ -186,6 +186,12 @@ pub(super) extern "C" fn interrupt_on_overflow(cpu: &mut Cpu<X86_64>, overflow: 
 
 pub(super) extern "C" fn interrupt_return(cpu: &mut Cpu<X86_64>, bits: u64, next: u64, _: u64) -> u64 {
     let result = far::interrupt_return(cpu, bits, next);
+    settle_transfer(cpu, result)
+}
+
+/// RSM.
+pub(super) extern "C" fn resume(cpu: &mut Cpu<X86_64>, _: u64, _: u64, _: u64) -> u64 {
+    let result = management::resume(cpu);
     settle_transfer(cpu, result)
 }
 

@@ -67,6 +67,8 @@ impl Flags {
     const FS_GS_BASE: u32 = 1 << 24;
     /// Loads and stores of pieces of the x87 status and alike may be counted on: CR4.OSXSAVE.
     const XSAVE: u32 = 1 << 25;
+    /// System-management mode, in which the same physical addresses may be other memory.
+    const MANAGEMENT: u32 = 1 << 26;
     /// Outside flat code: one instruction a block, lest one beyond the limit be executed.
     const NEAR_CODE_LIMIT: u32 = 1 << 30;
     /// Breakpoints are armed in the debug registers.
@@ -114,6 +116,7 @@ impl Flags {
         set(guest.privilege() <= guest.io_privilege() || guest.cr0 & CR0_PE == 0, Flags::IO_PRIVILEGED);
         set(guest.mxcsr & 0x1f80 != 0x1f80 || guest.mxcsr & 0x8040 != 0, Flags::UNUSUAL_FLOAT);
         set(guest.cr4 & CR4_FSGSBASE != 0, Flags::FS_GS_BASE);
+        set(guest.in_management, Flags::MANAGEMENT);
         Flags(flags)
     }
 
@@ -296,7 +299,7 @@ impl Lifter {
             let how = match self.i.mnemonic() {
                 _ if !self.flags.has(Flags::TRAP) => InstructionEnd::NoStep,
                 M::Int | M::Int1 | M::Int3 | M::Into => InstructionEnd::InterruptStep,
-                M::Syscall | M::Sysret | M::Sysretq => InstructionEnd::NoStep,
+                M::Syscall | M::Sysret | M::Sysretq | M::Rsm => InstructionEnd::NoStep,
                 _ => InstructionEnd::Step,
             };
             let how = self.constant(how as u64);

@@ -34,6 +34,7 @@ pub(super) fn is_alone(i: &Instruction) -> bool {
         | M::Iret
         | M::Iretd
         | M::Iretq
+        | M::Rsm
         | M::Int
         | M::Int1
         | M::Int3
@@ -170,6 +171,7 @@ impl Lifter {
             M::Popf | M::Popfd | M::Popfq => self.pop_flags(),
             M::Int | M::Int3 | M::Into | M::Int1 => self.interrupt(),
             M::Iret | M::Iretd | M::Iretq => self.interrupt_return(),
+            M::Rsm => self.transfer(id::RESUME, &[]),
             M::Retf => self.far_return(),
             M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs => self.load_far_pointer(),
             M::Syscall => {
