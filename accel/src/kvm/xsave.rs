@@ -75,7 +75,10 @@ impl Layout {
                 *ymm = [u64_at(&bytes, YMM + 16 * index), u64_at(&bytes, YMM + 16 * index + 8)];
             }
         }
-        for component in self.components.iter().filter(|component| in_use >> component.number & 1 != 0) {
+        // KVM writes PKRU at times for a guest that has no such register, and a nested KVM may add what its host uses. No guest
+        // has something in a component that it did not enable, unless it disabled it again.
+        let of_guest = in_use & xcr0;
+        for component in self.components.iter().filter(|component| of_guest >> component.number & 1 != 0) {
             let content = bytes[component.offset..component.offset + component.length].to_vec();
             fpu.components.insert(component.number, content);
         }
@@ -155,12 +158,14 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded_and_what_the_host_lacks_is_named() {
         let layout = Layout { components: vec![Component { number: 9, offset: 2688, length: 8 }], avx: true };
-        let mut fpu = Fpu { fcw: 0x27f, fsw: 0x3800, ftw: 0x80, fop: 0x7ff, mxcsr: 0x1f81, ..Fpu::default() };
+        let mut fpu =
+            Fpu { fcw: 0x27f, fsw: 0x3800, ftw: 0x80, fop: 0x7ff, mxcsr: 0x1f81, xcr0: 0x207, ..Fpu::default() };
         fpu.st[0] = Float80 { significand: 1 << 63, sign_exponent: 0x3fff };
         fpu.xmm[15] = [1, 2];
         fpu.ymm_high[15] = [3, 4];
         fpu.components.insert(9, vec![7; 8]);
-        assert_eq!(layout.decode(&layout.encode(&fpu).unwrap(), 1), fpu);
+        assert_eq!(layout.decode(&layout.encode(&fpu).unwrap(), 0x207), fpu);
+        assert!(layout.decode(&layout.encode(&fpu).unwrap(), 7).components.is_empty());
         fpu.components.insert(5, vec![0; 64]);
         let error = layout.encode(&fpu).unwrap_err().to_string();
         assert!(error.contains("component 5"), "{error}");
