@@ -370,8 +370,7 @@ impl<G: Guest> Dispatcher<G> {
     fn find_slowly(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
         if let Some(generation) = self.translator.newer_generation(&self.generation) {
             // Before the old one goes, and the translations with it.
-            self.local_jumps.clear();
-            self.jump_cache.fill_with(|| JumpCacheEntry::EMPTY);
+            self.clear_jump_cache();
             self.generation = generation;
         }
         let pc = cpu.context.pc;
@@ -387,16 +386,14 @@ impl<G: Guest> Dispatcher<G> {
             None
         };
         let key = Key { start: pc, physical, next_page, flags: self.flags };
-        let position = jump_cache_index(pc);
-        let pointer = match self.remembered(position, &key) {
+        let translation = match self.generation.find(&key) {
             Some(translation) => translation,
-            None => match self.generation.find(&key) {
-                Some(translation) => Arc::as_ptr(&translation),
-                None => Arc::as_ptr(&self.translate(cpu, key)?),
-            },
+            None => self.translate(cpu, key)?,
         };
+        let pointer = Arc::as_ptr(&translation);
         let known = &self.fetch_pages[fetch_page_index(pc)];
         let in_global_page = known.start == pc & !(PAGE_SIZE - 1) && known.global;
+        let position = jump_cache_index(pc);
         if !in_global_page || key.next_page.is_some() {
             // A guest that never changes its address space must not make the list grow without end.
             if self.local_jumps.len() == self.jump_cache.len() {
@@ -404,20 +401,13 @@ impl<G: Guest> Dispatcher<G> {
             }
             self.local_jumps.push(position);
         }
-        // SAFETY: `self.generation` keeps its translations alive.
-        let cell = Arc::as_ptr(unsafe { &(*pointer).cell });
-        self.jump_cache[position] = JumpCacheEntry { pc, flags: u64::from(self.flags), cell, translation: pointer };
+        self.jump_cache[position] = JumpCacheEntry {
+            pc,
+            flags: u64::from(self.flags),
+            cell: Arc::as_ptr(&translation.cell),
+            translation: pointer,
+        };
         Ok(pointer)
-    }
-
-    /// The translation that an entry of the jump cache led to before it was cleared, if it is the one of `key`: after a change
-    /// of address space most are, and finding them again costs no look-up.
-    fn remembered(&self, position: usize, key: &Key) -> Option<*const Translation> {
-        let translation = self.jump_cache[position].translation;
-        // SAFETY: entries point to nothing or to a translation that `self.generation` keeps alive; all are forgotten when
-        // another generation begins.
-        let remembered = unsafe { translation.as_ref() }?;
-        (remembered.key == *key && remembered.is_valid()).then_some(translation)
     }
 
     /// Lifts and records the block at the processor's pc.
