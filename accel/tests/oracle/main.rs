@@ -14,8 +14,8 @@
 //! - `BROLGA_ORACLE_FORMS`: list how often each form was executed.
 //!
 //! What a program does that differs is shrunk, and printed with what differs. A difference that does not come again is
-//! printed and does not fail the run: KVM without hardware assistance loses RFLAGS.NT when an interrupt of the host comes
-//! between two instructions, some ten times in a hundred million. [`undefined`] says what is not compared.
+//! printed and does not fail the run: KVM without hardware assistance was seen to lose RFLAGS.NT ten times in a hundred million
+//! instructions, perhaps to interrupts of the host. [`undefined`] says what is not compared.
 
 mod compare;
 mod forms;

@@ -236,9 +236,7 @@ fn effect(core: &Core) -> Result<(), Error> {
     if core.memory_map_changed.load(Ordering::Acquire) {
         // Again, as those parked may go on since: the effect before this one let them, after a vCPU on its way out of the guest
         // had changed the map a second time.
-        for vcpu in &core.vcpus {
-            vcpu.park();
-        }
+        core.park_vcpus();
         wait_for_vcpus(core);
         core.memory_map_changed.store(false, Ordering::Release);
         core.apply_memory_map()?;

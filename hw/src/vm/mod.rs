@@ -223,6 +223,13 @@ impl Core {
         (0..).zip(states).for_each(|(index, state)| local_apics.load_from(index, state));
     }
 
+    /// Makes all vCPUs leave the guest soon and stay out until they are resumed.
+    fn park_vcpus(&self) {
+        for vcpu in &self.vcpus {
+            vcpu.park();
+        }
+    }
+
     /// Takes the effect of a device access over from a vCPU thread.
     fn request_effect(&self, effect: Effect, commands: &mpsc::Sender<Message>) {
         self.effect_requested.store(true, Ordering::Release);
@@ -243,9 +250,7 @@ impl Core {
             }
             *pending = Some(effect);
         }
-        for vcpu in &self.vcpus {
-            vcpu.park();
-        }
+        self.park_vcpus();
         // A machine that has ended needs no effects.
         let _ = commands.send(Message { command: Command::Effect, reply: None });
     }
