@@ -14,11 +14,14 @@ pub(crate) struct MachineOptions {
     pub(crate) accelerators: Option<String>,
     /// `switchable=`: the accelerator can be changed while the machine runs.
     pub(crate) switchable: bool,
+    /// `smm=`: whether processors have system-management mode; `None`: where the accelerator can.
+    pub(crate) system_management: Option<bool>,
 }
 
 /// Reads `-machine`.
-pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Invalid> {
-    let mut machine = MachineOptions { name: String::new(), accelerators: None, switchable: false };
+pub(crate) fn machine_options(options: &Options, architecture: Architecture) -> Result<MachineOptions, Invalid> {
+    let mut machine =
+        MachineOptions { name: String::new(), accelerators: None, switchable: false, system_management: None };
     for text in &options.machine {
         let mut group = Group::parse("machine", text)?;
         if let Some(name) = group.take_first("type") {
@@ -30,6 +33,17 @@ pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Inval
         if let Some(switchable) = group.take_switch("switchable")? {
             machine.switchable = switchable;
         }
+        if let Some(value) = group.take("smm") {
+            if architecture != Architecture::X86_64 {
+                return Err(group.invalid("smm is for x86_64 machines only"));
+            }
+            machine.system_management = match value.as_str() {
+                "on" => Some(true),
+                "off" => Some(false),
+                "auto" => None,
+                other => return Err(group.invalid(format!("smm={other}: valid are on, off and auto"))),
+            };
+        }
         for (switch, only) in [("usb", false), ("dump-guest-core", true), ("acpi", true)] {
             // Off is what there is for usb; the others change nothing that is built.
             if let Some(value) = group.take_switch(switch)?
@@ -39,7 +53,7 @@ pub(crate) fn machine_options(options: &Options) -> Result<MachineOptions, Inval
                 return Err(group.invalid("usb=on is not built"));
             }
         }
-        group.finish("type, accel, switchable, usb, acpi and dump-guest-core")?;
+        group.finish("type, accel, switchable, smm, usb, acpi and dump-guest-core")?;
     }
     Ok(machine)
 }

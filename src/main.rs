@@ -71,10 +71,11 @@ fn run() -> Result<i32, Invalid> {
     let _pidfile = options.pidfile.as_deref().map(process::PidFile::create).transpose()?;
     log::start(options.log_items.as_deref(), options.log_file.as_deref())?;
 
-    let machine_options = machine::machine_options(&options)?;
+    let machine_options = machine::machine_options(&options, architecture)?;
     let accelerators = machine_options.accelerators.as_deref();
     let is_qtest = accelerator::is_qtest(&options, accelerators)?;
     let mut config = machine::config(&options, machine_options.name, architecture)?;
+    config.system_management = machine_options.system_management;
     if is_qtest && config.boot.firmware == Firmware::Default {
         // Nobody would execute it.
         config.boot.firmware = Firmware::None;

@@ -68,6 +68,8 @@ pub struct Capabilities {
     pub dirty_log: bool,
     /// Most vCPUs that one virtual machine may have.
     pub most_vcpus: u32,
+    /// x86-64: processors have system-management mode, which [`VcpuHandle::inject_smi`] enters.
+    pub system_management: bool,
     /// Ticks of an x86-64 processor's time stamp counter in a millisecond; 0 for other guests.
     pub time_stamp_khz: u32,
 }
@@ -160,6 +162,13 @@ pub trait Accelerator: Send + Sync {
     /// Takes the slot that begins at guest-physical `address` away. vCPUs that ran before this returned may have used
     /// it; none does so after.
     fn unmap_memory(&self, address: u64) -> Result<(), Error>;
+
+    /// x86-64: gives processors in system-management mode memory that they see in place of whatever else answers there, or
+    /// takes it away. Fails where the capability is absent.
+    fn set_management_memory(&self, slot: Option<MemorySlot>) -> Result<(), Error> {
+        let _ = slot;
+        Err(Error::Unsupported { name: self.name(), what: "system-management mode" })
+    }
 
     /// Starts or stops recording which pages of the slot at `address` vCPUs write to.
     fn set_dirty_logging(&self, address: u64, enabled: bool) -> Result<(), Error>;
@@ -266,6 +275,10 @@ pub trait VcpuHandle: Send + Sync {
 
     /// Delivers a non-maskable interrupt; an error where the architecture has none.
     fn inject_nmi(&self) -> Result<(), Error>;
+
+    /// x86-64: a system-management interrupt, which the processor takes at the next instruction boundary outside
+    /// system-management mode. Where [`Capabilities::system_management`] is false it does nothing.
+    fn inject_smi(&self) {}
 
     /// x86-64, without a controller in the backend: an INIT signal. The processor takes the state of SDM volume 3, table
     /// 10-1, at the next instruction boundary; the bootstrap processor then starts at its reset vector, any other one waits

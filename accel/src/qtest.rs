@@ -31,6 +31,7 @@ impl Qtest {
                 watchpoints: 0,
                 dirty_log: false,
                 most_vcpus: 512,
+                system_management: architecture == Architecture::X86_64,
                 time_stamp_khz: 0,
             },
         }
@@ -53,6 +54,9 @@ impl Accelerator for Qtest {
         Ok(())
     }
     fn unmap_memory(&self, _address: u64) -> Result<(), Error> {
+        Ok(())
+    }
+    fn set_management_memory(&self, _slot: Option<MemorySlot>) -> Result<(), Error> {
         Ok(())
     }
     fn set_dirty_logging(&self, _address: u64, _enabled: bool) -> Result<(), Error> {

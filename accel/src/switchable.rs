@@ -272,6 +272,10 @@ impl VcpuHandle for Handle {
         self.deliver(|handle| handle.inject_nmi())
     }
 
+    fn inject_smi(&self) {
+        self.deliver(|handle| handle.inject_smi());
+    }
+
     fn inject_init(&self) {
         self.deliver(|handle| handle.inject_init());
     }

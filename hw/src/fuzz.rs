@@ -274,7 +274,7 @@ fn all_devices() -> Option<BusAndDevices> {
     bus.map_ports(0xe9, 1, 0, console.clone()).ok()?;
     let pci = PciBus::new(&bus);
     let isa = IsaBridge::with_lines((0..16).map(|_| line()).collect());
-    let power = PowerManagement::new(clock.clone(), line(), true);
+    let power = PowerManagement::new(clock.clone(), line(), true, Some(Box::new(|| {})));
     bus.map_ports(0x600, power_management::PORT_COUNT, 0, power.clone()).ok()?;
     bus.map_ports(0xb2, 1, power_management::COMMAND_OFFSET, power.clone()).ok()?;
     let bridge = HostBridge::new(pci.clone(), false);

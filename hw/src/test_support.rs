@@ -419,6 +419,7 @@ impl FakeAccelerator {
             watchpoints: 0,
             dirty_log: false,
             most_vcpus: 8,
+            system_management: false,
             time_stamp_khz: 1_000_000,
         };
         let (vcpus, msis) = (Mutex::default(), Mutex::default());

@@ -398,6 +398,45 @@ fn a_multiboot_kernel_is_started_by_seabios() {
     assert_eq!(status, Some(i32::from(b'/') * 2 + 1), "{log}");
 }
 
+/// Firmware has moved SMBASE to memory that only system-management mode sees. The boot sector opens that memory, puts a handler
+/// there, closes it, and calls the handler, which answers with a byte of that memory.
+#[test]
+fn seabios_sets_up_system_management_mode() {
+    let handler = [0x2e, 0xa0, 0x08, 0x80, 0xe6, 0xb3, 0x0f, 0xaa, 0x15]; // mov al, cs:[0x8008]; out 0xb3, al; rsm
+    let code = [
+        &[0x31, 0xc0, 0x8e, 0xd8][..],               // xor ax, ax; mov ds, ax
+        &[0x66, 0xb8, 0x70, 0x00, 0x00, 0x80],       // mov eax, 0x80000070
+        &[0xba, 0xf8, 0x0c, 0x66, 0xef],             // mov dx, 0xcf8; out dx, eax
+        &[0xba, 0xfe, 0x0c, 0xb0, 0x4a, 0xee],       // mov dx, 0xcfe; mov al, 0x4a; out dx, al
+        &[0xb8, 0x00, 0xa8, 0x8e, 0xc0, 0x31, 0xff], // mov ax, 0xa800; mov es, ax; xor di, di
+        &[0xbe, 0x80, 0x7c, 0xb9, 0x09, 0x00],       // mov si, 0x7c80; mov cx, 9
+        &[0xfc, 0xf3, 0xa4],                         // cld; rep movsb
+        &[0xb0, 0x0a, 0xee],                         // mov al, 0x0a; out dx, al
+        &[0x30, 0xc0, 0xe6, 0xb3],                   // xor al, al; out 0xb3, al
+        &[0xb0, 0x02, 0xe6, 0xb2],                   // mov al, 2; out 0xb2, al
+        &[0xe4, 0xb3, 0x84, 0xc0, 0x74, 0xfa],       // wait: in al, 0xb3; test al, al; jz wait
+        &[0x26, 0x80, 0x3e, 0x00, 0x00, 0xff],       // cmp byte es:[0], 0xff: nobody answers
+        &[0x74, 0x02, 0xb0, 0x01],                   // je leave; mov al, 1
+        &[0xba, 0x01, 0x05, 0xee, 0xf4],             // leave: mov dx, 0x501; out dx, al; hlt
+    ]
+    .concat();
+    let mut image = vec![0; 1 << 20];
+    image[..code.len()].copy_from_slice(&code);
+    image[0x80..0x80 + handler.len()].copy_from_slice(&handler);
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let mut disk = tempfile::NamedTempFile::new().unwrap();
+    disk.write_all(&image).unwrap();
+    let Some((mut config, accelerator, clock)) = seabios("seabios_sets_up_system_management_mode", On::Jit) else {
+        return;
+    };
+    config.debug_exit = Some((0x501, 2));
+    let medium = block::RawFile::open(disk.path(), true).unwrap();
+    let (kind, serial) = (DriveKind::Disk, String::new());
+    config.ide[0] = Some(Drive { kind, medium: Some(Arc::new(medium)), serial });
+    let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
+    assert_eq!(status, Some(0x2b), "{log}");
+}
+
 /// Changes of the memory map that follow each other faster than the machine carries them out; the other processors wait to be
 /// started, and leave the guest only when they are asked to.
 #[test]

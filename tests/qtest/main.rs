@@ -18,5 +18,6 @@ mod riscv;
 mod rtc;
 mod serial;
 mod shadow;
+mod smram;
 mod vga;
 mod virtio;

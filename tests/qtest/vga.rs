@@ -165,6 +165,6 @@ fn there_is_none_where_none_is_wanted() {
     for arguments in [&["-vga", "none"][..], &["-nodefaults"]] {
         let mut machine = Machine::pc(arguments);
         assert_eq!(machine.pci_read(2, 0, 0), 0xffff_ffff);
-        assert_eq!((machine.inb(0x3cc), machine.readl(0xb_8000)), (0xff, 0));
+        assert_eq!((machine.inb(0x3cc), machine.readl(0xb_8000)), (0xff, 0xffff_ffff));
     }
 }

@@ -485,7 +485,7 @@ impl<G: Guest> Cpu<G> {
         if !self.code_pages.has_code(physical) {
             return None;
         }
-        self.platform().mark_dirty(physical);
+        self.platform().mark_dirty(G::memory_view(self), physical);
         let host = entry.addend.load(Ordering::Relaxed).wrapping_add(virtual_page) as *mut u8;
         NonNull::new(host).map(|host| (physical | (address % PAGE_SIZE), host))
     }
@@ -570,14 +570,15 @@ impl<G: Guest> Cpu<G> {
         let translation =
             G::translate(self, address, bytes, access, mode).map_err(|exception| self.stop_with(exception))?;
         let physical = translation.physical;
-        let Some(page) = self.platform().page(physical) else {
+        let view = G::memory_view(self);
+        let Some(page) = self.platform().page(view, physical) else {
             return Ok((physical, None));
         };
         if access == Access::Write {
             if !page.writable {
                 return Ok((physical, None));
             }
-            self.platform().mark_dirty(physical);
+            self.platform().mark_dirty(view, physical);
         }
         if translation.whole_page {
             let virtual_page = address & !(PAGE_SIZE - 1);
@@ -589,7 +590,7 @@ impl<G: Guest> Cpu<G> {
             let writes = access == Access::Write && translation.writable && !self.code_pages.has_code(physical);
             if writes {
                 // Under the lock, lest the dirty log be taken between the mark and the tag.
-                self.platform().mark_dirty(physical);
+                self.platform().mark_dirty(view, physical);
             }
             let keeps_write = entry.write.load(Ordering::Relaxed) == virtual_page
                 && entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) == physical & !(PAGE_SIZE - 1);
@@ -632,7 +633,7 @@ impl<G: Guest> Cpu<G> {
 
     /// Reads an aligned 8-byte word of guest-physical memory, as page-table walks do.
     pub fn read_physical(&self, physical: u64) -> Result<u64, BusError> {
-        match self.platform().page(physical) {
+        match self.platform().page(G::memory_view(self), physical) {
             // SAFETY: the page is valid during the run; the offset is within it since the address is aligned.
             Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize), 8) }),
             None => self.platform().read(physical, 8),
@@ -641,8 +642,9 @@ impl<G: Guest> Cpu<G> {
 
     /// Replaces an aligned 8-byte word of guest-physical RAM if it still holds `expected`; false if it does not.
     pub fn compare_exchange_physical(&self, physical: u64, expected: u64, new: u64) -> Result<bool, BusError> {
-        let page = self.platform().page(physical).filter(|page| page.writable).ok_or(BusError)?;
-        self.platform().mark_dirty(physical);
+        let view = G::memory_view(self);
+        let page = self.platform().page(view, physical).filter(|page| page.writable).ok_or(BusError)?;
+        self.platform().mark_dirty(view, physical);
         // SAFETY: the page is valid and writable during the run; the offset is aligned and within it.
         let word =
             unsafe { AtomicU64::from_ptr(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize).cast()) };

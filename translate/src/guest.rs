@@ -2,6 +2,7 @@
 
 use crate::cpu::Cpu;
 use crate::ir::{Block, MemoryMode};
+use crate::platform::MemoryView;
 
 /// An exception as its architecture numbers it, and the value reported with it.
 #[repr(C)]
@@ -137,6 +138,12 @@ pub trait Guest: Sized + Send + 'static {
 
     /// Takes the interrupt of highest priority that is pending and enabled; false if there is none.
     fn take_interrupt(cpu: &mut Cpu<Self>) -> bool;
+
+    /// The memory that the processor sees at present. It flushes the TLB when it changes.
+    fn memory_view(cpu: &Cpu<Self>) -> MemoryView {
+        let _ = cpu;
+        MemoryView::Ordinary
+    }
 
     /// True if a halted processor must go on: an interrupt is pending, enabled or not as the architecture says.
     fn wakes(cpu: &Cpu<Self>) -> bool;

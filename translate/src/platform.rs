@@ -14,6 +14,16 @@ pub struct HostPage {
     pub writable: bool,
 }
 
+/// Which memory a processor sees.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MemoryView {
+    /// What all processors see.
+    #[default]
+    Ordinary,
+    /// x86: what a processor in system-management mode sees; there may be memory that others do not see.
+    Management,
+}
+
 /// An access that nothing answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BusError;
@@ -34,13 +44,13 @@ pub enum LocalApicRegister {
 
 /// The world outside a processor: memory, devices and time. Shared by all processors of a machine.
 pub trait Platform: Sync {
-    /// The page of RAM or ROM that holds guest-physical `address`; `None` where [`read`](Platform::read) and
+    /// The page of RAM or ROM that holds guest-physical `address` in a view; `None` where [`read`](Platform::read) and
     /// [`write`](Platform::write) must be asked.
-    fn page(&self, address: u64) -> Option<HostPage>;
+    fn page(&self, view: MemoryView, address: u64) -> Option<HostPage>;
 
-    /// A processor is about to write to the RAM page that holds guest-physical `address`, maybe many times until the
-    /// next TLB flush.
-    fn mark_dirty(&self, address: u64);
+    /// A processor is about to write to the RAM page that holds guest-physical `address` in a view, maybe many times until
+    /// the next TLB flush.
+    fn mark_dirty(&self, view: MemoryView, address: u64);
 
     /// Reads 1, 2, 4 or 8 bytes, little-endian, where no RAM answers.
     fn read(&self, address: u64, width: u64) -> Result<u64, BusError>;

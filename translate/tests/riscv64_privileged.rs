@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use translate::cpu::ATTENTION_INTERRUPT;
 use translate::engine::{Engine, Stop, Tiers, Translator};
-use translate::platform::{BusError, HostPage, PAGE_SIZE, Platform};
+use translate::platform::{BusError, HostPage, MemoryView, PAGE_SIZE, Platform};
 use translate::riscv64::{MACHINE, Riscv64, SUPERVISOR, USER, csr};
 
 const RAM: u64 = 0x8000_0000;
@@ -75,12 +75,12 @@ struct World {
 unsafe impl Sync for World {}
 
 impl Platform for World {
-    fn page(&self, address: u64) -> Option<HostPage> {
+    fn page(&self, _view: MemoryView, address: u64) -> Option<HostPage> {
         let page = self.ram.get((address.checked_sub(RAM)? / PAGE_SIZE) as usize)?;
         Some(HostPage { host: NonNull::new(page.get())?.cast(), writable: true })
     }
 
-    fn mark_dirty(&self, _address: u64) {}
+    fn mark_dirty(&self, _view: MemoryView, _address: u64) {}
 
     fn read(&self, _address: u64, _width: u64) -> Result<u64, BusError> {
         Err(BusError)

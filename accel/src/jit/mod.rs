@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use translate::code::CodePages;
 use translate::engine::{Tiers, Translator};
+use translate::platform::MemoryView;
 use translate::riscv64::Riscv64;
 use translate::x86_64::X86_64;
 use vm_memory::{Address, GuestMemoryRegion};
@@ -54,10 +55,13 @@ struct Shared {
     model: Arc<CpuModel>,
 }
 
-/// The memory of a machine, sorted by address; replaced as a whole when it changes.
-#[derive(Default)]
+/// The memory of a machine; replaced as a whole when it changes.
+#[derive(Clone, Default)]
 struct MemoryMap {
+    /// Sorted by address.
     slots: Vec<Mapped>,
+    /// What processors in system-management mode see before anything else.
+    management: Option<Mapped>,
 }
 
 #[derive(Clone)]
@@ -74,10 +78,43 @@ struct DirtyLog {
     pages: Box<[AtomicU64]>,
 }
 
+impl Mapped {
+    fn new(slot: MemorySlot) -> Result<Mapped, Error> {
+        let (start, length) = (slot.region.start_addr().raw_value(), slot.region.len());
+        if length == 0 || !start.is_multiple_of(PAGE_SIZE) || !length.is_multiple_of(PAGE_SIZE) {
+            return Err(Error::Memory { address: start, length, problem: "is not whole pages" });
+        }
+        let words = (length / PAGE_SIZE).div_ceil(64) as usize;
+        let log = DirtyLog {
+            enabled: AtomicBool::new(false),
+            pages: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
+        };
+        Ok(Mapped { start, length, slot, log: Arc::new(log) })
+    }
+
+    /// Has `code_pages` told what others than processors write there.
+    fn observe(&self, code_pages: &Arc<CodePages>) {
+        let (start, code_pages) = (self.start, code_pages.clone());
+        self.slot.region.get_mmap().bitmap().observe(Some(Box::new(move |offset, length| {
+            code_pages.invalidate_range(start + offset as u64, length as u64);
+        })));
+    }
+
+    fn end_observation(&self) {
+        self.slot.region.get_mmap().bitmap().observe(None);
+    }
+}
+
 impl MemoryMap {
-    fn find(&self, address: u64) -> Option<&Mapped> {
+    fn find(&self, view: MemoryView, address: u64) -> Option<&Mapped> {
+        let holds = |slot: &&Mapped| address.checked_sub(slot.start).is_some_and(|offset| offset < slot.length);
+        if view == MemoryView::Management
+            && let Some(slot) = self.management.as_ref().filter(holds)
+        {
+            return Some(slot);
+        }
         let next = self.slots.partition_point(|slot| slot.start <= address);
-        self.slots[..next].last().filter(|slot| address - slot.start < slot.length)
+        self.slots[..next].last().filter(holds)
     }
 }
 
@@ -145,6 +182,7 @@ impl Jit {
                 watchpoints: usize::MAX,
                 dirty_log: true,
                 most_vcpus: 512,
+                system_management: architecture == Architecture::X86_64,
                 time_stamp_khz: if architecture == Architecture::X86_64 { shared.model.time_stamp_khz } else { 0 },
             },
             shared,
@@ -154,11 +192,11 @@ impl Jit {
     }
 
     /// Replaces the memory map, and returns when no vCPU uses the old one any more.
-    fn change_memory(&self, change: impl FnOnce(&mut Vec<Mapped>) -> Result<(), Error>) -> Result<(), Error> {
+    fn change_memory(&self, change: impl FnOnce(&mut MemoryMap) -> Result<(), Error>) -> Result<(), Error> {
         let _changing = self.shared.changing.lock();
-        let mut slots = self.shared.memory.load().slots.clone();
-        change(&mut slots)?;
-        let old = self.shared.memory.swap(Arc::new(MemoryMap { slots }));
+        let mut map = MemoryMap::clone(&self.shared.memory.load());
+        change(&mut map)?;
+        let old = self.shared.memory.swap(Arc::new(map));
         for wake in self.shared.wakes.lock().iter() {
             wake.request(translate::cpu::ATTENTION_MEMORY);
         }
@@ -170,7 +208,7 @@ impl Jit {
 
     fn log(&self, address: u64) -> Result<Arc<DirtyLog>, Error> {
         let map = self.shared.memory.load();
-        let slot = map.slots.iter().find(|slot| slot.start == address);
+        let slot = map.slots.iter().chain(&map.management).find(|slot| slot.start == address);
         slot.map(|slot| slot.log.clone()).ok_or(Error::Memory { address, length: 0, problem: "is not mapped" })
     }
 
@@ -189,47 +227,56 @@ impl Accelerator for Jit {
     }
 
     fn map_memory(&self, slot: MemorySlot) -> Result<(), Error> {
-        let start = slot.region.start_addr().raw_value();
-        let length = slot.region.len();
-        let problem = |problem| Error::Memory { address: start, length, problem };
-        if length == 0 || !start.is_multiple_of(PAGE_SIZE) || !length.is_multiple_of(PAGE_SIZE) {
-            return Err(problem("is not whole pages"));
-        }
-        let words = (length / PAGE_SIZE).div_ceil(64) as usize;
-        let log = DirtyLog {
-            enabled: AtomicBool::new(false),
-            pages: std::iter::repeat_with(AtomicU64::default).take(words).collect(),
-        };
-        let code_pages = self.code_pages.clone();
-        self.change_memory(|slots| {
+        let mapped = Mapped::new(slot)?;
+        let (start, length) = (mapped.start, mapped.length);
+        self.change_memory(|map| {
+            let slots = &mut map.slots;
             let next = slots.partition_point(|other| other.start <= start);
             let overlaps_before = next > 0 && start - slots[next - 1].start < slots[next - 1].length;
             let overlaps_after = slots.get(next).is_some_and(|other| other.start - start < length);
             if overlaps_before || overlaps_after {
-                return Err(problem("overlaps memory that is mapped already"));
+                let problem = "overlaps memory that is mapped already";
+                return Err(Error::Memory { address: start, length, problem });
             }
-            slot.region.get_mmap().bitmap().observe(Some(Box::new(move |offset, length| {
-                code_pages.invalidate_range(start + offset as u64, length as u64);
-            })));
-            slots.insert(next, Mapped { start, length, slot, log: Arc::new(log) });
+            mapped.observe(&self.code_pages);
+            slots.insert(next, mapped);
             Ok(())
         })
     }
 
     fn unmap_memory(&self, address: u64) -> Result<(), Error> {
         let mut unmapped = 0;
-        self.change_memory(|slots| {
+        self.change_memory(|map| {
+            let slots = &mut map.slots;
             let position = slots.iter().position(|slot| slot.start == address).ok_or(Error::Memory {
                 address,
                 length: 0,
                 problem: "is not mapped",
             })?;
             let slot = slots.remove(position);
-            slot.slot.region.get_mmap().bitmap().observe(None);
+            slot.end_observation();
             unmapped = slot.length;
             Ok(())
         })?;
         self.code_pages.invalidate_range(address, unmapped);
+        Ok(())
+    }
+
+    fn set_management_memory(&self, slot: Option<MemorySlot>) -> Result<(), Error> {
+        if !self.capabilities.system_management {
+            return Jit::unsupported("system-management mode of this architecture");
+        }
+        let mapped = slot.map(Mapped::new).transpose()?;
+        let mut before = None;
+        self.change_memory(|map| {
+            before = std::mem::replace(&mut map.management, mapped);
+            before.iter().for_each(Mapped::end_observation);
+            map.management.iter().for_each(|mapped| mapped.observe(&self.code_pages));
+            Ok(())
+        })?;
+        if let Some(before) = before {
+            self.code_pages.invalidate_range(before.start, before.length);
+        }
         Ok(())
     }
 
@@ -297,9 +344,8 @@ impl Accelerator for Jit {
 
 impl Drop for Jit {
     fn drop(&mut self) {
-        for slot in &self.shared.memory.load().slots {
-            slot.slot.region.get_mmap().bitmap().observe(None);
-        }
+        let map = self.shared.memory.load();
+        map.slots.iter().chain(&map.management).for_each(Mapped::end_observation);
     }
 }
 

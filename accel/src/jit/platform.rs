@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use translate::platform::{BusError, HostPage, LocalApicRegister, Platform};
+use translate::platform::{BusError, HostPage, LocalApicRegister, MemoryView, Platform};
 
 use super::{MemoryMap, Shared};
 use crate::clock::Timer;
@@ -37,16 +37,16 @@ impl RunPlatform<'_> {
 }
 
 impl Platform for RunPlatform<'_> {
-    fn page(&self, address: u64) -> Option<HostPage> {
-        let mapped = self.map.find(address)?;
+    fn page(&self, view: MemoryView, address: u64) -> Option<HostPage> {
+        let mapped = self.map.find(view, address)?;
         let offset = (address - mapped.start) / PAGE_SIZE * PAGE_SIZE;
         // SAFETY: the offset lies within the mapping, which is `length` bytes long.
         let host = unsafe { mapped.slot.region.get_mmap().as_ptr().add(offset as usize) };
         Some(HostPage { host: NonNull::new(host)?, writable: !mapped.slot.read_only })
     }
 
-    fn mark_dirty(&self, address: u64) {
-        if let Some(mapped) = self.map.find(address)
+    fn mark_dirty(&self, view: MemoryView, address: u64) {
+        if let Some(mapped) = self.map.find(view, address)
             && mapped.log.enabled.load(Ordering::SeqCst)
         {
             let page = (address - mapped.start) / PAGE_SIZE;

@@ -37,6 +37,11 @@ pub(super) trait Processor: Guest {
     /// Delivers a non-maskable interrupt.
     fn inject_nmi(signals: &Signals) -> Result<(), Error>;
 
+    /// Delivers a system-management interrupt, where the architecture has it.
+    fn inject_smi(signals: &Signals) {
+        let _ = signals;
+    }
+
     /// Delivers an INIT signal, where the architecture has it.
     fn inject_init(signals: &Signals) {
         let _ = signals;

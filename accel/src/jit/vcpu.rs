@@ -28,6 +28,7 @@ pub(super) struct Wake {
 struct Signalling {
     inputs: u64,
     nmi: fn(&Signals) -> Result<(), Error>,
+    smi: fn(&Signals),
     init: fn(&Signals),
     start_up: fn(&Signals, u8),
 }
@@ -76,6 +77,11 @@ impl VcpuHandle for Wake {
         Ok(())
     }
 
+    fn inject_smi(&self) {
+        (self.signalling.smi)(&self.signals);
+        self.notify();
+    }
+
     fn inject_init(&self) {
         (self.signalling.init)(&self.signals);
         self.notify();
@@ -113,6 +119,7 @@ impl<P: Processor> JitVcpu<P> {
             signalling: Signalling {
                 inputs: P::INPUTS,
                 nmi: P::inject_nmi,
+                smi: P::inject_smi,
                 init: P::inject_init,
                 start_up: P::inject_start_up,
             },

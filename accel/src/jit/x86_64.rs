@@ -9,7 +9,7 @@ use translate::x86_64::cpuid::CpuModel;
 use translate::x86_64::msr::{set_time_stamp, time_stamp};
 use translate::x86_64::segment::{self as native, SegmentName, attribute};
 use translate::x86_64::{X86_64, segment};
-use translate::x86_64::{debug, event, registers, state as guest_state, x87};
+use translate::x86_64::{debug, event, management, registers, state as guest_state, x87};
 
 use super::processor::Processor;
 use crate::Error;
@@ -50,6 +50,10 @@ impl Processor for X86_64 {
     fn inject_nmi(signals: &Signals) -> Result<(), Error> {
         event::send_nmi(signals);
         Ok(())
+    }
+
+    fn inject_smi(signals: &Signals) {
+        signals.set_input(event::INPUT_SMI, true);
     }
 
     fn inject_init(signals: &Signals) {
@@ -168,6 +172,10 @@ pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
         (TSC_ADJUST, guest.tsc_adjust),
         (msr::TSC, time_stamp(cpu)),
     ]);
+    // Not every host's KVM has the register, where it could not be but what it is after a reset.
+    if guest.management_base != management::BASE_AT_RESET {
+        msrs.insert(SMBASE, guest.management_base.into());
+    }
     let mut gpr = [0; 16];
     gpr.copy_from_slice(&cpu.context.registers[..16]);
     CpuState {
@@ -206,6 +214,10 @@ pub(crate) fn state(cpu: &Cpu<X86_64>) -> CpuState {
             shadow: if guest.interrupt_shadow { InterruptShadow::Sti } else { InterruptShadow::None },
             nmi_pending: inputs >> event::INPUT_NMI & 1 != 0,
             nmi_masked: guest.nmi_masked,
+            in_smm: guest.in_management,
+            smi_pending: inputs >> event::INPUT_SMI & 1 != 0,
+            smm_in_nmi: guest.management_in_nmi,
+            init_latched: inputs >> event::INPUT_INIT & 1 != 0,
             ..Events::default()
         },
         activity: match (guest.waits_for_start_up, cpu.shut_down, cpu.halted) {
@@ -227,14 +239,12 @@ fn pending_exception(guest: &X86_64) -> Option<Exception> {
 const SYSENTER_CS: u32 = 0x174;
 const SYSENTER_ESP: u32 = 0x175;
 const SYSENTER_EIP: u32 = 0x176;
+const SMBASE: u32 = 0x9e;
 const TSC_AUX: u32 = 0xc000_0103;
 const TSC_ADJUST: u32 = 0x3b;
 
 /// Replaces the state.
 pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), Error> {
-    if state.events.in_smm {
-        return Err(Error::State("the processor is in system-management mode, which the jit does not have".into()));
-    }
     if let Some(component) = state.fpu.components.keys().next() {
         return Err(Error::State(format!("it has XSAVE component {component}, and the jit has 0 to 2 only")));
     }
@@ -269,6 +279,8 @@ pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), E
     guest.dr7 = state.dr7;
     guest.interrupt_shadow = state.events.shadow != InterruptShadow::None;
     guest.nmi_masked = state.events.nmi_masked;
+    guest.in_management = state.events.in_smm;
+    guest.management_in_nmi = state.events.smm_in_nmi;
     set_msrs(guest, &state.msrs);
     if let Some(time_stamp) = state.msrs.get(&msr::TSC) {
         set_time_stamp(cpu, *time_stamp);
@@ -278,7 +290,8 @@ pub(crate) fn set_state(cpu: &mut Cpu<X86_64>, state: &CpuState) -> Result<(), E
     cpu.shut_down = state.activity == Activity::Shutdown;
     cpu.halted = matches!(state.activity, Activity::Halted | Activity::WaitForSipi);
     cpu.signals.set_input(event::INPUT_NMI, state.events.nmi_pending);
-    cpu.signals.set_input(event::INPUT_INIT, false);
+    cpu.signals.set_input(event::INPUT_SMI, state.events.smi_pending);
+    cpu.signals.set_input(event::INPUT_INIT, state.events.init_latched);
     if state.activity == Activity::SipiReceived {
         event::start_up(&cpu.signals, state.events.sipi_vector);
     }
@@ -314,6 +327,7 @@ fn set_msrs(guest: &mut X86_64, msrs: &BTreeMap<u32, u64>) {
     guest.sysenter_eip = get(SYSENTER_EIP);
     guest.tsc_aux = get(TSC_AUX);
     guest.tsc_adjust = get(TSC_ADJUST);
+    guest.management_base = msrs.get(&SMBASE).map_or(management::BASE_AT_RESET, |base| *base as u32);
     let own = [
         msr::STAR,
         msr::LSTAR,
@@ -325,6 +339,7 @@ fn set_msrs(guest: &mut X86_64, msrs: &BTreeMap<u32, u64>) {
         SYSENTER_EIP,
         TSC_AUX,
         TSC_ADJUST,
+        SMBASE,
         msr::TSC,
         msr::TSC_DEADLINE,
     ];

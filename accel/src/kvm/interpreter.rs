@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use translate::engine::{Engine, Stop, Tiers, Translator};
-use translate::platform::{BusError, HostPage, LocalApicRegister, PAGE_SIZE, Platform};
+use translate::platform::{BusError, HostPage, LocalApicRegister, MemoryView, PAGE_SIZE, Platform};
 use translate::x86_64::cpuid::CpuModel;
 use translate::x86_64::event::{number, vector};
 use translate::x86_64::{X86_64, state as guest_state};
@@ -95,7 +95,7 @@ impl World<'_> {
 }
 
 impl Platform for World<'_> {
-    fn page(&self, address: u64) -> Option<HostPage> {
+    fn page(&self, _view: MemoryView, address: u64) -> Option<HostPage> {
         let (slot, offset) = self.find(address)?;
         let page = offset / PAGE_SIZE * PAGE_SIZE;
         // SAFETY: the offset lies within the mapping; slots are whole pages.
@@ -103,7 +103,7 @@ impl Platform for World<'_> {
         Some(HostPage { host: NonNull::new(host)?, writable: !slot.read_only })
     }
 
-    fn mark_dirty(&self, address: u64) {
+    fn mark_dirty(&self, _view: MemoryView, address: u64) {
         // KVM's own log sees what its processors write; this write is like a device's.
         if let Some((slot, offset)) = self.find(address) {
             let region: &GuestRegionMmap<DirtyBitmap> = &slot.region;

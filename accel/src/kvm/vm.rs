@@ -144,6 +144,8 @@ impl Kvm {
             watchpoints: DEBUG_REGISTERS,
             dirty_log: true,
             most_vcpus: u32::try_from(system.get_max_vcpus()).unwrap_or(u32::MAX),
+            // KVM has it; the memory for it would be a second address space (KVM_CAP_MULTI_ADDRESS_SPACE), which is not built.
+            system_management: false,
             time_stamp_khz: time_stamp.khz,
         };
         let vm = Vm {

@@ -14,6 +14,7 @@ mod io;
 mod kick;
 mod kvm_quirks;
 mod machine;
+mod management;
 mod ports;
 mod program;
 mod riscv;
@@ -88,6 +89,7 @@ macro_rules! x86_64_suites {
                 interrupts::a_requested_nmi_moves_with_the_state,
                 io::access_across_the_end_of_memory,
                 io::unusual_instructions_reach_devices,
+                management::a_handler_has_memory_of_its_own,
                 ports::port_io_of_each_width,
                 ports::string_port_io,
                 ports::unmapped_port,

@@ -5,7 +5,7 @@
 //! [`LocalApics`] are those of one machine. A processor reaches its own through [`LocalApics::processor_bus`], which is the
 //! machine's bus with that processor's page and model-specific registers in front of it; everybody else sends a [`Message`].
 //!
-//! SMI and ExtINT messages are not delivered: there is no system-management mode, and the 8259 is wired to LINT0.
+//! ExtINT messages are not delivered: the 8259 is wired to LINT0.
 
 mod message;
 mod registers;
@@ -148,7 +148,8 @@ impl LocalApic {
                 self.vcpu.inject_init();
             }
             DeliveryMode::StartUp => self.vcpu.inject_start_up(message.vector),
-            DeliveryMode::Smi | DeliveryMode::External | DeliveryMode::Reserved => return false,
+            DeliveryMode::Smi => self.vcpu.inject_smi(),
+            DeliveryMode::External | DeliveryMode::Reserved => return false,
         }
         true
     }
@@ -172,6 +173,9 @@ impl LocalApic {
         });
         if request.nmi {
             self.inject_nmi();
+        }
+        if request.smi {
+            self.vcpu.inject_smi();
         }
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Request {
     pub(super) ended: Option<u8>,
     /// LINT1, or another local interrupt, is an NMI.
     pub(super) nmi: bool,
+    /// The same, as a system-management interrupt.
+    pub(super) smi: bool,
 }
 
 /// An access that raises #GP in x2APIC mode.
@@ -263,7 +265,8 @@ impl Registers {
                 self.accept(entry as u8, false);
             }
             DeliveryMode::Nmi => request.nmi = true,
-            // The level of LINT0 counts for these, and nothing makes SMI or INIT locally.
+            DeliveryMode::Smi => request.smi = true,
+            // The level of LINT0 counts for these, and nothing makes INIT locally.
             _ => {}
         }
     }

@@ -29,6 +29,8 @@ pub struct Config {
     pub test_device: bool,
     /// Drives of the IDE channels (x86 `pc`): first and second of the first channel, then those of the second.
     pub ide: [Option<ide::Drive>; 4],
+    /// Processors have system-management mode (x86 `pc`); `None`: where the accelerator can.
+    pub system_management: Option<bool>,
     /// The graphics card (x86 `pc`).
     pub vga: Vga,
     /// There is to be a screen. Without one, firmware uses the first serial port (x86 `pc`).
@@ -62,6 +64,7 @@ impl Default for Config {
             debug_exit: None,
             test_device: false,
             ide: [const { None }; 4],
+            system_management: None,
             vga: Vga::None,
             graphics: false,
             floppies: [const { None }; floppy::DRIVES],

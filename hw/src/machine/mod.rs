@@ -132,6 +132,8 @@ pub struct Board {
     pub slots: Vec<MemorySlot>,
     /// Memory of a PC whose mapping the guest changes; it is not among [`Board::slots`].
     pub shadow: Option<Arc<pc::shadow::Shadow>>,
+    /// System-management memory of a PC, of which the same holds.
+    pub smram: Option<Arc<pc::smram::Smram>>,
     /// How a PC sleeps.
     pub sleep: Option<pc::sleep::Sleep>,
     /// All devices, in the order in which they are reset, saved and restored.
@@ -148,14 +150,6 @@ pub struct Board {
     pub processor_buses: Vec<Arc<dyn IoBus>>,
     /// Takes the interrupt controllers along when the accelerator changes; `None` where it cannot.
     pub carry_over: Option<Arc<dyn CarryOver>>,
-}
-
-impl Board {
-    /// Everything that an accelerator maps at present. No vCPU runs.
-    pub fn mapped_slots(&self) -> Vec<MemorySlot> {
-        let changing = self.shadow.iter().flat_map(|shadow| shadow.slots());
-        self.slots.iter().cloned().chain(changing).collect()
-    }
 }
 
 /// Makes a virtio device that the user asked for.

@@ -3,7 +3,8 @@
 //! Intel 82440FX PCIset data sheet (290549): address at port 0xcf8, data at 0xcfc to 0xcff. A byte written to port
 //! 0xcf9 goes to the reset control register of the PIIX3 (data sheet 290550, section 2.5.6.2).
 //!
-//! What the attribute registers (PAM) say of the memory below 1 MiB, the machine makes so.
+//! What the attribute registers (PAM) and the system-management RAM control register say of the memory below 1 MiB, the machine
+//! makes so.
 
 use std::sync::Arc;
 
@@ -38,9 +39,36 @@ pub struct HostBridgeState {
     pub reset_control: u8,
 }
 
-/// Called with all attribute registers. Called with locks of the bridge held: it must not access a device.
-pub type AttributeListener = Box<dyn Fn([u8; 7]) + Send + Sync>;
+/// Bits of the system-management RAM control register.
+pub mod smram_control {
+    /// D_OPEN: all processors see the RAM.
+    pub const OPEN: u8 = 1 << 6;
+    /// D_CLS: data accesses of system-management mode do not see it. Kept, and without an effect.
+    pub const CLOSED: u8 = 1 << 5;
+    /// D_LCK: but for D_CLS the register stays as it is until a reset.
+    pub const LOCKED: u8 = 1 << 4;
+    /// G_SMRAME: there is such RAM.
+    pub const ENABLED: u8 = 1 << 3;
+    /// C_BASE_SEG: it is at 0xa0000.
+    pub const BASE: u8 = 0x02;
+}
 
+use smram_control::{BASE, CLOSED, ENABLED, LOCKED, OPEN};
+
+/// What the bridge says of the memory below 1 MiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryControl {
+    /// The attribute registers.
+    pub attributes: [u8; 7],
+    /// The system-management RAM control register.
+    pub smram: u8,
+}
+
+/// Called with locks of the bridge held: it must not access a device.
+pub type MemoryListener = Box<dyn Fn(&MemoryControl) + Send + Sync>;
+
+/// Offset of the system-management RAM control register.
+const SMRAM: u8 = 0x72;
 /// The first of the seven attribute registers.
 const ATTRIBUTES: u8 = 0x59;
 /// All segments are RAM.
@@ -51,7 +79,7 @@ pub struct HostBridge {
     config: PciConfig,
     bus: Arc<PciBus>,
     // Lock order: after the PCI bus's.
-    listener: Mutex<Option<AttributeListener>>,
+    listener: Mutex<Option<MemoryListener>>,
     // Lock order: alone; released before the bus is accessed.
     registers: Mutex<Registers>,
 }
@@ -73,20 +101,19 @@ impl HostBridge {
             subsystem_vendor: 0x1af4,
             subsystem: 0x1100,
         });
-        // Attribute registers and system-management RAM control keep what is written.
         config.allow(ATTRIBUTES.into(), &[0xff; 7]);
         if all_ram {
             config.set(ATTRIBUTES.into(), &ALL_RAM);
         }
-        config.allow(0x72, &[0xff]);
-        config.set(0x72, &[0x02]);
+        config.allow(SMRAM.into(), &[OPEN | CLOSED | LOCKED | ENABLED]);
+        config.set(SMRAM.into(), &[BASE]);
         Arc::new(HostBridge { config, bus, listener: Mutex::default(), registers: Mutex::default() })
     }
 
-    /// Has `listener` called now, and whenever attributes may have changed.
-    pub fn on_attributes(&self, listener: AttributeListener) {
+    /// Has `listener` called now, and whenever that may have changed.
+    pub fn on_memory_control(&self, listener: MemoryListener) {
         *self.listener.lock() = Some(listener);
-        self.tell_attributes();
+        self.tell_memory_control();
     }
 
     /// Sets all attribute registers.
@@ -94,7 +121,7 @@ impl HostBridge {
         for (offset, value) in (ATTRIBUTES..).zip(registers) {
             self.config.write(offset, Width::Byte, u64::from(value));
         }
-        self.tell_attributes();
+        self.tell_memory_control();
     }
 
     /// The attribute registers.
@@ -102,10 +129,27 @@ impl HostBridge {
         std::array::from_fn(|index| self.config.byte(usize::from(ATTRIBUTES) + index))
     }
 
-    fn tell_attributes(&self) {
+    fn memory_control(&self) -> MemoryControl {
+        MemoryControl { attributes: self.attributes(), smram: self.config.byte(SMRAM.into()) }
+    }
+
+    fn tell_memory_control(&self) {
         if let Some(listener) = &*self.listener.lock() {
-            listener(self.attributes());
+            listener(&self.memory_control());
         }
+    }
+
+    /// What the lock makes of a write to the system-management RAM control register, which was `before`.
+    fn lock_smram(&self, before: u8) {
+        let written = self.config.byte(SMRAM.into());
+        let kept = if before & LOCKED != 0 {
+            before & !CLOSED | written & CLOSED
+        } else if written & LOCKED != 0 {
+            written & !OPEN
+        } else {
+            written
+        };
+        self.config.write(SMRAM, Width::Byte, kept.into());
     }
 
     /// The function and register that the address register selects for the data port `offset`, if it is on bus 0.
@@ -123,7 +167,7 @@ impl Device for HostBridge {
     fn reset(&self) {
         self.config.reset();
         *self.registers.lock() = Registers::default();
-        self.tell_attributes();
+        self.tell_memory_control();
         // Regions of devices that were reset before move now.
         self.bus.place_all();
     }
@@ -138,7 +182,7 @@ impl Device for HostBridge {
             return Err(impossible(self.debug_label(), "the configuration space is another function's"));
         }
         *self.registers.lock() = Registers { address: new.address, reset_control: new.reset_control };
-        self.tell_attributes();
+        self.tell_memory_control();
         self.bus.place_all();
         Ok(())
     }
@@ -149,12 +193,13 @@ impl PciDevice for HostBridge {
         &self.config
     }
     fn write_config(&self, offset: u8, width: Width, value: u64) -> Effect {
-        let before = self.attributes();
+        let before = self.memory_control();
         self.config.write(offset, width, value);
-        if self.attributes() == before {
+        self.lock_smram(before.smram);
+        if self.memory_control() == before {
             return Effect::None;
         }
-        self.tell_attributes();
+        self.tell_memory_control();
         Effect::MemoryMap
     }
 }

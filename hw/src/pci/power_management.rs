@@ -22,8 +22,11 @@ pub const PORTS: u16 = 0x600;
 pub const PORT_COUNT: u64 = 0x40;
 /// Port that switches between ACPI and legacy mode.
 pub const COMMAND_PORT: u16 = 0xb2;
+/// The command port, and the status port after it.
+pub const COMMAND_PORT_COUNT: u64 = 2;
 /// Offset that the board gives the command port.
 pub const COMMAND_OFFSET: u64 = 0x100;
+const STATUS_OFFSET: u64 = COMMAND_OFFSET + 1;
 /// Written to the command port: ACPI mode.
 pub const ACPI_ENABLE: u8 = 0xf1;
 /// Written to the command port: legacy mode.
@@ -33,6 +36,11 @@ pub const INTERRUPT: u8 = 9;
 
 /// Frequency of the power management timer, Hz.
 const TIMER_FREQUENCY: u128 = 3_579_545;
+
+/// Device activity B, last byte.
+const ACTIVITY: usize = 0x5b;
+/// APMC_EN: a write to the command port makes a system-management interrupt.
+const ACTIVITY_COMMAND: u8 = 1 << 1;
 
 const STATUS_TIMER: u16 = 1 << 0;
 const STATUS_POWER_BUTTON: u16 = 1 << 8;
@@ -63,9 +71,14 @@ pub struct PowerManagementState {
     pub timer_change: u64,
     /// Last value of the command port.
     pub command: u8,
+    /// Last value of the status port, by which system-management mode answers.
+    pub command_status: u8,
     /// The machine sleeps.
     pub sleeps: bool,
 }
+
+/// Makes a system-management interrupt. It must not access a device.
+pub type ManagementInterrupt = Box<dyn Fn() + Send + Sync>;
 
 /// The power management function of a PC.
 pub struct PowerManagement {
@@ -75,6 +88,7 @@ pub struct PowerManagement {
     timer: Timer,
     /// PM1 control after a reset: what firmware would have done, where there is none.
     initial_control: u16,
+    management: Option<ManagementInterrupt>,
     /// The machine sleeps. Asked for by other devices, with their locks held.
     sleeps: AtomicBool,
     // Lock order: before the clock's and interrupt controllers'.
@@ -88,6 +102,7 @@ struct Registers {
     control: u16,
     timer_change: u64,
     command: u8,
+    command_status: u8,
 }
 
 fn ticks(nanoseconds: u64) -> u64 {
@@ -101,8 +116,14 @@ fn next_change(now: u64) -> u64 {
 }
 
 impl PowerManagement {
-    /// The function, whose events interrupt through `line`. With `acpi` it starts in ACPI mode, as firmware leaves it.
-    pub fn new(clock: Arc<VirtualClock>, line: InterruptLine, acpi: bool) -> Arc<PowerManagement> {
+    /// The function, whose events interrupt through `line`. With `acpi` it starts in ACPI mode, as firmware leaves it. Without
+    /// `management`, firmware takes system-management mode for set up.
+    pub fn new(
+        clock: Arc<VirtualClock>,
+        line: InterruptLine,
+        acpi: bool,
+        management: Option<ManagementInterrupt>,
+    ) -> Arc<PowerManagement> {
         let mut config = PciConfig::new(&Identity {
             vendor: 0x8086,
             device: 0x7113,
@@ -116,8 +137,9 @@ impl PowerManagement {
         config.set(0x80, &[0x01]);
         config.allow(0x80, &[0x01]);
         config.allow(0x58, &[0xff; 4]);
-        // Firmware takes system-management mode, which there is none of, for set up.
-        config.set(0x5b, &[0x02]);
+        if management.is_none() {
+            config.set(ACTIVITY, &[ACTIVITY_COMMAND]);
+        }
         let control = if acpi { CONTROL_ACPI } else { 0 };
         Arc::new_cyclic(|this: &Weak<PowerManagement>| {
             let this = this.clone();
@@ -128,7 +150,7 @@ impl PowerManagement {
             });
             let registers = Registers { control, timer_change: next_change(clock.now()), ..Registers::default() };
             let (sleeps, registers) = (AtomicBool::new(false), Mutex::new(registers));
-            PowerManagement { config, clock, line, timer, initial_control: control, sleeps, registers }
+            PowerManagement { config, clock, line, timer, initial_control: control, management, sleeps, registers }
         })
     }
 
@@ -155,6 +177,23 @@ impl PowerManagement {
         registers.status |= STATUS_WAKE | if by_clock { STATUS_RTC } else { 0 };
         registers.control = registers.control & !CONTROL_ACPI | if acpi { CONTROL_ACPI } else { 0 };
         self.update(&mut registers);
+    }
+
+    /// The guest writes to the command port. What switches the mode needs no firmware to do it.
+    fn command(&self, registers: &mut Registers, command: u8) {
+        registers.command = command;
+        match command {
+            ACPI_ENABLE => registers.control |= CONTROL_ACPI,
+            ACPI_DISABLE => registers.control &= !CONTROL_ACPI,
+            _ => {
+                if let Some(interrupt) = &self.management
+                    && self.config.byte(ACTIVITY) & ACTIVITY_COMMAND != 0
+                {
+                    interrupt();
+                }
+            }
+        }
+        self.update(registers);
     }
 
     fn update(&self, registers: &mut Registers) {
@@ -194,6 +233,7 @@ impl Device for PowerManagement {
             control: registers.control,
             timer_change: registers.timer_change,
             command: registers.command,
+            command_status: registers.command_status,
             sleeps: self.sleeps(),
         })
     }
@@ -210,6 +250,7 @@ impl Device for PowerManagement {
             control: new.control,
             timer_change: new.timer_change,
             command: new.command,
+            command_status: new.command_status,
         };
         self.update(&mut registers);
         Ok(())
@@ -230,8 +271,10 @@ impl PioDevice for PowerManagement {
     fn read_port(&self, offset: u64, width: Width) -> u64 {
         let mut registers = self.registers.lock();
         self.update(&mut registers);
-        if offset == COMMAND_OFFSET {
-            return u64::from(registers.command);
+        match offset {
+            COMMAND_OFFSET => return u64::from(registers.command),
+            STATUS_OFFSET => return u64::from(registers.command_status),
+            _ => {}
         }
         let events = u64::from(registers.status) | (u64::from(registers.enable) << 16);
         let timer = ticks(self.clock.now()) & 0xff_ffff;
@@ -241,14 +284,14 @@ impl PioDevice for PowerManagement {
 
     fn write_port(&self, offset: u64, width: Width, value: u64) -> Effect {
         let mut registers = self.registers.lock();
-        if offset == COMMAND_OFFSET {
-            registers.command = value as u8;
-            match value as u8 {
-                ACPI_ENABLE => registers.control |= CONTROL_ACPI,
-                ACPI_DISABLE => registers.control &= !CONTROL_ACPI,
-                _ => {}
+        if offset >= COMMAND_OFFSET {
+            for (position, byte) in (offset..).zip(&value.to_le_bytes()[..width.bytes() as usize]) {
+                match position {
+                    COMMAND_OFFSET => self.command(&mut registers, *byte),
+                    STATUS_OFFSET => registers.command_status = *byte,
+                    _ => {}
+                }
             }
-            self.update(&mut registers);
             return Effect::None;
         }
         let mut effect = Effect::None;
@@ -291,7 +334,7 @@ mod tests {
 
     fn device() -> (Arc<PowerManagement>, Arc<Lines>, Arc<VirtualClock>) {
         let (lines, clock) = (Lines::new(), VirtualClock::new());
-        (PowerManagement::new(clock.clone(), lines.line(9), true), lines, clock)
+        (PowerManagement::new(clock.clone(), lines.line(9), true, None), lines, clock)
     }
 
     #[test]

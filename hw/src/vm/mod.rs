@@ -164,10 +164,13 @@ impl Core {
 
     /// Makes the accelerator map what devices say. No vCPU runs.
     fn apply_memory_map(&self) -> Result<(), accel::Error> {
-        match &self.board.shadow {
-            Some(shadow) => shadow.apply(&*self.accelerator),
-            None => Ok(()),
+        if let Some(shadow) = &self.board.shadow {
+            shadow.apply(&*self.accelerator)?;
         }
+        if let Some(smram) = &self.board.smram {
+            smram.apply(&*self.accelerator)?;
+        }
+        Ok(())
     }
 
     /// Puts devices, memory images and processors into the state of power-on. No vCPU runs.

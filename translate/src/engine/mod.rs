@@ -240,6 +240,11 @@ impl<G: Guest> Dispatcher<G> {
                 }
                 cpu.was_halted = std::mem::take(&mut cpu.halted);
                 G::take_interrupt(cpu);
+                if cpu.halted {
+                    // By the signal that it took.
+                    look_again = true;
+                    continue;
+                }
                 self.flags = G::flags(cpu);
                 self.note_flushes(cpu);
             }
@@ -501,7 +506,7 @@ impl<G: Guest> Dispatcher<G> {
     }
 
     fn read_code(&self, cpu: &mut Cpu<G>, address: u64, physical: u64, code: &mut [u8]) -> Result<(), Stopped> {
-        let Some(page) = cpu.platform().page(physical) else {
+        let Some(page) = cpu.platform().page(G::memory_view(cpu), physical) else {
             let Some(exception) = G::bus_error(address, Access::Execute) else {
                 code.fill(0xff);
                 return Ok(());

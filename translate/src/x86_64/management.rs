@@ -204,6 +204,8 @@ pub(super) fn resume(cpu: &mut Cpu<X86_64>) -> Result<(), Fault> {
     guest.management_base = base;
     guest.in_management = false;
     guest.nmi_masked = std::mem::take(&mut guest.management_in_nmi);
+    // What the handler saw may not be there any more.
+    mmu::flush(cpu);
     let needs_pointers = cr0 & CR0_PG != 0 && cr4 & CR4_PAE != 0 && efer & EFER_LMA == 0;
     if needs_pointers && mmu::load_page_directory_pointers(cpu).is_err() {
         cpu.shut_down = true;
@@ -211,7 +213,6 @@ pub(super) fn resume(cpu: &mut Cpu<X86_64>) -> Result<(), Fault> {
     }
     load_rflags(cpu, flags);
     debug::update(cpu);
-    mmu::flush(cpu);
     set_instruction_pointer(cpu, rip);
     cpu.halted = halted;
     Ok(())

@@ -30,6 +30,7 @@ pub mod xsave;
 use crate::cpu::Cpu;
 use crate::guest::{Access, Exception, Guest, Helper, NeedsMoreCode, Translation};
 use crate::ir::{Block, MemoryMode};
+use crate::platform::MemoryView;
 
 pub use segment::{Segment, SegmentName};
 pub use state::X86_64;
@@ -88,6 +89,10 @@ impl Guest for X86_64 {
 
     fn take_interrupt(cpu: &mut Cpu<X86_64>) -> bool {
         event::take_interrupt(cpu)
+    }
+
+    fn memory_view(cpu: &Cpu<X86_64>) -> MemoryView {
+        if cpu.guest.in_management { MemoryView::Management } else { MemoryView::Ordinary }
     }
 
     fn wakes(cpu: &Cpu<X86_64>) -> bool {

@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::ptr::NonNull;
 
 use translate::engine::{Engine, Stop, Tiers, Translator};
-use translate::platform::{BusError, HostPage, PAGE_SIZE, Platform};
+use translate::platform::{BusError, HostPage, MemoryView, PAGE_SIZE, Platform};
 use translate::riscv64::Riscv64;
 
 /// `mstatus.FS`.
@@ -45,12 +45,12 @@ impl Ram {
 }
 
 impl Platform for Ram {
-    fn page(&self, address: u64) -> Option<HostPage> {
+    fn page(&self, _view: MemoryView, address: u64) -> Option<HostPage> {
         let page = self.pages.get((address.checked_sub(self.start)? / PAGE_SIZE) as usize)?;
         Some(HostPage { host: NonNull::new(page.0.get())?.cast(), writable: true })
     }
 
-    fn mark_dirty(&self, _address: u64) {}
+    fn mark_dirty(&self, _view: MemoryView, _address: u64) {}
 
     fn read(&self, _address: u64, _width: u64) -> Result<u64, BusError> {
         Err(BusError)

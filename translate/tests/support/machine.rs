@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
 use translate::engine::{Engine, Stop, Tiers, Translator};
-use translate::platform::{BusError, HostPage, PAGE_SIZE, Platform};
+use translate::platform::{BusError, HostPage, MemoryView, PAGE_SIZE, Platform};
 use translate::riscv64::Riscv64;
 
 pub const RAM_START: u64 = 0x8000_0000;
@@ -38,7 +38,7 @@ impl Memory {
 }
 
 impl Platform for Memory {
-    fn page(&self, address: u64) -> Option<HostPage> {
+    fn page(&self, _view: MemoryView, address: u64) -> Option<HostPage> {
         let page = |start: *mut u8, offset: u64, writable| {
             // SAFETY: the offset is within the allocation.
             let host = unsafe { start.add((offset / PAGE_SIZE * PAGE_SIZE) as usize) };
@@ -55,7 +55,7 @@ impl Platform for Memory {
         }
     }
 
-    fn mark_dirty(&self, _address: u64) {}
+    fn mark_dirty(&self, _view: MemoryView, _address: u64) {}
 
     fn read(&self, address: u64, width: u64) -> Result<u64, BusError> {
         if !(DEVICE_START..DEVICE_START + 8).contains(&address) {

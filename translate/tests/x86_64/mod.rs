@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU32;
 
 use translate::cpu::Cpu;
 use translate::engine::{Engine, Stop, Tiers, Translator};
-use translate::platform::{BusError, HostPage, PAGE_SIZE, Platform};
+use translate::platform::{BusError, HostPage, MemoryView, PAGE_SIZE, Platform};
 use translate::x86_64::X86_64;
 use translate::x86_64::cpuid::CpuModel;
 use translate::x86_64::registers::{RDI, RSP, segment_base};
@@ -41,12 +41,12 @@ pub struct Ram(Box<[UnsafeCell<[u64; PAGE_SIZE as usize / 8]>]>);
 unsafe impl Sync for Ram {}
 
 impl Platform for Ram {
-    fn page(&self, address: u64) -> Option<HostPage> {
+    fn page(&self, _view: MemoryView, address: u64) -> Option<HostPage> {
         let page = self.0.get(usize::try_from(address / PAGE_SIZE).ok()?)?;
         Some(HostPage { host: NonNull::new(page.get())?.cast(), writable: true })
     }
 
-    fn mark_dirty(&self, _address: u64) {}
+    fn mark_dirty(&self, _view: MemoryView, _address: u64) {}
 
     fn read(&self, _address: u64, _width: u64) -> Result<u64, BusError> {
         Err(BusError)
@@ -111,7 +111,7 @@ impl Processor {
 
     pub fn write(&mut self, address: u64, bytes: &[u8]) {
         for (address, byte) in (address..).zip(bytes) {
-            let page = self.ram.page(address).expect("within the RAM");
+            let page = self.ram.page(MemoryView::Ordinary, address).expect("within the RAM");
             // SAFETY: within the page, and the processor does not run.
             unsafe { page.host.as_ptr().add((address % PAGE_SIZE) as usize).write(*byte) };
         }
@@ -119,7 +119,7 @@ impl Processor {
 
     pub fn read(&self, address: u64, bytes: &mut [u8]) {
         for (address, byte) in (address..).zip(bytes) {
-            let page = self.ram.page(address).expect("within the RAM");
+            let page = self.ram.page(MemoryView::Ordinary, address).expect("within the RAM");
             // SAFETY: as above.
             *byte = unsafe { page.host.as_ptr().add((address % PAGE_SIZE) as usize).read() };
         }

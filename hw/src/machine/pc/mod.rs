@@ -12,6 +12,7 @@ mod option_rom;
 pub(crate) mod shadow;
 pub(crate) mod sleep;
 mod smbios;
+pub(crate) mod smram;
 
 use std::sync::{Arc, OnceLock};
 
@@ -20,6 +21,7 @@ use accel::state::CpuState;
 use vm_memory::GuestMemoryRegion;
 
 use super::{Board, BootDevice, BuildError, Config, DeviceModel, Parts, Vga as VgaModel, virtio_device};
+use crate::bus::MmioDevice;
 use crate::cmos::Cmos;
 use crate::debug_port::{DebugConsole, DebugExit};
 use crate::device::Device;
@@ -44,6 +46,7 @@ use crate::virtio::pci::VirtioPci;
 use interrupts::Interrupts;
 use shadow::Shadow;
 use sleep::{Sleep, WakingLine};
+use smram::Smram;
 
 /// Most processors: APIC ids have eight bits, and one of them means all.
 pub const CPU_MAX: u32 = 255;
@@ -53,7 +56,7 @@ const NAME: &str = "pc";
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
 
-/// RAM ends here, and video memory would begin.
+/// RAM ends here, and display memory begins; behind it is [`smram`].
 const CONVENTIONAL_END: u64 = 0xa_0000;
 /// Here RAM may go on, see [`shadow`]: option ROMs and firmware.
 const SHADOW: u64 = 0xc_0000;
@@ -194,10 +197,15 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     check_overlaps(&images)?;
 
     let interrupts = Interrupts::new(parts)?;
-    let (mut devices, power, bridge, cmos) = add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
+    let Devices { all: mut devices, power, bridge, cmos, smram } =
+        add_devices(config, parts, &interrupts, &ram, &layout, entry.is_some())?;
     let control_structure = entry.is_some().then_some(acpi::CONTROL_STRUCTURE);
     let sleep = Sleep { cmos, power: power.clone(), bridge: bridge.clone(), memory: ram.clone(), control_structure };
-    shadow.follow(&bridge);
+    let (follows, smram_follows) = (shadow.clone(), smram.clone());
+    bridge.on_memory_control(Box::new(move |control| {
+        follows.set(control.attributes);
+        smram_follows.set(control.smram);
+    }));
     let fw_cfg = FwCfg::new(items, ram.clone());
     parts.bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone())?;
     devices.insert(0, fw_cfg);
@@ -206,6 +214,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         physical,
         slots,
         shadow: Some(shadow),
+        smram: Some(smram),
         sleep: Some(sleep),
         devices,
         images,
@@ -267,8 +276,34 @@ fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
     contents
 }
 
-/// All devices in the order of reset, the one with the power button, the one that says where RAM is, and the clock.
-type Devices = (Vec<Arc<dyn Device>>, Arc<PowerManagement>, Arc<HostBridge>, Arc<Cmos>);
+/// The devices of a machine.
+struct Devices {
+    /// All of them, in the order of reset.
+    all: Vec<Arc<dyn Device>>,
+    power: Arc<PowerManagement>,
+    bridge: Arc<HostBridge>,
+    cmos: Arc<Cmos>,
+    smram: Arc<Smram>,
+}
+
+/// True if processors are to have system-management mode.
+fn has_management(config: &Config, parts: &Parts<'_>) -> Result<bool, BuildError> {
+    let accelerator = parts.accelerator;
+    // A machine that can change its accelerator has what all of them have.
+    let available = accelerator.capabilities().system_management && accelerator.choices().is_empty();
+    if config.system_management == Some(true) && !available {
+        let problem = if accelerator.choices().is_empty() {
+            format!(
+                "smm=on: accelerator {} has no system-management mode; valid are smm=off and smm=auto",
+                accelerator.name()
+            )
+        } else {
+            "smm=on and switchable=on exclude each other: not every accelerator has system-management mode".into()
+        };
+        return Err(BuildError::Unsupported { machine: NAME, problem });
+    }
+    Ok(config.system_management.unwrap_or(available))
+}
 
 fn add_devices(
     config: &Config,
@@ -335,21 +370,30 @@ fn add_devices(
 
     let pci = PciBus::new(bus);
     let isa = IsaBridge::with_lines((0..16).map(line).collect());
-    let power = PowerManagement::new(parts.clock.clone(), output("piix4-pm", u32::from(pm::INTERRUPT)), acpi_mode);
+    let management = has_management(config, parts)?;
+    let management_interrupt = parts.vcpus.first().filter(|_| management).map(|first| {
+        let first = first.clone();
+        Box::new(move || first.inject_smi()) as pm::ManagementInterrupt
+    });
+    let line_of_power = output("piix4-pm", u32::from(pm::INTERRUPT));
+    let power = PowerManagement::new(parts.clock.clone(), line_of_power, acpi_mode, management_interrupt);
     // Set once, here.
     let _ = sleeper.set(power.clone());
     bus.map_ports(u64::from(pm::PORTS), pm::PORT_COUNT, 0, power.clone())?;
-    bus.map_ports(u64::from(pm::COMMAND_PORT), 1, pm::COMMAND_OFFSET, power.clone())?;
+    bus.map_ports(u64::from(pm::COMMAND_PORT), pm::COMMAND_PORT_COUNT, pm::COMMAND_OFFSET, power.clone())?;
 
+    let mut display: Option<Arc<dyn MmioDevice>> = None;
     if config.vga == VgaModel::Std {
         let vga = Vga::new(parts.clock.clone(), firmware::vga_rom(config)?);
         for (port, count) in vga::PORTS {
             bus.map_ports(port, count, port, vga.clone())?;
         }
-        bus.map_memory(vga::WINDOW.0, vga::WINDOW.1, vga.clone())?;
+        display = Some(vga.clone());
         pci.insert(Slot::new(VGA_DEVICE, 0), &(vga.clone() as Arc<dyn PciDevice>));
         devices.push(vga);
     }
+    let smram = Smram::new(display, management)?;
+    smram.map(bus)?;
     for (device, number) in config.devices.iter().zip(FIRST_FREE_DEVICE..) {
         let model: &DeviceModel = &device.model;
         if number >= PCI_DEVICES {
@@ -414,7 +458,7 @@ fn add_devices(
     devices.extend([isa as Arc<dyn Device>, ide, power.clone(), bridge.clone()]);
     // Controllers come last, so that a reset of the devices does not leave lines up.
     devices.push(interrupts.device.clone());
-    Ok((devices, power, bridge, cmos))
+    Ok(Devices { all: devices, power, bridge, cmos, smram })
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use crate::bus::{Bus, Effect, MapError, MmioDevice, Width};
 use crate::device::{Device, StateError};
 use crate::load::Image;
 use crate::machine::BuildError;
-use crate::pci::host_bridge::HostBridge;
 
 /// Number of segments.
 pub(super) const SEGMENTS: usize = 13;
@@ -86,18 +85,13 @@ impl Shadow {
         bus.map_memory(SHADOW, MIB - SHADOW, self.clone())
     }
 
-    /// Takes over what the registers of `bridge` say; it counts once [`Shadow::apply`] was called.
-    pub(super) fn follow(self: &Arc<Shadow>, bridge: &HostBridge) {
-        let shadow = self.clone();
-        bridge.on_attributes(Box::new(move |registers| shadow.set(registers)));
-    }
-
     /// True for addresses that it answers.
     pub(crate) fn contains(&self, address: u64) -> bool {
         (SHADOW..MIB).contains(&address)
     }
 
-    fn set(&self, registers: [u8; 7]) {
+    /// Takes over what the attribute registers say; it counts once [`Shadow::apply`] was called.
+    pub(super) fn set(&self, registers: [u8; 7]) {
         let mut attributes = self.attributes.lock();
         for (segment, wanted) in attributes.wanted.iter_mut().enumerate() {
             // Two segments a register from the second on; the last segment is in the first one's high half.
@@ -116,14 +110,7 @@ impl Shadow {
         self.rom[segment].clone().map(|region| MemorySlot { region, read_only: true })
     }
 
-    /// What an accelerator has to map now.
-    pub(crate) fn slots(&self) -> Vec<MemorySlot> {
-        let attributes = self.attributes.lock();
-        let mapped = attributes.mapped.iter().enumerate();
-        mapped.filter_map(|(segment, mapped)| self.slot(segment, (*mapped)?)).collect()
-    }
-
-    /// Makes `accelerator`, which maps what [`Shadow::slots`] says, map what the registers say. No vCPU runs.
+    /// Makes `accelerator` map what the registers say. No vCPU runs.
     pub(crate) fn apply(&self, accelerator: &dyn Accelerator) -> Result<(), accel::Error> {
         let mut attributes = self.attributes.lock();
         for segment in 0..SEGMENTS {
@@ -244,6 +231,5 @@ mod tests {
         // No longer writable.
         let _ = shadow.write(0, Width::Byte, 1);
         assert_eq!(shadow.read(0, Width::Byte), 0x55);
-        assert_eq!(shadow.slots().len(), log.mapped().len());
     }
 }

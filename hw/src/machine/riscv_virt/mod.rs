@@ -94,6 +94,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
             MemorySlot { region: ram_region, read_only: false },
         ],
         shadow: None,
+        smram: None,
         sleep: None,
         devices,
         images,
