@@ -11,10 +11,6 @@ use support::{LIMIT, brolga};
 #[test]
 fn an_installed_debian_boots_through_grub_and_runs_programs() {
     let test = "an_installed_debian_boots_through_grub_and_runs_programs";
-    if std::env::var_os("BROLGA_LONG_TESTS").is_none() {
-        eprintln!("SKIPPED: {test}: it takes minutes; BROLGA_LONG_TESTS=1 runs it");
-        return;
-    }
     let Some(folder) = support::guest(test, "x86_64") else { return };
     let (disk, firmware) = (folder.join("installed.img"), folder.join("bios-256k.bin"));
     if !disk.exists() {

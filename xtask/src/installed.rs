@@ -27,11 +27,13 @@ const PROGRAMS: [(&str, &str); 4] = [
 const PACKAGES: &str = "linux-image-cloud-amd64,systemd-sysv,udev,python3-minimal,gcc,libc6-dev";
 
 /// Commands run in the new system; `$1` is its folder. The package `hello` waits to be installed by the guest itself.
-const HOOKS: [&str; 4] = [
+const HOOKS: [&str; 5] = [
     r#"cd "$1/root" && APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get download hello"#,
     r#"echo root:brolga | chroot "$1" chpasswd"#,
     r#"echo installed > "$1/etc/hostname""#,
     r#"echo "/dev/vda1 / ext4 defaults 0 1" > "$1/etc/fstab""#,
+    // A busy host may be slow: without this a console that is not found within 90 s never has a login prompt.
+    r#"mkdir "$1/etc/systemd/system.conf.d" && printf '[Manager]\nDefaultDeviceTimeoutSec=900\nDefaultTimeoutStartSec=900\n' > "$1/etc/systemd/system.conf.d/patient.conf""#,
 ];
 
 const GRUB_CONFIGURATION: &str = "serial --unit=0 --speed=115200

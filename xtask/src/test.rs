@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use crate::{Result, cargo, debian, guests, root};
+use crate::{Result, cargo, debian, guests, installed, root};
 
 /// How a test says that it could not run.
 const SKIPPED: &str = "SKIPPED: ";
@@ -53,6 +53,9 @@ pub(crate) fn run() -> Result<()> {
 fn set_up() {
     if let Err(error) = guests::fetch() {
         println!("no guest to boot: {error}");
+    }
+    if let Err(error) = installed::make() {
+        println!("no installed Debian to boot: {error}");
     }
     if let Err(error) = debian::install(&PROGRAMS) {
         println!("some tests will be skipped: {error}");

@@ -13,6 +13,9 @@ pub(super) struct Request {
 }
 
 /// Requests of the processors to the compile thread.
+///
+/// A block that gets hotter while it waits is asked for again, each time that it was executed twice as often
+/// ([`Translation::count_execution`]); the earlier request is found to be served already when its turn comes.
 #[derive(Default)]
 pub(super) struct Queue {
     // Lock order: alone.
@@ -22,28 +25,29 @@ pub(super) struct Queue {
 
 #[derive(Default)]
 struct State {
-    requests: Vec<Request>,
+    /// Requests by the binary logarithm of the number of executions when they were made.
+    levels: [Vec<Request>; 32],
     closed: bool,
 }
 
 impl Queue {
     pub(super) fn push(&self, request: Request) {
-        self.state.lock().requests.push(request);
+        let level = request.head.executions().max(1).ilog2();
+        self.state.lock().levels[level as usize].push(request);
         self.changed.notify_one();
     }
 
-    /// Waits for a request and takes that of the block which was executed most often by now; `None` once the queue is closed.
+    /// Waits for a request and takes one of the hottest, of those the latest; `None` once the queue is closed.
     pub(super) fn take(&self) -> Option<Request> {
         let mut state = self.state.lock();
         loop {
             if state.closed {
                 return None;
             }
-            let hottest = (0..state.requests.len()).max_by_key(|position| state.requests[*position].head.executions());
-            match hottest {
-                Some(position) => return Some(state.requests.swap_remove(position)),
-                None => self.changed.wait(&mut state),
+            if let Some(request) = state.levels.iter_mut().rev().find_map(Vec::pop) {
+                return Some(request);
             }
+            self.changed.wait(&mut state);
         }
     }
 
@@ -51,7 +55,7 @@ impl Queue {
     pub(super) fn close(&self) {
         let mut state = self.state.lock();
         state.closed = true;
-        state.requests.clear();
+        state.levels = Default::default();
         self.changed.notify_all();
     }
 }

@@ -104,8 +104,8 @@ pub struct Translation {
     pub interpreted: bool,
     valid: AtomicBool,
     executions: AtomicU32,
-    /// It is waiting to be compiled, or that was tried.
-    requested: AtomicBool,
+    /// After how many executions it shall be asked for next, if those are more than the threshold.
+    next_request: AtomicU32,
     /// Heads of compiled regions that contain this block.
     regions: Mutex<Vec<Weak<Translation>>>,
 }
@@ -127,15 +127,20 @@ impl Translation {
         // Two processors may lose a count to one another, which is harmless.
         let count = self.executions().wrapping_add(1);
         self.executions.store(count, Ordering::Relaxed);
-        match tiers {
-            Tiers::InterpreterOnly => false,
-            Tiers::Background(threshold) | Tiers::Immediate(threshold) => {
-                count >= threshold
-                    && !(self.interpreted || self.breakpoint)
-                    && self.spans.len() == 1
-                    && !self.requested.swap(true, Ordering::Relaxed)
-            }
+        let threshold = match tiers {
+            Tiers::InterpreterOnly => return false,
+            Tiers::Background(threshold) | Tiers::Immediate(threshold) => threshold,
+        };
+        if count < threshold || count < self.next_request.load(Ordering::Relaxed) {
+            return false;
         }
+        self.next_request.store(count.saturating_mul(2), Ordering::Relaxed);
+        !(self.interpreted || self.breakpoint) && self.spans.len() == 1
+    }
+
+    /// It cannot be compiled, so that nobody shall ask for it again.
+    fn give_up(&self) {
+        self.next_request.store(u32::MAX, Ordering::Relaxed);
     }
 
     pub(super) fn invalidate_now(&self) {
@@ -150,7 +155,7 @@ impl Translation {
     fn unlink_region(&self) {
         self.cell.unlink();
         self.executions.store(0, Ordering::Relaxed);
-        self.requested.store(false, Ordering::Relaxed);
+        self.next_request.store(0, Ordering::Relaxed);
     }
 }
 
@@ -218,7 +223,7 @@ impl Generation {
             interpreted,
             valid: AtomicBool::new(true),
             executions: AtomicU32::new(0),
-            requested: AtomicBool::new(false),
+            next_request: AtomicU32::new(0),
             regions: Mutex::new(Vec::new()),
         });
         if let Some(old) = self.translations.write().insert(key, translation.clone()) {
@@ -429,6 +434,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
             if matches!(error, CompileError::Full) {
                 request.generation.code_is_full.store(true, Ordering::Relaxed);
             }
+            head.give_up();
             tracing::debug!("the region at {:#x} stays interpreted: {error}", head.key.start);
             return;
         }

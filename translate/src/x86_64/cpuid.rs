@@ -9,6 +9,7 @@ use super::{mmu, xsave};
 pub struct CpuModel {
     /// The name that `-cpu` takes.
     pub name: &'static str,
+    vendor: [u8; 12],
     family: u32,
     model: u32,
     stepping: u32,
@@ -32,9 +33,12 @@ pub enum ModelError {
         /// All that there are.
         valid: String,
     },
-    /// A part of the option is not `+FEATURE`, `-FEATURE` or `FEATURE=on|off`.
-    #[error("{0:?} is not understood; valid are +FEATURE, -FEATURE, FEATURE=on and FEATURE=off")]
+    /// A part of the option is not `+FEATURE`, `-FEATURE`, `FEATURE`, `FEATURE=on|off` or `vendor=VENDOR`.
+    #[error("{0:?} is not understood; valid are +FEATURE, -FEATURE, FEATURE=on, FEATURE=off and vendor=VENDOR")]
     Malformed(String),
+    /// Not a vendor.
+    #[error("vendor={0} is not understood; valid are 12 characters, such as AuthenticAMD and GenuineIntel")]
+    Vendor(String),
     /// The feature cannot be switched so.
     #[error(transparent)]
     Feature(#[from] FeatureError),
@@ -174,6 +178,7 @@ impl CpuModel {
         };
         CpuModel {
             name: template.name,
+            vendor: *b"AuthenticAMD",
             family: 15,
             model: 107,
             stepping: 1,
@@ -208,14 +213,21 @@ impl CpuModel {
         let (signed, plain): (Vec<&str>, Vec<&str>) =
             switches.split(',').filter(|switch| !switch.is_empty()).partition(|switch| switch.starts_with(['+', '-']));
         for switch in plain {
-            let (name, value) = switch.split_once('=').ok_or_else(|| ModelError::Malformed(switch.into()))?;
+            let (name, value) = switch.split_once('=').unwrap_or((switch, "on"));
+            if name == "vendor" {
+                // Processors do as AMD's do, whatever this says.
+                let vendor = value.as_bytes().try_into().ok().filter(|_| value.is_ascii());
+                model.vendor = vendor.ok_or_else(|| ModelError::Vendor(value.into()))?;
+                continue;
+            }
             let on = match value {
                 "on" | "yes" | "true" => true,
                 "off" | "no" | "false" => false,
                 _ => return Err(ModelError::Malformed(switch.into())),
             };
-            // What these two ask for is always done.
-            if !matches!(name, "check" | "enforce") {
+            // What the first two ask for is always done; under KVM physical addresses are the host's, and no feature is there that
+            // could not migrate.
+            if !matches!(name, "check" | "enforce" | "host-phys-bits" | "migratable") {
                 model.features.switch(name, on)?;
             }
         }
@@ -301,9 +313,8 @@ impl CpuModel {
 
     /// The answer for a leaf and subleaf at the moment.
     pub fn answer(&self, leaf: u32, subleaf: u32, place: Placement, now: Moment) -> Answer {
-        let vendor = [0x6874_7541, 0x444d_4163, 0x6974_6e65];
         match leaf {
-            0 => [HIGHEST, vendor[0], vendor[1], vendor[2]],
+            0 => self.vendor_answer(HIGHEST),
             1 => {
                 let count = place.count.min(255);
                 let ebx = place.id << 24 | count << 16 | 8 << 8;
@@ -326,7 +337,7 @@ impl CpuModel {
             0x4000_0000 => [0x4000_0010, 0x6c6f_7242, 0x2061_6167, 0x2020_2020],
             // Frequencies in kHz, of the time stamp counter and of the local APIC's timer.
             0x4000_0010 => [self.time_stamp_khz, LOCAL_APIC_KHZ, 0, 0],
-            0x8000_0000 => [HIGHEST_EXTENDED, vendor[0], vendor[1], vendor[2]],
+            0x8000_0000 => self.vendor_answer(HIGHEST_EXTENDED),
             0x8000_0001 => {
                 let multi = if place.count > 1 { 1 << 1 } else { 0 };
                 let repeated = self.features.word(Word::BasicEdx) & REPEATED_EDX;
@@ -348,6 +359,13 @@ impl CpuModel {
             ],
             _ => [0; 4],
         }
+    }
+
+    /// The first leaf of a range: the last one, and the vendor, whose letters are in EBX, EDX and ECX.
+    fn vendor_answer(&self, highest: u32) -> Answer {
+        let [b0, b1, b2, b3, d0, d1, d2, d3, c0, c1, c2, c3] = self.vendor;
+        let word = u32::from_le_bytes;
+        [highest, word([b0, b1, b2, b3]), word([c0, c1, c2, c3]), word([d0, d1, d2, d3])]
     }
 
     /// Leaf 0Dh: the components of XSAVE.
@@ -413,6 +431,10 @@ mod tests {
         assert_eq!(model.components(), 0b11);
         let model = CpuModel::parse("qemu64,+avx2,+xsave,+avx,avx=off").unwrap();
         assert!(model.features.has_named("avx2"));
+        assert!(CpuModel::parse("base,xsave,host-phys-bits").unwrap().features.has_named("xsave"));
+        let model = CpuModel::parse("qemu64,vendor=GenuineIntel").unwrap();
+        assert_eq!(model.answer(0, 0, PLACE, Moment::RESET)[1..], [0x756e_6547, 0x6c65_746e, 0x4965_6e69]);
+        assert!(matches!(CpuModel::parse("max,vendor=Intel"), Err(ModelError::Vendor(_))));
         assert!(matches!(CpuModel::parse("pentium9"), Err(ModelError::Unknown { .. })));
         assert!(matches!(CpuModel::parse("max,avx=maybe"), Err(ModelError::Malformed(_))));
         assert!(matches!(CpuModel::parse("max,+avx512f"), Err(ModelError::Feature(FeatureError::NotBuilt(_)))));

@@ -15,6 +15,7 @@ pub const TIME_STAMP_KHZ: u32 = 1_000_000;
 
 const TIME_STAMP: u32 = 0x10;
 const APIC_BASE: u32 = 0x1b;
+const APIC_BASE_X2APIC: u64 = 1 << 10;
 const TIME_STAMP_ADJUST: u32 = 0x3b;
 const MICROCODE: u32 = 0x8b;
 const MTRR_CAPABILITIES: u32 = 0xfe;
@@ -137,7 +138,12 @@ pub fn write(cpu: &mut Cpu<X86_64>, number: u32, value: u64) -> Result<(), Fault
     match number {
         TIME_STAMP => adjust_time_stamp(cpu, value.wrapping_sub(time_stamp(cpu))),
         TIME_STAMP_ADJUST => adjust_time_stamp(cpu, value.wrapping_sub(cpu.guest.tsc_adjust)),
-        APIC_BASE => cpu.platform().write_local_apic(LocalApicRegister::Base, value).ok_or_else(unknown)?,
+        APIC_BASE => {
+            if value & APIC_BASE_X2APIC != 0 && !cpu.guest.model.features.has_named("x2apic") {
+                return Err(unknown());
+            }
+            cpu.platform().write_local_apic(LocalApicRegister::Base, value).ok_or_else(unknown)?;
+        }
         // Loading microcode changes nothing.
         MICROCODE | 0x79 | 0xc001_0020 => {}
         SYSENTER_CS => cpu.guest.sysenter_cs = value,
