@@ -13,7 +13,7 @@ mod registers;
 mod tests;
 mod timer;
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use accel::clock::{Timer, VirtualClock};
@@ -44,6 +44,8 @@ struct LocalApic {
     timer: Timer,
     /// Address of the page of registers, for a look without the lock; [`NO_PAGE`] if there is none.
     page: AtomicU64,
+    /// Its id, for a look without the lock.
+    id: AtomicU32,
     // Lock order: after devices', the 8259's and the I/O APIC's; before the clock's and the vCPU handle's. Never two at a
     // time.
     inner: Mutex<Inner>,
@@ -69,7 +71,7 @@ impl LocalApic {
             let registers = Registers::new(index);
             let page = AtomicU64::new(registers.page_address().unwrap_or(NO_PAGE));
             let inner = Mutex::new(Inner { registers, interrupts: false, armed: None });
-            LocalApic { vcpu, clock, timer, page, inner }
+            LocalApic { vcpu, clock, timer, page, id: AtomicU32::new(index), inner }
         })
     }
 
@@ -82,6 +84,7 @@ impl LocalApic {
     }
 
     fn settle(&self, inner: &mut Inner) {
+        self.id.store(inner.registers.id, Ordering::Release);
         let interrupts = inner.registers.interrupts();
         if interrupts != inner.interrupts {
             inner.interrupts = interrupts;
@@ -127,6 +130,7 @@ impl LocalApic {
         let now = self.clock.now();
         let mut inner = self.inner.lock();
         replace(&mut inner.registers, now);
+        self.id.store(inner.registers.id, Ordering::Release);
         inner.interrupts = inner.registers.interrupts();
         self.vcpu.set_interrupt(0, inner.interrupts);
         self.arm(&mut inner);
@@ -210,14 +214,12 @@ impl LocalApics {
         if message.mode == DeliveryMode::LowestPriority {
             return self.send_to_lowest(message);
         }
-        if let Destination::Physical(id) = message.destination
-            && let Some(apic) = self.apics.get(id as usize)
-            && apic.inner.lock().registers.is_addressed(message.destination)
-        {
-            return apic.offer(message);
-        }
-        // All of them must see it.
-        self.apics.iter().fold(false, |accepted, apic| apic.offer(message) | accepted)
+        let may_be_addressed = |apic: &&Arc<LocalApic>| match message.destination {
+            Destination::Physical(id) => apic.id.load(Ordering::Acquire) == id,
+            _ => true,
+        };
+        // All of them must see it; more than one may have an id.
+        self.apics.iter().filter(may_be_addressed).fold(false, |accepted, apic| apic.offer(message) | accepted)
     }
 
     fn send_to_lowest(&self, message: &Message) -> bool {

@@ -82,7 +82,7 @@ pub(super) struct Registers {
     pub(super) base: u64,
     /// Those that are plain storage; the others are computed.
     page: [u32; LOCAL_APIC_REGISTERS],
-    id: u32,
+    pub(super) id: u32,
     /// Errors since the error status register was last written.
     errors: u32,
     pub(super) timer: Counter,

@@ -22,6 +22,9 @@ impl VcpuHandle for Processor {
         self.signals.lock().push("nmi".into());
         Ok(())
     }
+    fn inject_smi(&self) {
+        self.signals.lock().push("smi".into());
+    }
     fn inject_init(&self) {
         self.signals.lock().push("init".into());
     }
@@ -213,6 +216,29 @@ fn commands_reach_whom_they_name() {
     assert_eq!((machine.read(1, 0x80), machine.read(1, 0xf0), machine.read(1, 0x20)), (0, 0xff, 1 << 24));
     // Delivery status is never pending.
     assert_eq!(machine.read(0, 0x300), 0x4609);
+}
+
+#[test]
+fn processors_with_the_same_id_are_both_reached() {
+    let machine = Machine::new(3);
+    for index in [0, 2] {
+        machine.write(index, 0x20, 0x0700_0000);
+    }
+    assert!(machine.msi(PAGE_ADDRESS | 7 << 12, 0x41));
+    assert_eq!(machine.interrupted(), [true, false, true]);
+    // Nobody has the id that they had.
+    assert!(!machine.msi(PAGE_ADDRESS | 2 << 12, 0x41));
+}
+
+#[test]
+fn system_management_interrupts_come_by_message_and_through_lint1() {
+    let machine = Machine::new(2);
+    assert!(machine.msi(PAGE_ADDRESS | 1 << 12, 0x0200));
+    machine.write(1, 0x310, 0);
+    machine.write(1, 0x300, 0x4200);
+    machine.write(0, 0x360, 0x0200);
+    machine.apics.set_input(LINT1, true);
+    assert_eq!((machine.signals(0), machine.signals(1)), (vec!["smi".to_string(); 2], vec!["smi".to_string()]));
 }
 
 #[test]
