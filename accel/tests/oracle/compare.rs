@@ -1,6 +1,6 @@
 //! Comparison of what a program left behind on two backends.
 
-use crate::machine::{Backend, DATA, Outcome, STACK};
+use crate::machine::{Backend, Outcome};
 use crate::undefined::Ignored;
 
 /// RFLAGS.RF in the frame of an exception: KVM's software delivery and processors differ about it.
@@ -29,8 +29,9 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), ignore
     number("rip", a.rip, b.rip);
     number("rflags", a.rflags & !(RF | ignored.rflags), b.rflags & !(RF | ignored.rflags));
     number("cr2", a.cr2, b.cr2);
-    number("cs", a.selectors[0], b.selectors[0]);
-    number("ss", a.selectors[1], b.selectors[1]);
+    for (position, name) in ["cs", "ss", "ds", "es", "fs", "gs"].iter().enumerate() {
+        number(name, a.selectors[position], b.selectors[position]);
+    }
     number("fcw", a.fpu.fcw.into(), b.fpu.fcw.into());
     let shown = !ignored.mxcsr;
     number("mxcsr", (a.fpu.mxcsr & shown).into(), (b.fpu.mxcsr & shown).into());
@@ -55,7 +56,7 @@ pub(crate) fn differences(a: (Backend, &Outcome), b: (Backend, &Outcome), ignore
         }
     }
     let mut shown = 0;
-    for (start, a, b) in [(DATA, &a.data, &b.data), (STACK, &a.stack, &b.stack)] {
+    for ((start, a), (_, b)) in a.memory.iter().zip(&b.memory) {
         for (index, (a, b)) in a.iter().zip(b).enumerate().filter(|(_, (a, b))| a != b) {
             shown += 1;
             if shown <= 8 {

@@ -20,7 +20,7 @@ impl Group {
     pub(crate) const ALL: [Group; 5] = [Group::Integer, Group::X87, Group::Mmx, Group::Sse, Group::Avx];
 
     /// What an instruction belongs to.
-    fn of(instruction: &Instruction) -> Group {
+    pub(crate) fn of(instruction: &Instruction) -> Group {
         let any = |is: fn(Register) -> bool| {
             (0..instruction.op_count())
                 .any(|index| instruction.op_kind(index) == OpKind::Register && is(instruction.op_register(index)))
@@ -328,6 +328,11 @@ const LEFT_OUT: &[Mnemonic] = {
     ]
 };
 
+/// Every backend has the instruction.
+pub(crate) fn has_known_features(instruction: &Instruction) -> bool {
+    instruction.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
+}
+
 /// Whether random programs may have the instruction.
 pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
     let segment_register =
@@ -336,7 +341,7 @@ pub(crate) fn allowed(instruction: &Instruction, groups: &[Group]) -> bool {
         && instruction.flow_control() == FlowControl::Next
         && groups.contains(&Group::of(instruction))
         && !instruction.is_privileged()
-        && instruction.cpuid_features().iter().all(|feature| FEATURES.contains(feature))
+        && has_known_features(instruction)
         // AMD's processors refuse registers as operands of prefetches, others do not.
         && !(instruction.mnemonic() == Mnemonic::Reservednop && instruction.op0_kind() == OpKind::Register)
         // AMD's processors read four bytes.

@@ -35,7 +35,17 @@ pub(crate) const GS_BASE: u64 = 0xffff_ffff_ffff_8000;
 
 /// Bytes of data and stack.
 const MEMORY: u64 = DATA_END - DATA + STACK_END - STACK;
-const RAM: u64 = 0x4_0000;
+const RAM: u64 = 0x8_0000;
+/// The code segments of programs that are not 64-bit code, full of INT3.
+const LEGACY_CODE: u64 = 0x4_0000;
+/// Their data segments, with nothing mapped around them.
+const LEGACY_DATA: u64 = 0x6_0000;
+/// Length of both.
+pub(crate) const LEGACY_LENGTH: u64 = 0x1_0000;
+/// The first selector of their segments, which are in the local descriptor table, in the order of [`legacy_segment`].
+const LEGACY_SELECTOR: u16 = 7;
+pub(crate) const LEGACY_SEGMENTS: u16 = 6;
+const LDT: u64 = 0x7800;
 const PAGE_TABLES: u64 = 0x1000;
 const GDT: u64 = 0x5000;
 const IDT: u64 = 0x6000;
@@ -48,6 +58,8 @@ const USER_CODE: u16 = 32 | 3;
 const VECTORS: u64 = 32;
 /// The vector of INT3, with which programs end.
 pub(crate) const END: u8 = 3;
+/// The vector of INTO.
+const OVERFLOW: u8 = 4;
 const PAGE_FAULT: u8 = 14;
 /// Vectors that push an error code.
 const WITH_ERROR_CODE: [u8; 6] = [8, 10, 11, 12, 13, 14];
@@ -58,6 +70,15 @@ const USER: u64 = 7 | 0x60;
 const USER_READ: u64 = 5 | 0x60;
 const SUPERVISOR: u64 = 3 | 0x60;
 
+/// Segment registers of a program that is not 64-bit code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segments {
+    pub(crate) cs: Segment,
+    pub(crate) ss: Segment,
+    pub(crate) ds: Segment,
+    pub(crate) es: Segment,
+}
+
 /// What a program starts with.
 #[derive(Clone, Debug)]
 pub(crate) struct Start {
@@ -65,8 +86,10 @@ pub(crate) struct Start {
     pub(crate) rflags: u64,
     pub(crate) fpu: Fpu,
     pub(crate) alignment_checks: bool,
-    /// The contents of the data pages and, behind them, of the stack.
-    memory: Vec<u8>,
+    /// The contents of the data pages and, behind them, of the stack; with [`Start::legacy`] of its data segments.
+    pub(crate) memory: Vec<u8>,
+    /// The segments of a program that is not 64-bit code.
+    pub(crate) legacy: Option<Segments>,
 }
 
 impl Start {
@@ -102,7 +125,7 @@ impl Start {
         }
         let masks = if random.once_in(16) { random.next() as u32 & 0x1f80 } else { 0x1f80 };
         fpu.mxcsr = masks | if random.once_in(2) { random.next() as u32 & 0xe07f } else { 0 };
-        Start { gpr, rflags, fpu, alignment_checks, memory: Start::memory(random, pool) }
+        Start { gpr, rflags, fpu, alignment_checks, memory: Start::memory(random, pool), legacy: None }
     }
 
     /// Random contents of memory, for many starts.
@@ -115,6 +138,43 @@ impl Start {
         let (first, second) = pool.split_at(8 * random.below(pool.len() as u64 / 8) as usize);
         [second, first].concat()
     }
+}
+
+/// Segments of programs that are not 64-bit code: data of 64 KiB, of 4 KiB, and of 64 KiB for a 32-bit stack; 16-bit and
+/// 32-bit code; data that expands down.
+pub(crate) fn legacy_segment(number: u16) -> Segment {
+    const EXPAND_DOWN: u8 = 7;
+    const CODE: u8 = 11;
+    let data = Segment {
+        selector: LEGACY_SELECTOR + 8 * number,
+        base: LEGACY_DATA,
+        limit: 0xffff,
+        privilege: 3,
+        default_big: false,
+        granularity: false,
+        ..Segment::flat_data(0)
+    };
+    match number {
+        0 => data,
+        1 => Segment { limit: 0xfff, ..data },
+        2 => Segment { default_big: true, ..data },
+        3 => Segment { base: LEGACY_CODE, kind: CODE, ..data },
+        4 => Segment { base: LEGACY_CODE, kind: CODE, default_big: true, ..data },
+        _ => Segment { limit: 0x7fff, kind: EXPAND_DOWN, ..data },
+    }
+}
+
+/// A segment as its descriptor says it.
+fn descriptor(segment: &Segment) -> u64 {
+    let limit = u64::from(if segment.granularity { segment.limit >> 12 } else { segment.limit });
+    let kind = u64::from(segment.kind) | 1 << 4 | u64::from(segment.privilege) << 5 | 1 << 7;
+    let flags = u64::from(segment.default_big) << 2 | u64::from(segment.granularity) << 3;
+    limit & 0xffff
+        | (segment.base & 0xff_ffff) << 16
+        | kind << 40
+        | (limit >> 16) << 48
+        | flags << 52
+        | (segment.base >> 24) << 56
 }
 
 /// AVX and AVX2 are there to be compared with.
@@ -137,12 +197,13 @@ pub(crate) struct Outcome {
     pub(crate) gpr: [u64; 16],
     pub(crate) rip: u64,
     pub(crate) rflags: u64,
-    pub(crate) selectors: [u64; 2],
+    /// CS, SS, DS, ES, FS, GS.
+    pub(crate) selectors: [u64; 6],
     /// The address of a page fault.
     pub(crate) cr2: u64,
     pub(crate) fpu: Fpu,
-    pub(crate) data: Vec<u8>,
-    pub(crate) stack: Vec<u8>,
+    /// Memory that the program could write, with the address of its beginning.
+    pub(crate) memory: Vec<(u64, Vec<u8>)>,
 }
 
 /// Which backend, and how it executes.
@@ -231,7 +292,8 @@ impl Machine {
     /// Runs the program at `origin` from `start` until an exception ends it.
     pub(crate) fn run(&mut self, origin: u64, code: &[u8], start: &Start) -> Outcome {
         if self.loaded != code {
-            self.write(origin, code);
+            let segment = start.legacy.map_or(0, |segments| segments.cs.base);
+            self.write(segment + origin, code);
             self.loaded = code.to_vec();
             if self.backend == Backend::Compiled {
                 // What ran once is compiled when it runs again.
@@ -242,9 +304,13 @@ impl Machine {
     }
 
     fn execute(&mut self, origin: u64, start: &Start) -> Outcome {
-        let (data, stack) = start.memory.split_at((DATA_END - DATA) as usize);
-        self.write(DATA, data);
-        self.write(STACK, stack);
+        if start.legacy.is_some() {
+            self.write(LEGACY_DATA, &start.memory);
+        } else {
+            let (data, stack) = start.memory.split_at((DATA_END - DATA) as usize);
+            self.write(DATA, data);
+            self.write(STACK, stack);
+        }
         let state = self.state_at(origin, start);
         self.vcpu.set_state(&AnyState::X86_64(Box::new(state))).expect("the state is a good one");
         self.bus.vector.store(NOTHING, Ordering::SeqCst);
@@ -254,10 +320,21 @@ impl Machine {
         let vector = Some(self.bus.vector.load(Ordering::SeqCst)).filter(|vector| *vector != NOTHING);
         let failure = (exit != Exit::Kicked).then(|| format!("{exit:?}"));
         let AnyState::X86_64(state) = self.vcpu.state().expect("a state") else { unreachable!("an x86-64 processor") };
-        self.outcome(vector, failure, *state)
+        let areas: &[_] = match start.legacy {
+            Some(_) => &[(LEGACY_DATA, LEGACY_LENGTH)],
+            None => &[(DATA, DATA_END - DATA), (STACK, STACK_END - STACK)],
+        };
+        let memory = areas.iter().map(|(start, length)| (*start, self.read(*start, *length))).collect();
+        self.outcome(vector, failure, *state, memory)
     }
 
-    fn outcome(&self, vector: Option<u8>, failure: Option<String>, state: CpuState) -> Outcome {
+    fn outcome(
+        &self,
+        vector: Option<u8>,
+        failure: Option<String>,
+        state: CpuState,
+        memory: Vec<(u64, Vec<u8>)>,
+    ) -> Outcome {
         let mut outcome = Outcome {
             vector,
             failure,
@@ -265,11 +342,10 @@ impl Machine {
             gpr: state.gpr,
             rip: state.rip,
             rflags: state.rflags,
-            selectors: [u64::from(state.cs.selector), u64::from(state.ss.selector)],
+            selectors: [&state.cs, &state.ss, &state.ds, &state.es, &state.fs, &state.gs].map(|it| it.selector.into()),
             cr2: if vector == Some(PAGE_FAULT) { state.cr2 } else { 0 },
             fpu: state.fpu,
-            data: self.read(DATA, DATA_END - DATA),
-            stack: self.read(STACK, STACK_END - STACK),
+            memory,
         };
         if let Some(vector) = vector {
             let word = |index: u64| {
@@ -281,7 +357,7 @@ impl Machine {
             }
             outcome.rip = word(5);
             outcome.rflags = word(3);
-            outcome.selectors = [word(4), word(1)];
+            (outcome.selectors[0], outcome.selectors[1]) = (word(4), word(1));
             outcome.gpr[gpr::RSP] = word(2);
         }
         outcome
@@ -306,6 +382,13 @@ impl Machine {
         state.fs = Segment { base: FS_BASE, ..data };
         state.gs = Segment { base: GS_BASE, ..data };
         state.tr = Segment { base: TASK_STATE, selector: 40, ..Segment::empty_task_state_64() };
+        if let Some(Segments { cs, ss, ds, es }) = start.legacy {
+            let null = Segment { unusable: true, ..Segment::default() };
+            (state.cs, state.ss, state.ds, state.es, state.fs, state.gs) = (cs, ss, ds, es, null, null);
+        }
+        const LDT_KIND: u8 = 2;
+        let limit = u32::from(8 * LEGACY_SEGMENTS - 1);
+        state.ldt = Segment { selector: 16, base: LDT, limit, kind: LDT_KIND, present: true, ..Segment::default() };
         state.gdt = DescriptorTable { base: GDT, limit: 55 };
         state.idt = DescriptorTable { base: IDT, limit: (16 * VECTORS - 1) as u16 };
         state.gpr = start.gpr;
@@ -360,6 +443,15 @@ fn write_tables(ram: &Region) {
     map(DATA, DATA_END, USER);
     map(DATA_END, READ_ONLY_END, USER_READ);
     map(STACK, STACK_END, USER);
+    map(LEGACY_CODE, LEGACY_CODE + LEGACY_LENGTH, USER_READ);
+    map(LEGACY_DATA, LEGACY_DATA + LEGACY_LENGTH, USER);
+    const INT3: u8 = 0xcc;
+    let filler = [INT3; LEGACY_LENGTH as usize];
+    ram.write_slice(&filler, MemoryRegionAddress(LEGACY_CODE)).expect("within memory");
+    for number in 0..LEGACY_SEGMENTS {
+        let segment = legacy_segment(number);
+        write(LDT + u64::from(segment.selector & !7), descriptor(&segment));
+    }
     write(GDT + u64::from(KERNEL_CODE), 0x00af_9b00_0000_ffff);
     write(GDT + 16, 0x00cf_9300_0000_ffff);
     write(GDT + u64::from(USER_DATA & !3), 0x00cf_f300_0000_ffff);
@@ -373,7 +465,7 @@ fn write_tables(ram: &Region) {
         let handler = HANDLERS + 16 * vector;
         // out vector, al; jmp $
         write(handler, 0xfeeb_00e6 | vector << 8);
-        let privilege = if vector == u64::from(END) { 3 << 45 } else { 0 };
+        let privilege = if [END, OVERFLOW].contains(&(vector as u8)) { 3 << 45 } else { 0 };
         write(IDT + 16 * vector, handler | u64::from(KERNEL_CODE) << 16 | 0x8e00 << 32 | privilege);
         write(IDT + 16 * vector + 8, 0);
     }

@@ -13,6 +13,8 @@
 //! - `BROLGA_ORACLE_LENGTH`: most instructions of a program, besides those that prepare others (40).
 //! - `BROLGA_ORACLE_FORMS`: list how often each form was executed.
 //!
+//! [`legacy`] does the same for 16-bit and 32-bit code, against the host's own processor: KVM need not be able to run such code.
+//!
 //! What a program does that differs is shrunk, and printed with what differs. A difference that does not come again is
 //! printed and does not fail the run: KVM without hardware assistance was seen to lose RFLAGS.NT ten times in a hundred million
 //! instructions, perhaps to interrupts of the host. [`undefined`] says what is not compared.
@@ -20,7 +22,11 @@
 mod compare;
 mod forms;
 mod generator;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod legacy;
 mod machine;
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod native;
 mod program;
 mod random;
 mod shrink;

@@ -69,8 +69,7 @@ impl Lifter {
         let (offset, displacement) = self.effective_address();
         let mut offset = self.b.add(offset, distance);
         if !self.flags.is_64_bit() {
-            let mask =
-                self.constant(if self.flags.bits() == 16 && self.address_is_16() { 0xffff } else { 0xffff_ffff });
+            let mask = self.constant(if self.address_is_16() { 0xffff } else { 0xffff_ffff });
             offset = self.b.binary(BinaryOp::And, Type::I64, offset, mask);
         }
         let segment = super::operand::segment_name(self.i.memory_segment());

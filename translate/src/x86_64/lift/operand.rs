@@ -267,11 +267,16 @@ impl Lifter {
         if let Some(place) = self.place {
             return Ok(place);
         }
-        let (offset_in_segment, displacement) = self.effective_address();
+        let address = self.effective_address();
+        Ok(self.place_at(address, bytes, write))
+    }
+
+    /// The place of the memory operand, whose [`effective_address`](Self::effective_address) is known.
+    pub(super) fn place_at(&mut self, (offset, displacement): (Value, i32), bytes: u64, write: bool) -> Place {
         let segment = segment_name(self.i.memory_segment());
-        let place = self.linear(segment, offset_in_segment, displacement, bytes, write);
+        let place = self.linear(segment, offset, displacement, bytes, write);
         self.place = Some(place);
-        Ok(place)
+        place
     }
 
     /// The offset of the memory operand in its segment, as a value and a displacement; the latter is 0 unless addresses have 64 bits.

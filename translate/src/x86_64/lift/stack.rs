@@ -108,11 +108,12 @@ impl Lifter {
             self.write(0, value)?;
             return Ok(Lifted::Next);
         }
-        // The address is computed with the stack pointer already increased; if the store faults, it must not be.
+        // The address is computed with the stack pointer already increased; if its segment or the store faults, it must not be.
         let before = self.b.get(RSP);
         self.set_stack_pointer(after);
-        let place = self.place(ty, true)?;
+        let address = self.effective_address();
         self.b.put(RSP, before);
+        let place = self.place_at(address, u64::from(ty.bits() / 8), true);
         self.store(place, ty, value);
         self.set_stack_pointer(after);
         Ok(Lifted::Next)
