@@ -300,16 +300,20 @@ impl Lifter {
 
     fn load_vector(&mut self, place: Place, count: usize) -> Parts {
         let mut parts = self.no_parts();
-        // To 16 bytes, even of 32.
-        self.check_alignment(place, 16);
+        self.check_vector_alignment(place, count);
         for (part, value) in parts[..count].iter_mut().enumerate() {
             *value = self.load_part(Self::part_of(place, part), Type::I64);
         }
         parts
     }
 
+    /// Alignment is checked to 16 bytes, even of 32, and to 8 of 8.
+    fn check_vector_alignment(&mut self, place: Place, count: usize) {
+        self.check_alignment(place, (8 * count as u64).min(16));
+    }
+
     fn store_vector(&mut self, place: Place, parts: &[Value]) {
-        self.check_alignment(place, 16);
+        self.check_vector_alignment(place, parts.len());
         let (Place { address, offset }, mode) = (place, self.mode);
         self.b.push(Op::ProbeWrite { bytes: 8 * parts.len() as u8, mode, address, offset });
         for (part, value) in parts.iter().enumerate() {
