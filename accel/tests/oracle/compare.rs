@@ -4,7 +4,7 @@ use crate::machine::{Backend, Outcome};
 use crate::undefined::Ignored;
 
 /// RFLAGS.RF in the frame of an exception: KVM's software delivery and processors differ about it.
-const RF: u64 = 1 << 16;
+pub(crate) const RF: u64 = 1 << 16;
 
 /// What differs, a line each; empty: nothing.
 ///

@@ -12,10 +12,11 @@ use accel::state::x86_64::gpr;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use crate::forms::{self, Group};
-use crate::machine::{self, Backend, LEGACY_LENGTH, Machine, Outcome, Segments, Start};
+use crate::machine::{self, Backend, LEGACY_LENGTH, LEGACY_SEGMENTS, Machine, Outcome, Segments, Start};
 use crate::native::Native;
+use crate::program::INT3;
 use crate::random::Random;
-use crate::{host_is_amd, number, undefined};
+use crate::{GENERAL_PROTECTION, compare, host_is_amd, number, undefined};
 
 /// Where in its segment the instruction is.
 const AT: u64 = 0x1000;
@@ -23,9 +24,7 @@ const AT: u64 = 0x1000;
 const LENGTH: usize = 32;
 /// States from which each instruction starts.
 const STARTS: u64 = 6;
-const INT3: u8 = 0xcc;
 const STACK_FAULT: u8 = 12;
-const GENERAL_PROTECTION: u8 = 13;
 
 /// What an instruction left behind.
 #[derive(Debug, PartialEq)]
@@ -57,7 +56,7 @@ impl From<Outcome> for End {
 /// What differs; `ignored`: bits of RFLAGS that do not count.
 fn differences(name: &str, expected: &End, found: &End, ignored: u64, pops_all: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let mut compare = |what: String, a: u64, b: u64| {
+    let mut number = |what: String, a: u64, b: u64| {
         if a != b {
             lines.push(format!("{what}: {a:#x}, {name} {b:#x}"));
         }
@@ -70,23 +69,23 @@ fn differences(name: &str, expected: &End, found: &End, ignored: u64, pops_all: 
     {
         return Vec::new();
     }
-    compare("vector".into(), vector(expected), vector(found));
-    compare("error code".into(), expected.error_code, found.error_code);
+    number("vector".into(), vector(expected), vector(found));
+    number("error code".into(), expected.error_code, found.error_code);
     // AMD's POPA keeps what it loaded before it faults.
     let partial = pops_all && expected.vector == Some(STACK_FAULT);
-    for number in (0..8).filter(|_| !partial) {
-        compare(format!("register {number}"), expected.gpr[number].into(), found.gpr[number].into());
+    for register in (0..8).filter(|_| !partial) {
+        number(format!("register {register}"), expected.gpr[register].into(), found.gpr[register].into());
     }
-    compare("rip".into(), expected.rip, found.rip);
-    compare("rflags".into(), expected.rflags & !ignored, found.rflags & !ignored);
-    for (number, segment) in ["cs", "ss", "ds", "es"].into_iter().enumerate() {
+    number("rip".into(), expected.rip, found.rip);
+    number("rflags".into(), expected.rflags & !ignored, found.rflags & !ignored);
+    for (position, segment) in ["cs", "ss", "ds", "es"].into_iter().enumerate() {
         // Of null selectors the host's kernel clears the privilege.
-        let [a, b] = [expected, found].map(|end| end.selectors[number]).map(|it| if it < 4 { 0 } else { it });
-        compare(segment.into(), a.into(), b.into());
+        let [a, b] = [expected, found].map(|end| end.selectors[position]).map(|it| if it < 4 { 0 } else { it });
+        number(segment.into(), a.into(), b.into());
     }
     let bytes = expected.memory.iter().zip(&found.memory).enumerate().filter(|(_, (a, b))| a != b);
     for (address, (a, b)) in bytes.take(8) {
-        compare(format!("memory at {address:#x}"), u64::from(*a), u64::from(*b));
+        number(format!("memory at {address:#x}"), u64::from(*a), u64::from(*b));
     }
     lines
 }
@@ -159,7 +158,7 @@ fn encoding(random: &mut Random, bits: u32) -> (Vec<u8>, Instruction) {
             bytes.resize(instruction.len(), 0);
             if matches!(instruction.op0_kind(), OpKind::FarBranch16 | OpKind::FarBranch32) && !random.once_in(4) {
                 // Somewhere that there is.
-                let selector = machine::legacy_segment(random.below(6) as u16).selector;
+                let selector = machine::legacy_segment(random.below(LEGACY_SEGMENTS.into()) as u16).selector;
                 let at = bytes.len() - 2;
                 bytes[at..].copy_from_slice(&selector.to_le_bytes());
             }
@@ -187,13 +186,13 @@ fn start(random: &mut Random, pool: &[u8], bits: u32) -> Start {
         1 => random.pick(&[0, 1, 2, 4, 6, 0xfffe, 0xffff]),
         _ => 0x8000,
     };
-    // Alignment is not checked: the host's handlers would be, too.
+    // AC is clear, lest the host's handlers be checked for alignment; CR0.AM is set, as the host has it.
     start.rflags &= !0x4_0000;
     start.alignment_checks = true;
     // Selectors of segments that there are, in the middle of the numbers.
     for place in (0..start.memory.len()).step_by(2) {
         if random.once_in(8) {
-            let selector = machine::legacy_segment(random.below(6) as u16).selector;
+            let selector = machine::legacy_segment(random.below(LEGACY_SEGMENTS.into()) as u16).selector;
             start.memory[place..place + 2].copy_from_slice(&selector.to_le_bytes());
         }
     }
@@ -230,8 +229,7 @@ fn legacy_instructions_end_alike_everywhere() {
         let mut random = Random::new(seed ^ 0x1e9a_c000_0000);
         let bits = random.pick(&[16, 32]);
         let (code, instruction) = encoding(&mut random, bits);
-        // RF differs by how an exception is delivered.
-        let ignored = u64::from(undefined::flags(&instruction)) | 1 << 16;
+        let ignored = u64::from(undefined::flags(&instruction)) | compare::RF;
         let pops_all = matches!(instruction.mnemonic(), Mnemonic::Popa | Mnemonic::Popad);
         let pool = Start::pool(&mut random);
         for _ in 0..STARTS {

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use translate::engine::Tiers;
 use vm_memory::{Bytes, MemoryRegionAddress};
 
+use crate::program::INT3;
 use crate::random::Random;
 
 /// Where programs are: two pages that user mode may read and execute.
@@ -445,7 +446,6 @@ fn write_tables(ram: &Region) {
     map(STACK, STACK_END, USER);
     map(LEGACY_CODE, LEGACY_CODE + LEGACY_LENGTH, USER_READ);
     map(LEGACY_DATA, LEGACY_DATA + LEGACY_LENGTH, USER);
-    const INT3: u8 = 0xcc;
     let filler = [INT3; LEGACY_LENGTH as usize];
     ram.write_slice(&filler, MemoryRegionAddress(LEGACY_CODE)).expect("within memory");
     for number in 0..LEGACY_SEGMENTS {

@@ -8,11 +8,11 @@ use accel::state::x86_64::gpr;
 
 use crate::legacy::End;
 use crate::machine::{self, LEGACY_LENGTH, LEGACY_SEGMENTS, Segments};
+use crate::program::INT3;
 
 const LENGTH: usize = LEGACY_LENGTH as usize;
 /// Between the segments and around them nothing is mapped.
 const SPACE: usize = 5 * LENGTH;
-const INT3: u8 = 0xcc;
 
 /// The processor of the thread that made it.
 pub(crate) struct Native {
@@ -21,8 +21,9 @@ pub(crate) struct Native {
 }
 
 /// What handlers and the thread that they interrupt share.
-#[derive(Default)]
 struct Exchange {
+    /// The thread that has the `Native`.
+    owner: i64,
     active: bool,
     /// What to begin with: gregs, and DS and ES.
     begin: [i64; 23],
@@ -37,10 +38,11 @@ struct Exchange {
 
 struct Cell(UnsafeCell<Exchange>);
 
-// SAFETY: only the one thread that has a `Native` touches it, and the handlers of its signals.
+// SAFETY: only the one thread that has a `Native` touches it, and the handlers of its signals; others read the owner.
 unsafe impl Sync for Cell {}
 
 static EXCHANGE: Cell = Cell(UnsafeCell::new(Exchange {
+    owner: 0,
     active: false,
     begin: [0; 23],
     begin_data: [0; 2],
@@ -84,14 +86,25 @@ extern "C" fn begin(_: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void)
 
 extern "C" fn end(signal: i32, _: *mut libc::siginfo_t, context: *mut libc::c_void) {
     clear_flags();
-    // SAFETY: as in `begin`.
-    let (context, exchange) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), &mut *EXCHANGE.0.get()) };
-    if !exchange.active {
-        // Somebody else's, who is to have it when it comes again.
-        // SAFETY: the default action has no requirements.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // SAFETY: it was written before any handler was there, and the call has no requirements.
+    let (owner, thread) = unsafe { ((*EXCHANGE.0.get()).owner, libc::syscall(libc::SYS_gettid)) };
+    if signal == libc::SIGALRM && thread != owner {
+        // The alarm is the whole process's.
+        // SAFETY: the call has no requirements.
+        unsafe { libc::syscall(libc::SYS_tgkill, libc::getpid(), owner, signal) };
         return;
     }
+    // SAFETY: as in `begin`, on the thread that waits; on any other it is not looked at.
+    let (context, exchange) = unsafe { (&mut *context.cast::<libc::ucontext_t>(), EXCHANGE.0.get()) };
+    // SAFETY: as above.
+    let Some(exchange) = (thread == owner).then(|| unsafe { &mut *exchange }).filter(|exchange| exchange.active) else {
+        if signal != libc::SIGALRM {
+            // Somebody else's, who is to have it when it comes again.
+            // SAFETY: the default action has no requirements.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        return;
+    };
     let (ds, es): (u16, u16);
     // SAFETY: as in `begin`.
     unsafe {
@@ -145,6 +158,8 @@ impl Native {
             checked(unsafe { libc::sigaction(signal, &action, std::ptr::null_mut()) }.into())
         };
         handle(libc::SIGUSR1, begin)?;
+        // SAFETY: nothing is active yet, and the call has no requirements.
+        unsafe { (*EXCHANGE.0.get()).owner = libc::syscall(libc::SYS_gettid) };
         for signal in [libc::SIGTRAP, libc::SIGSEGV, libc::SIGILL, libc::SIGFPE, libc::SIGBUS, libc::SIGALRM] {
             handle(signal, end)?;
         }

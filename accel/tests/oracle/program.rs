@@ -37,7 +37,7 @@ pub(crate) struct Program {
     pub(crate) items: Vec<Item>,
 }
 
-const INT3: u8 = 0xcc;
+pub(crate) const INT3: u8 = 0xcc;
 
 impl Program {
     /// Addresses of the items and of the end.
