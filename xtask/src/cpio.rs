@@ -18,6 +18,11 @@ impl Archive {
         self.entry(name, 0o100_755, content);
     }
 
+    /// Adds a symbolic link.
+    pub(crate) fn link(&mut self, name: &str, target: &str) {
+        self.entry(name, 0o120_777, target.as_bytes());
+    }
+
     /// The finished archive.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, &[]);

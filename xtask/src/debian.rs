@@ -64,7 +64,8 @@ impl Suite {
         Ok(suite)
     }
 
-    fn apt(&self, program: &str) -> Command {
+    /// `program`, one of apt's, on this suite's lists.
+    pub(crate) fn apt(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.args(&self.options).current_dir(&self.folder);
         command

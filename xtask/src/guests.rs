@@ -18,14 +18,14 @@ exec setsid cttyhack sh
 ";
 
 /// A guest that can be booted: Debian's kernel of one architecture.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Guest {
     /// The name that `-arch` takes.
     pub(crate) architecture: &'static str,
     /// What to give Brolga and QEMU besides files.
     pub(crate) machine: &'static str,
-    debian_architecture: &'static str,
-    suite: &'static str,
+    pub(crate) debian_architecture: &'static str,
+    pub(crate) suite: &'static str,
     kernel_package: &'static str,
     has_firmware: bool,
 }
@@ -151,7 +151,7 @@ pub(crate) fn fetch() -> Result<()> {
 }
 
 /// Writes a file so that it is either whole or absent.
-fn write(path: &Path, content: &[u8]) -> Result<()> {
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     let partial = path.with_extension("partial");
     fs::write(&partial, content)
         .and_then(|()| fs::rename(&partial, path))

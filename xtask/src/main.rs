@@ -22,7 +22,8 @@ tasks:
   test             set up and run every check and test; ends with how many passed, failed and were skipped
   guests           fetch kernels, firmware and busybox from Debian's packages into guests/,
                    and install a Debian on a disk there
-  bench            time Brolga and Debian's QEMU side by side on the same guest
+  bench [GUEST] [rounds=N] [chart] [WORKLOAD]...
+                   time Brolga and Debian's QEMU side by side on the same guests and programs
   soak [BOOTS] [GUEST]
                    boot GUEST (riscv64, x86_64; riscv64) BOOTS times (20) each with one, two and four processors
   oracle [SECONDS] compare the JIT with KVM on random x86-64 instructions for SECONDS (600)
@@ -39,7 +40,7 @@ fn main() -> ExitCode {
         Some("boot") => guest::boot_on_terminal(),
         Some("test") => test::run(),
         Some("guests") => guests::fetch().and_then(|()| installed::make()),
-        Some("bench") => bench::run(),
+        Some("bench") => bench::run(&arguments[1..]),
         Some("soak") => {
             number(20).and_then(|boots| soak::run(boots, arguments.get(2).map_or("riscv64", String::as_str)))
         }
