@@ -27,6 +27,8 @@ pub(crate) struct Guest {
     pub(crate) debian_architecture: &'static str,
     pub(crate) suite: &'static str,
     kernel_package: &'static str,
+    /// The C compiler without its driver, for the benchmark.
+    pub(crate) compiler_package: &'static str,
     has_firmware: bool,
 }
 
@@ -37,6 +39,7 @@ pub(crate) const RISCV64: Guest = Guest {
     debian_architecture: "riscv64",
     suite: "trixie",
     kernel_package: "linux-image-riscv64",
+    compiler_package: "cpp-14-riscv64-linux-gnu",
     has_firmware: true,
 };
 
@@ -47,6 +50,7 @@ pub(crate) const X86_64: Guest = Guest {
     debian_architecture: "amd64",
     suite: "bookworm",
     kernel_package: "linux-image-cloud-amd64",
+    compiler_package: "cpp-12",
     has_firmware: false,
 };
 

@@ -27,15 +27,14 @@ done
 poweroff -f
 ";
 
-/// Debian's compiler works on our own sources.
-const COMPILE: &str = "cd /work
-for round in 1 2 3 4 5 6 7 8; do
-    for file in integer.c floating.c control.c memory.c crypto.c compress.c system.c main.c; do
-        tcc -c -o /tmp/object.o $file || exit 1
-    done
+/// Debian's compiler works on our own sources, which were preprocessed for the guest.
+const COMPILE: &str = "for file in compress control; do
+    cc1 -quiet -fpreprocessed -O2 /work/$file.i -o /tmp/$file.s || exit 1
 done
-cksum < /tmp/object.o
+cat /tmp/*.s | cksum
 ";
+/// The sources that [`COMPILE`] names.
+const COMPILED: [&str; 2] = ["compress", "control"];
 
 /// What was built for one guest.
 pub(super) struct Programs {
@@ -57,7 +56,7 @@ pub(super) fn build(guest: &Guest) -> Result<Programs> {
     let compiler = compiler(guest)?;
     let mut files: Vec<PathBuf> = list(&sources)?;
     files.retain(|path| path.extension().is_some_and(|extension| extension == "c"));
-    run(Command::new(compiler).args(["-O2", "-static", "-pthread", "-o"]).arg(&program).args(&files).arg("-lm"))?;
+    run(Command::new(&compiler).args(["-O2", "-static", "-pthread", "-o"]).arg(&program).args(&files).arg("-lm"))?;
     // The names are the same for every guest, so the source says them, whatever can run here.
     let own = names(&fs::read_to_string(sources.join("main.c")).map_err(|error| error.to_string())?);
     let mut archive = Archive::default();
@@ -67,10 +66,12 @@ pub(super) fn build(guest: &Guest) -> Result<Programs> {
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     archive.program("bin/work", &read(&program)?);
     archive.program("work/compile.sh", COMPILE.as_bytes());
-    for path in list(&sources)? {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        archive.program(&format!("work/{name}"), &read(&path)?);
+    for name in COMPILED {
+        let mut preprocess = Command::new(&compiler);
+        preprocess.args(["-E", "-O2"]).arg(sources.join(name).with_extension("c"));
+        archive.program(&format!("work/{name}.i"), output(&mut preprocess)?.as_bytes());
     }
+    archive.program("work/python.py", &read(&sources.join("python.py"))?);
     // Archives may follow one another; what comes later replaces what came before.
     let mut initrd = read(&guest.initrd())?;
     initrd.extend(read(&debian_programs(guest, &folder)?)?);
@@ -119,31 +120,23 @@ fn debian_programs(guest: &Guest, folder: &Path) -> Result<PathBuf> {
         .ok_or("Debian's package python3-minimal depends on no python3")?
         .to_owned();
     let mut unpacked = PathBuf::new();
-    for package in [
-        &python,
-        &format!("lib{python}"),
-        "libc6",
-        "zlib1g",
-        "libexpat1",
-        "tcc",
-        "libtcc-dev",
-        "libc6-dev",
-        "linux-libc-dev",
-    ] {
+    let libraries = ["libc6", "zlib1g", "libexpat1", "libgmp10", "libmpfr6", "libmpc3", "libisl23", "libzstd1"];
+    for package in [&python, &format!("lib{python}")].into_iter().map(String::as_str).chain(libraries) {
         unpacked = suite.unpack(package)?;
     }
+    suite.unpack(guest.compiler_package)?;
     let mut archive = Archive::default();
     for name in ["usr", "usr/bin"] {
         archive.folder(name);
     }
     let interpreter = python.trim_end_matches("-minimal");
-    for program in [interpreter, "tcc"] {
-        let from = unpacked.join("usr/bin").join(program);
+    let compiler = find(&unpacked.join("usr"), "cc1")?.ok_or("the compiler's package has no cc1")?;
+    for (from, name) in [(unpacked.join("usr/bin").join(interpreter), interpreter), (compiler, "cc1")] {
         let content = fs::read(&from).map_err(|error| format!("{}: {error}", from.display()))?;
-        archive.program(&format!("usr/bin/{program}"), &content);
+        archive.program(&format!("usr/bin/{name}"), &content);
     }
     archive.link("usr/bin/python3", interpreter);
-    for name in ["lib", "lib64", "usr/lib", "usr/include"] {
+    for name in ["lib", "lib64", "usr/lib"] {
         if unpacked.join(name).exists() {
             add(&mut archive, &unpacked, name)?;
         } else if unpacked.join("usr").join(name).exists() {
@@ -155,7 +148,21 @@ fn debian_programs(guest: &Guest, folder: &Path) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Adds a folder and everything in it, but for what nothing here needs: static libraries and character sets.
+/// The file of a name in a folder or the folders in it.
+fn find(folder: &Path, name: &str) -> Result<Option<PathBuf>> {
+    for path in list(folder)? {
+        if path.is_dir() && !path.is_symlink() {
+            if let Some(found) = find(&path, name)? {
+                return Ok(Some(found));
+            }
+        } else if path.file_name().is_some_and(|file| file == name) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
+/// Adds a folder and everything in it, but for what nothing here needs: the compiler's folder and character sets.
 fn add(archive: &mut Archive, from: &Path, name: &str) -> Result<()> {
     archive.folder(name);
     for path in list(&from.join(name))? {
@@ -166,10 +173,10 @@ fn add(archive: &mut Archive, from: &Path, name: &str) -> Result<()> {
         if kind.is_symlink() {
             archive.link(&inside, &fs::read_link(&path).map_err(failed)?.to_string_lossy());
         } else if kind.is_dir() {
-            if !["gconv", "audit"].contains(&file.as_str()) {
+            if !["gconv", "audit", "gcc"].contains(&file.as_str()) {
                 add(archive, from, &inside)?;
             }
-        } else if !(file.ends_with(".a") && file != "libtcc1.a") {
+        } else {
             archive.program(&inside, &fs::read(&path).map_err(failed)?);
         }
     }
