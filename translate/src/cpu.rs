@@ -17,6 +17,8 @@ pub const MOST_REGISTERS: usize = 256;
 pub const MOST_MODES: usize = 8;
 /// Entries of the soft TLB for each regime.
 pub const TLB_ENTRIES: usize = 256;
+/// Room for values that find no host register.
+pub(crate) const SPILL_SLOTS: usize = 32;
 /// A tag that no address matches.
 const NO_TAG: u64 = 1;
 
@@ -59,6 +61,10 @@ pub struct Context {
     pub exception: Exception,
     /// The jump cache: see [`crate::engine`].
     pub(crate) jump_cache: *const crate::engine::JumpCacheEntry,
+    /// The block that asks to be compiled better; compiled code returns before it. Null if there is none.
+    pub(crate) hot: *const crate::engine::Translation,
+    /// Values of the block in progress that find no host register, for the baseline compiler.
+    pub(crate) spilled: [u64; SPILL_SLOTS],
     /// The guest's registers.
     pub registers: [u64; MOST_REGISTERS],
 }
@@ -291,6 +297,8 @@ impl<G: Guest> Cpu<G> {
                 reservation_value: 0,
                 exception: Exception { number: 0, information: 0 },
                 jump_cache: std::ptr::null(),
+                hot: std::ptr::null(),
+                spilled: [0; SPILL_SLOTS],
                 registers: [0; MOST_REGISTERS],
             },
             guest,

@@ -216,9 +216,11 @@ fn interpreter_and_compiled_code_agree_on_random_programs() {
     };
     for seed in seeds {
         let (interpreted, none) = run(seed, Tiers::InterpreterOnly);
+        assert!(interpreted.instructions > 300, "seed {seed}: the program did not run through");
         let (compiled, regions) = run(seed, Tiers::Immediate(2));
         assert!(none == 0 && regions > 0, "seed {seed}: {regions} regions were compiled");
-        assert!(interpreted.instructions > 300, "seed {seed}: the program did not run through");
-        interpreted.assert_same(&compiled, &format!("seed {seed}"));
+        interpreted.assert_same(&compiled, &format!("seed {seed}, regions"));
+        let (baseline, _) = run(seed, Tiers::Baseline(2));
+        interpreted.assert_same(&baseline, &format!("seed {seed}, baseline compiler"));
     }
 }

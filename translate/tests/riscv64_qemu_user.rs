@@ -128,9 +128,11 @@ fn compiled_programs_agree_with_interpreted_ones() {
         for seed in 0..count / 4 {
             let program = Program::random(seed, kind, 150, iterations);
             let interpreted = ours(&program, Tiers::InterpreterOnly);
-            let compiled = ours(&program, Tiers::Immediate(2));
-            let difference = difference(&compiled, &interpreted);
-            assert!(compiled == interpreted, "{kind:?} {seed}:\n{difference}");
+            for tiers in [Tiers::Baseline(2), Tiers::Immediate(2)] {
+                let compiled = ours(&program, tiers);
+                let difference = difference(&compiled, &interpreted);
+                assert!(compiled == interpreted, "{kind:?} {seed}, {tiers:?}:\n{difference}");
+            }
         }
     }
 }

@@ -15,7 +15,7 @@ const SINGLE_STEP: u64 = 1 << 14;
 
 /// Runs a program on both back ends after `prepare`, which gets its address; `check` looks at what is left.
 fn run(code: &[u8], prepare: impl Fn(&mut Processor, u64), check: impl Fn(&mut Processor, Ended)) {
-    for (tiers, times) in [(Tiers::InterpreterOnly, 1), (Tiers::Immediate(1), 4)] {
+    for (tiers, times) in [(Tiers::InterpreterOnly, 1), (Tiers::Baseline(1), 4), (Tiers::Immediate(1), 4)] {
         let mut processor = Processor::new(tiers);
         let program = processor.add_program(code);
         for _ in 0..times {

@@ -30,8 +30,9 @@ fn run(code: &[u8], data: [u8; DATA_BYTES]) -> (Ended, [u8; DATA_BYTES]) {
         outcome.expect("it ran at least once")
     };
     let interpreted = run(Tiers::InterpreterOnly, 1);
-    let compiled = run(Tiers::Immediate(1), 4);
-    assert!(interpreted == compiled, "interpreted and compiled code differ");
+    for tiers in [Tiers::Baseline(1), Tiers::Immediate(1)] {
+        assert!(interpreted == run(tiers, 4), "interpreted code and that of {tiers:?} differ");
+    }
     interpreted
 }
 

@@ -22,8 +22,9 @@ const PAGE_TABLES: u64 = 0x5_0000;
 const RSM: [u8; 2] = [0x0f, 0xaa];
 
 /// A processor in 64-bit mode with paging on, addresses mapped to themselves, for each way to run; with it how often to run.
-fn processors() -> [(Processor, usize); 2] {
-    [(Tiers::InterpreterOnly, 1), (Tiers::Immediate(1), 4)].map(|(tiers, times)| (Processor::new(tiers), times))
+fn processors() -> [(Processor, usize); 3] {
+    [(Tiers::InterpreterOnly, 1), (Tiers::Baseline(1), 4), (Tiers::Immediate(1), 4)]
+        .map(|(tiers, times)| (Processor::new(tiers), times))
 }
 
 fn reset(processor: &mut Processor) {

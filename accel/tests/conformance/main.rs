@@ -106,9 +106,11 @@ x86_64_suites! {
     kvm_x86_64: crate::subject::KVM_X86_64, [shutdown::an_instruction_that_cannot_be_emulated_is_named];
     jit_x86_64: crate::subject::JIT_X86_64, [];
     compiled_x86_64: crate::subject::COMPILED_X86_64, [];
+    baseline_x86_64: crate::subject::BASELINE_X86_64, [];
     interpreted_x86_64: crate::subject::INTERPRETED_X86_64, [];
 }
 
 suite!(jit_riscv64, crate::subject::JIT_RISCV64, []);
 suite!(compiled_riscv64, crate::subject::COMPILED_RISCV64, []);
+suite!(baseline_riscv64, crate::subject::BASELINE_RISCV64, []);
 suite!(interpreted_riscv64, crate::subject::INTERPRETED_RISCV64, []);

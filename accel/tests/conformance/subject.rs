@@ -76,6 +76,10 @@ pub(crate) const JIT_X86_64: Subject = Subject {
 pub(crate) const COMPILED_X86_64: Subject =
     Subject { open: || jit(Architecture::X86_64, Tiers::Immediate(1)), ..JIT_X86_64 };
 
+/// As [`BASELINE_RISCV64`], with x86-64 guests.
+pub(crate) const BASELINE_X86_64: Subject =
+    Subject { open: || jit(Architecture::X86_64, Tiers::Baseline(1)), ..JIT_X86_64 };
+
 /// As [`INTERPRETED_RISCV64`], with x86-64 guests.
 pub(crate) const INTERPRETED_X86_64: Subject =
     Subject { open: || jit(Architecture::X86_64, Tiers::InterpreterOnly), ..JIT_X86_64 };
@@ -83,6 +87,10 @@ pub(crate) const INTERPRETED_X86_64: Subject =
 /// The JIT that compiles all that runs, before it runs a second time.
 pub(crate) const COMPILED_RISCV64: Subject =
     Subject { open: || jit(Architecture::Riscv64, Tiers::Immediate(1)), ..JIT_RISCV64 };
+
+/// The JIT that compiles each block by itself before it runs a second time.
+pub(crate) const BASELINE_RISCV64: Subject =
+    Subject { open: || jit(Architecture::Riscv64, Tiers::Baseline(1)), ..JIT_RISCV64 };
 
 /// The JIT that compiles nothing.
 pub(crate) const INTERPRETED_RISCV64: Subject =

@@ -220,7 +220,8 @@ fn legacy_instructions_end_alike_everywhere() {
             None
         }
     };
-    let mut machines = [Backend::Interpreter, Backend::Compiled].map(|backend| Machine::new(backend).unwrap());
+    let mut machines =
+        [Backend::Interpreter, Backend::Baseline, Backend::Compiled].map(|backend| Machine::new(backend).unwrap());
     let most = number("BROLGA_ORACLE_PROGRAMS").unwrap_or(3000);
     let first = number("BROLGA_ORACLE_SEED").unwrap_or(0);
     let mut found: BTreeMap<String, u64> = BTreeMap::new();
@@ -236,8 +237,9 @@ fn legacy_instructions_end_alike_everywhere() {
             let start = start(&mut random, &pool, bits);
             let Some(segments) = start.legacy else { unreachable!("it was just set") };
             *forms.entry(instruction.code()).or_default() += 1;
-            let [interpreted, compiled] = machines.each_mut().map(|it| End::from(it.run(AT, &code, &start)));
+            let [interpreted, baseline, compiled] = machines.each_mut().map(|it| End::from(it.run(AT, &code, &start)));
             let mut lines = differences("compiled", &interpreted, &compiled, ignored, false);
+            lines.extend(differences("by the baseline compiler", &interpreted, &baseline, ignored, false));
             if let Some(native) = &mut native {
                 let expected = native.run(AT, &code, &start.gpr, start.rflags, &segments, &start.memory);
                 lines.extend(differences("interpreted", &expected, &interpreted, ignored, pops_all));

@@ -212,6 +212,7 @@ pub(crate) struct Outcome {
 pub(crate) enum Backend {
     Kvm,
     Interpreter,
+    Baseline,
     Compiled,
 }
 
@@ -268,6 +269,7 @@ impl Machine {
         let accelerator: Arc<dyn Accelerator> = match backend {
             Backend::Kvm => Arc::new(Kvm::open(Architecture::X86_64)?),
             Backend::Interpreter => jit(Tiers::InterpreterOnly)?,
+            Backend::Baseline => jit(Tiers::Baseline(1))?,
             Backend::Compiled => jit(Tiers::Immediate(1))?,
         };
         let ram = allocate("oracle", 0, RAM)?;
@@ -296,7 +298,7 @@ impl Machine {
             let segment = start.legacy.map_or(0, |segments| segments.cs.base);
             self.write(segment + origin, code);
             self.loaded = code.to_vec();
-            if self.backend == Backend::Compiled {
+            if matches!(self.backend, Backend::Baseline | Backend::Compiled) {
                 // What ran once is compiled when it runs again.
                 self.execute(origin, start);
             }

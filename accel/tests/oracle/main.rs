@@ -140,7 +140,7 @@ fn host_is_amd() -> bool {
 #[test]
 fn random_programs_end_alike_everywhere() {
     let mut oracle = Oracle { machines: Vec::new(), confused: false, end: 0 };
-    for backend in [Backend::Kvm, Backend::Interpreter, Backend::Compiled] {
+    for backend in [Backend::Kvm, Backend::Interpreter, Backend::Baseline, Backend::Compiled] {
         if backend == Backend::Kvm && !host_is_amd() {
             eprintln!(
                 "SKIPPED: random_programs_end_alike_everywhere with Kvm: the JIT's processors follow AMD's, the host has another"

@@ -24,7 +24,9 @@ use cranelift_frontend::FunctionBuilderContext;
 use crate::engine::{Generation, Region};
 use crate::guest::Guest;
 pub use memory::CodeMemory;
+pub(crate) use runtime::Thunks;
 pub use runtime::{EntryPoint, Runtime};
+pub(crate) use slow_path::Access;
 
 /// Why something was not compiled.
 #[derive(Debug, thiserror::Error)]

@@ -8,6 +8,7 @@ use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
 use super::{CodeMemory, CompileError, finish, host_isa, slow_path};
+use crate::baseline::Baseline;
 use crate::cpu::Cpu;
 use crate::float;
 use crate::guest::Guest;
@@ -23,7 +24,9 @@ pub struct EntryPoint(pub *const u8);
 /// Code and addresses that compiled regions of one guest architecture use.
 pub struct Runtime<G: Guest> {
     pub(super) isa: OwnedTargetIsa,
-    pub(super) thunks: Thunks,
+    pub(crate) thunks: Thunks,
+    /// The compiler of single blocks, where the host has one.
+    pub(crate) baseline: Option<Baseline>,
     /// The host multiplies and adds in one instruction.
     pub(super) has_multiply_add: bool,
     enter: extern "C" fn(*mut Cpu<G>, *const u8),
@@ -38,14 +41,14 @@ unsafe impl<G: Guest> Send for Runtime<G> {}
 unsafe impl<G: Guest> Sync for Runtime<G> {}
 
 /// Addresses of the slow paths, callable under [`CallConv::PreserveAll`].
-pub(super) struct Thunks {
-    pub(super) load: *const u8,
-    pub(super) store: *const u8,
-    pub(super) probe_write: *const u8,
-    pub(super) read_modify_write: *const u8,
-    pub(super) exchange_if: *const u8,
-    pub(super) reserve: *const u8,
-    pub(super) store_if_reserved: *const u8,
+pub(crate) struct Thunks {
+    pub(crate) load: *const u8,
+    pub(crate) store: *const u8,
+    pub(crate) probe_write: *const u8,
+    pub(crate) read_modify_write: *const u8,
+    pub(crate) exchange_if: *const u8,
+    pub(crate) reserve: *const u8,
+    pub(crate) store_if_reserved: *const u8,
 }
 
 impl<G: Guest> Runtime<G> {
@@ -54,7 +57,12 @@ impl<G: Guest> Runtime<G> {
         let isa = host_isa()?;
         let memory = CodeMemory::new(SIZE)?;
         let mut maker = Maker { isa: &isa, memory: &memory, context: CompilerContext::new() };
-        let enter = maker.enter()?;
+        let baseline = Baseline::new();
+        // Blocks of the baseline compiler preserve no registers, so they bring the code that does.
+        let enter = match &baseline {
+            Some(baseline) => baseline.enter(),
+            None => maker.enter()?,
+        };
         // SAFETY: the code was generated with this signature under the platform's C convention.
         let enter = unsafe { std::mem::transmute::<*const u8, extern "C" fn(*mut Cpu<G>, *const u8)>(enter) };
         let return_to_dispatcher = EntryPoint(maker.return_to_dispatcher()?);
@@ -70,7 +78,16 @@ impl<G: Guest> Runtime<G> {
         let has_multiply_add =
             isa.isa_flags().iter().any(|flag| flag.name == "has_fma" && flag.as_bool() == Some(true))
                 || cfg!(target_arch = "aarch64");
-        Ok(Runtime { thunks, has_multiply_add, enter, return_to_dispatcher, isa, _memory: memory, _guest: PhantomData })
+        Ok(Runtime {
+            thunks,
+            baseline,
+            has_multiply_add,
+            enter,
+            return_to_dispatcher,
+            isa,
+            _memory: memory,
+            _guest: PhantomData,
+        })
     }
 
     /// Code that returns at once, for cells without any.

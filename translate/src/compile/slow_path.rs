@@ -8,11 +8,11 @@ use crate::ir::{AtomicOp, MemoryMode, Type, Width};
 
 /// The operands of an access that are known when it is compiled, in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Access {
-    pub(super) width: Width,
-    pub(super) signed: bool,
-    pub(super) mode: MemoryMode,
-    pub(super) atomic: AtomicOp,
+pub(crate) struct Access {
+    pub(crate) width: Width,
+    pub(crate) signed: bool,
+    pub(crate) mode: MemoryMode,
+    pub(crate) atomic: AtomicOp,
 }
 
 const WIDTHS: [Width; 4] = [Width::Byte, Width::Half, Width::Word, Width::Double];
@@ -29,11 +29,11 @@ const ATOMICS: [AtomicOp; 9] = [
 ];
 
 impl Access {
-    pub(super) fn new(width: Width, mode: MemoryMode) -> Access {
+    pub(crate) fn new(width: Width, mode: MemoryMode) -> Access {
         Access { width, signed: false, mode, atomic: AtomicOp::Exchange }
     }
 
-    pub(super) fn encode(self) -> i64 {
+    pub(crate) fn encode(self) -> i64 {
         let width = WIDTHS.iter().position(|width| *width == self.width).unwrap_or(0) as i64;
         let atomic = ATOMICS.iter().position(|op| *op == self.atomic).unwrap_or(0) as i64;
         width | i64::from(self.signed) << 2 | atomic << 8 | i64::from(self.mode.0) << 16

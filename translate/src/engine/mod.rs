@@ -21,8 +21,8 @@ use crate::platform::{PAGE_SIZE, Platform};
 
 pub use region::Region;
 pub(crate) use region::successors;
-use translations::Span;
 pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
+use translations::{Span, Wanted};
 
 /// Entries of the jump cache: so many pages, times so many places in each.
 pub(crate) const JUMP_CACHE_PAGES: u64 = 256;
@@ -278,11 +278,21 @@ impl<G: Guest> Dispatcher<G> {
 
     fn execute(&mut self, cpu: &mut Cpu<G>, translation: &Translation) -> Ended {
         if let Some(entry) = translation.cell.compiled() {
-            return self.translator.call(cpu, EntryPoint(entry));
+            let ended = self.translator.call(cpu, EntryPoint(entry));
+            let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
+            // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
+            if let Some(hot) = unsafe { hot.as_ref() }
+                && hot.count_down(self.translator.tiers())
+            {
+                self.translator.request(&self.generation, &hot.key);
+            }
+            return ended;
         }
         let ended = interpret(cpu, &translation.block, &mut self.values);
-        if translation.count_execution(self.translator.tiers()) {
-            self.translator.request(&self.generation, &translation.key);
+        match translation.count_execution(self.translator.tiers()) {
+            Some(Wanted::Baseline) => self.translator.compile_baseline(&self.generation, translation),
+            Some(Wanted::Region) => self.translator.request(&self.generation, &translation.key),
+            None => {}
         }
         ended
     }

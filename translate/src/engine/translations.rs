@@ -2,7 +2,7 @@
 //! compile thread's queue.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -45,6 +45,21 @@ pub enum Tiers {
     Background(u32),
     /// At once, on the processor's thread, after so many executions: for tests.
     Immediate(u32),
+    /// The same, one block at a time by the baseline compiler, and never better.
+    Baseline(u32),
+}
+
+/// How often a block is interpreted before the baseline compiler takes it: its code is that much faster, and it takes as long as
+/// so many executions.
+const WARM: u32 = 16;
+
+/// What a block's executions make worth while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Code of the baseline compiler.
+    Baseline,
+    /// A region.
+    Region,
 }
 
 /// Where a translation's compiled code begins. Linking and unlinking are one store each.
@@ -103,6 +118,14 @@ pub struct Translation {
     /// It may not be compiled.
     pub interpreted: bool,
     valid: AtomicBool,
+    /// The code of the baseline compiler, if there is any.
+    baseline: AtomicPtr<u8>,
+    /// The baseline compiler had its turn.
+    baseline_tried: AtomicBool,
+    /// The cell leads to the compiled region that begins here.
+    has_region: AtomicBool,
+    /// How many executions of the baseline compiler's code are left until it asks for more; it asks when this becomes negative.
+    pub(crate) countdown: AtomicI32,
     executions: AtomicU32,
     /// After how many executions it shall be asked for next, if those are more than the threshold.
     next_request: AtomicU32,
@@ -117,25 +140,73 @@ impl Translation {
         self.valid.load(Ordering::Acquire)
     }
 
-    /// How often it was interpreted.
+    /// How often it was executed before it was compiled as a region, as far as that was counted.
     pub fn executions(&self) -> u32 {
         self.executions.load(Ordering::Relaxed)
     }
 
-    /// Counts one; true if the block shall be compiled now.
-    pub(super) fn count_execution(&self, tiers: Tiers) -> bool {
+    /// Counts one by the interpreter; says what shall be compiled now.
+    pub(super) fn count_execution(&self, tiers: Tiers) -> Option<Wanted> {
         // Two processors may lose a count to one another, which is harmless.
         let count = self.executions().wrapping_add(1);
         self.executions.store(count, Ordering::Relaxed);
-        let threshold = match tiers {
-            Tiers::InterpreterOnly => return false,
-            Tiers::Background(threshold) | Tiers::Immediate(threshold) => threshold,
+        let (baseline, region) = match tiers {
+            Tiers::InterpreterOnly => return None,
+            Tiers::Background(threshold) => (threshold.min(WARM), threshold),
+            Tiers::Immediate(threshold) => (u32::MAX, threshold),
+            Tiers::Baseline(threshold) => (threshold, u32::MAX),
         };
-        if count < threshold || count < self.next_request.load(Ordering::Relaxed) {
-            return false;
+        let can_be_compiled = !(self.interpreted || self.breakpoint) && self.spans.len() == 1;
+        if count >= baseline && !self.baseline_tried.load(Ordering::Relaxed) {
+            self.baseline_tried.store(true, Ordering::Relaxed);
+            return can_be_compiled.then_some(Wanted::Baseline);
+        }
+        if count < region || count < self.next_request.load(Ordering::Relaxed) {
+            return None;
         }
         self.next_request.store(count.saturating_mul(2), Ordering::Relaxed);
-        !(self.interpreted || self.breakpoint) && self.spans.len() == 1
+        can_be_compiled.then_some(Wanted::Region)
+    }
+
+    /// The baseline compiler's code was executed as often as it was to be; true if the region is to be compiled.
+    pub(super) fn count_down(&self, tiers: Tiers) -> bool {
+        let Tiers::Background(threshold) = tiers else {
+            self.countdown.store(i32::MAX, Ordering::Relaxed);
+            return false;
+        };
+        // It asks again each time that it was executed twice as often.
+        let more = self.executions().max(threshold);
+        let count = self.executions().saturating_add(more);
+        self.executions.store(count, Ordering::Relaxed);
+        let given_up = self.next_request.load(Ordering::Relaxed) == u32::MAX;
+        let left = if given_up { i32::MAX } else { i32::try_from(count).unwrap_or(i32::MAX) };
+        self.countdown.store(left, Ordering::Relaxed);
+        !given_up
+    }
+
+    /// Makes code of the baseline compiler the block's.
+    pub(super) fn link_baseline(&self, entry: EntryPoint, tiers: Tiers) {
+        let left = match tiers {
+            Tiers::Background(threshold) => i32::try_from(threshold).unwrap_or(i32::MAX),
+            _ => i32::MAX,
+        };
+        self.countdown.store(left, Ordering::Relaxed);
+        self.baseline.store(entry.0.cast_mut(), Ordering::SeqCst);
+        self.link(entry.0);
+    }
+
+    /// The compiled region that begins here is in use.
+    pub(super) fn has_region(&self) -> bool {
+        self.has_region.load(Ordering::SeqCst)
+    }
+
+    /// Makes the cell lead to code of this block, unless the block is void.
+    fn link(&self, entry: *const u8) {
+        self.cell.link(entry);
+        // Who invalidated it before the link has not undone that.
+        if !self.is_valid() {
+            self.cell.unlink();
+        }
     }
 
     /// It cannot be compiled, so that nobody shall ask for it again.
@@ -153,9 +224,16 @@ impl Translation {
 
     /// Takes the compiled region that begins here out of use, since the code of one of its blocks changed. The block becomes hot anew.
     fn unlink_region(&self) {
-        self.cell.unlink();
+        self.has_region.store(false, Ordering::SeqCst);
+        let baseline = self.baseline.load(Ordering::SeqCst).cast_const();
+        if baseline.is_null() {
+            self.cell.unlink();
+        } else {
+            self.link(baseline);
+        }
         self.executions.store(0, Ordering::Relaxed);
         self.next_request.store(0, Ordering::Relaxed);
+        self.countdown.store(WARM as i32, Ordering::Relaxed);
     }
 }
 
@@ -222,6 +300,10 @@ impl Generation {
             breakpoint,
             interpreted,
             valid: AtomicBool::new(true),
+            baseline: AtomicPtr::new(std::ptr::null_mut()),
+            baseline_tried: AtomicBool::new(false),
+            has_region: AtomicBool::new(false),
+            countdown: AtomicI32::new(0),
             executions: AtomicU32::new(0),
             next_request: AtomicU32::new(0),
             regions: Mutex::new(Vec::new()),
@@ -329,6 +411,17 @@ impl<G: Guest> Translator<G> {
         self.regions_compiled.load(Ordering::Relaxed)
     }
 
+    /// Compiles a block by itself, if the host has a compiler for that.
+    pub(super) fn compile_baseline(&self, generation: &Generation, translation: &Translation) {
+        let Some(runtime) = &self.runtime else { return };
+        let Some(baseline) = &runtime.baseline else { return };
+        let Some(code) = baseline.compile::<G>(&runtime.thunks, translation, generation) else { return };
+        match generation.code.add(&code) {
+            Some(entry) => translation.link_baseline(EntryPoint(entry), self.tiers),
+            None => generation.code_is_full.store(true, Ordering::Relaxed),
+        }
+    }
+
     /// Asks for the region that begins with a block to be compiled.
     pub(super) fn request(&self, generation: &Arc<Generation>, key: &Key) {
         // It may have been invalidated meanwhile.
@@ -420,7 +513,7 @@ fn serve<G: Guest>(mut compiler: Compiler<G>, requests: &Queue, count: &AtomicU6
 
 fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &AtomicU64) {
     let head = &request.head;
-    if !head.is_valid() || head.cell.compiled().is_some() {
+    if !head.is_valid() || head.has_region() {
         return;
     }
     let region = region::form(&request.generation, head);
@@ -442,7 +535,8 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
     for block in &region.blocks {
         block.regions.lock().push(Arc::downgrade(head));
     }
-    head.cell.link(entry.0);
+    head.has_region.store(true, Ordering::SeqCst);
+    head.link(entry.0);
     count.fetch_add(1, Ordering::Relaxed);
     // One that was invalidated before it knew of this region has not unlinked it.
     if !region.blocks.iter().all(|block| block.is_valid()) {

@@ -15,6 +15,7 @@
 mod builder;
 mod names;
 mod op;
+mod operands;
 mod parse;
 mod simplify;
 mod text;

@@ -14,54 +14,6 @@ pub fn simplify<G: Guest>(block: Block) -> Block {
     drop_unused::<G>(forward)
 }
 
-/// Replaces every operand of an operation.
-fn map_operands(op: &mut Op, arguments: usize, mut map: impl FnMut(Value) -> Value) {
-    let mut set = |values: &mut [&mut Value]| {
-        for value in values {
-            **value = map(**value);
-        }
-    };
-    match op {
-        Op::Const { .. } | Op::Get { .. } | Op::Fence => {}
-        Op::Put { value, .. } => set(&mut [value]),
-        Op::Binary { a, b, .. }
-        | Op::Compare { a, b, .. }
-        | Op::FloatBinary { a, b, .. }
-        | Op::FloatCompare { a, b, .. } => set(&mut [a, b]),
-        Op::Unary { a, .. }
-        | Op::Extend { a, .. }
-        | Op::Truncate { a, .. }
-        | Op::Bitcast { a, .. }
-        | Op::FloatSquareRoot { a, .. }
-        | Op::FloatConvert { a, .. }
-        | Op::IntegerToFloat { a, .. } => set(&mut [a]),
-        Op::Select { condition, a, b, .. } => set(&mut [condition, a, b]),
-        Op::FloatMultiplyAdd { a, b, c, .. } => set(&mut [a, b, c]),
-        Op::Load { address, .. } | Op::ProbeWrite { address, .. } | Op::LoadReserved { address, .. } => {
-            set(&mut [address])
-        }
-        Op::Store { address, value, .. }
-        | Op::AtomicReadModifyWrite { address, value, .. }
-        | Op::StoreConditional { address, value, .. } => set(&mut [address, value]),
-        Op::AtomicCompareExchange { address, expected, new, .. } => set(&mut [address, expected, new]),
-        Op::Helper { arguments: values, .. } => {
-            for value in values.iter_mut().take(arguments) {
-                set(&mut [value]);
-            }
-        }
-        Op::RaiseIf { condition, information, .. } => set(&mut [condition, information]),
-    }
-}
-
-fn map_terminator(terminator: &mut Terminator, mut map: impl FnMut(Value) -> Value) {
-    match terminator {
-        Terminator::Branch { condition: value, .. }
-        | Terminator::JumpIndirect { target: value, .. }
-        | Terminator::LeaveIndirect { target: value } => *value = map(*value),
-        Terminator::Jump { .. } | Terminator::Leave { .. } | Terminator::Raise { .. } => {}
-    }
-}
-
 fn arguments_of<G: Guest>(op: &Op) -> usize {
     match op {
         Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
@@ -97,7 +49,7 @@ impl<G: Guest> Forward<G> {
         for start in starts {
             start.op = forward.ops.len() as u16;
         }
-        map_terminator(&mut block.terminator, |value| forward.map[usize::from(value.0)]);
+        block.terminator.map_operands(|value| forward.map[usize::from(value.0)]);
         block.ops = forward.ops;
         block
     }
@@ -109,7 +61,7 @@ impl<G: Guest> Forward<G> {
 
     fn op(&mut self, mut op: Op) -> Value {
         let arguments = arguments_of::<G>(&op);
-        map_operands(&mut op, arguments, |value| self.map[usize::from(value.0)]);
+        op.map_operands(arguments, |value| self.map[usize::from(value.0)]);
         match op {
             Op::Get { register } => {
                 if let Some(known) = self.registers[usize::from(register.0)] {
@@ -231,7 +183,7 @@ fn observes<G: Guest>(op: &Op) -> bool {
 fn drop_unused<G: Guest>(mut block: Block) -> Block {
     let mut used = vec![false; block.ops.len()];
     let mut kept = vec![false; block.ops.len()];
-    map_terminator(&mut block.terminator, |value| {
+    block.terminator.map_operands(|value| {
         used[usize::from(value.0)] = true;
         value
     });
@@ -257,7 +209,7 @@ fn drop_unused<G: Guest>(mut block: Block) -> Block {
         };
         if kept[position] {
             let arguments = arguments_of::<G>(op);
-            map_operands(op, arguments, |value| {
+            op.map_operands(arguments, |value| {
                 used[usize::from(value.0)] = true;
                 value
             });
@@ -278,13 +230,13 @@ fn compact<G: Guest>(mut block: Block, kept: &[bool]) -> Block {
     for (op, _) in block.ops.iter().zip(kept).filter(|(_, keep)| **keep) {
         let mut op = *op;
         let arguments = arguments_of::<G>(&op);
-        map_operands(&mut op, arguments, |value| numbers[usize::from(value.0)]);
+        op.map_operands(arguments, |value| numbers[usize::from(value.0)]);
         ops.push(op);
     }
     for start in &mut block.instructions {
         start.op = numbers[usize::from(start.op)].0;
     }
-    map_terminator(&mut block.terminator, |value| numbers[usize::from(value.0)]);
+    block.terminator.map_operands(|value| numbers[usize::from(value.0)]);
     block.ops = ops;
     block
 }

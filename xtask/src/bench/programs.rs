@@ -31,7 +31,7 @@ poweroff -f
 const COMPILE: &str = "for file in compress control; do
     cc1 -quiet -fpreprocessed -O2 /work/$file.i -o /tmp/$file.s || exit 1
 done
-cat /tmp/*.s | cksum
+cat /tmp/*.s | md5sum
 ";
 /// The sources that [`COMPILE`] names.
 const COMPILED: [&str; 2] = ["compress", "control"];

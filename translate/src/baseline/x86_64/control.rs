@@ -1,0 +1,155 @@
+//! The beginning and the end of a block, helpers and exceptions.
+
+use std::mem::offset_of;
+use std::sync::Arc;
+
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
+
+use super::registers::Source;
+use super::{Cold, Emitted, Emitter, Terminator};
+use crate::cpu::{Context, Status};
+use crate::engine::Translation;
+use crate::guest::{Exception, Guest};
+use crate::ir::{HelperId, Value};
+
+impl Emitter<'_> {
+    /// Leaves before the block if another thread wants the processor, or if it was executed often enough to be compiled better.
+    pub(super) fn count_execution(&mut self) {
+        let (leave, go_on) = (self.code.new_dynamic_label(), self.code.new_dynamic_label());
+        let translation = std::ptr::from_ref::<Translation>(self.translation);
+        dynasm!(self.code
+            ; .arch x64
+            ; mov rax, [rbp + offset_of!(Context, attention) as i32]
+            ; mov rcx, QWORD self.translation.countdown.as_ptr() as i64
+            ; cmp DWORD [rax], 0
+            ; jne =>leave
+            ; sub DWORD [rcx], 1
+            ; jns =>go_on
+            ; mov rax, QWORD translation as i64
+            ; mov [rbp + offset_of!(Context, hot) as i32], rax
+            ; =>leave
+            ; mov rax, QWORD self.block.start as i64
+            ; mov [rbp + offset_of!(Context, pc) as i32], rax
+            ; ret
+            ; =>go_on
+        );
+    }
+
+    pub(super) fn helper<G: Guest>(&mut self, place: usize, helper: HelperId, arguments: [Value; 3]) {
+        let helper = &G::HELPERS[usize::from(helper.0)];
+        self.save_for_call(place);
+        for (value, to) in arguments.into_iter().zip([6, 2, 1]).take(helper.arguments) {
+            self.load_value(to, value);
+        }
+        dynasm!(self.code ; .arch x64 ; mov rdi, rbp);
+        self.call(helper.function as *const u8);
+        if helper.effects.can_raise {
+            self.check_status(place);
+        }
+        let to = self.define(place);
+        dynasm!(self.code ; .arch x64 ; mov Rq(to), rax);
+    }
+
+    pub(super) fn raise_if(&mut self, place: usize, condition: Value, exception: u32, information: Value) {
+        let from = self.code.new_dynamic_label();
+        let condition = self.condition(condition);
+        self.jump_if(condition, from);
+        let information = self.source(information);
+        self.cold.push(Cold::Raise { from, place, exception, information });
+    }
+
+    /// Sets the status for an exception; what it reports is in `rax`.
+    pub(super) fn set_exception(&mut self, number: u32) {
+        let offset = offset_of!(Context, exception);
+        dynasm!(self.code
+            ; .arch x64
+            ; mov [rbp + (offset + offset_of!(Exception, information)) as i32], rax
+            ; mov DWORD [rbp + (offset + offset_of!(Exception, number)) as i32], number as i32
+            ; mov DWORD [rbp + offset_of!(Context, status) as i32], Status::Raised as i32
+        );
+    }
+
+    /// The end of the block, whose code begins again at `again`.
+    pub(super) fn terminator(&mut self, again: DynamicLabel) -> Emitted {
+        let count = self.block.instructions.len() as i32;
+        if !matches!(self.block.terminator, Terminator::Raise { .. }) {
+            let offset = offset_of!(Context, instructions) as i32;
+            dynasm!(self.code ; .arch x64 ; add QWORD [rbp + offset], count);
+        }
+        match self.block.terminator {
+            Terminator::Jump { target } => self.go_to(target, again),
+            Terminator::Branch { condition, taken, not_taken } => {
+                let label = self.code.new_dynamic_label();
+                let condition = self.condition(condition);
+                self.jump_if(condition, label);
+                self.go_to(not_taken, again);
+                dynasm!(self.code ; .arch x64 ; =>label);
+                self.go_to(taken, again);
+            }
+            Terminator::JumpIndirect { target, .. } => {
+                self.load_value(0, target);
+                let source = self.block.instruction_address(self.block.ops.len());
+                self.load_source(2, Source::Constant(source));
+                self.store_pc();
+                self.go_through_jump_cache(self.baseline.stubs.indirect);
+            }
+            Terminator::Leave { target } => {
+                self.load_source(0, Source::Constant(target));
+                self.leave();
+            }
+            Terminator::LeaveIndirect { target } => {
+                self.load_value(0, target);
+                self.leave();
+            }
+            Terminator::Raise { exception, information } => {
+                self.load_source(0, Source::Constant(information));
+                self.set_exception(exception);
+                let exit = self.exit(self.block.ops.len());
+                dynasm!(self.code ; .arch x64 ; jmp =>exit);
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the program counter from `rax`.
+    fn store_pc(&mut self) {
+        dynasm!(self.code ; .arch x64 ; mov [rbp + offset_of!(Context, pc) as i32], rax);
+    }
+
+    fn leave(&mut self) {
+        self.store_pc();
+        dynasm!(self.code ; .arch x64 ; mov QWORD [rbp + offset_of!(Context, leave) as i32], 1 ; ret);
+    }
+
+    /// Goes on at a known address.
+    fn go_to(&mut self, target: u64, again: DynamicLabel) {
+        if target == self.block.start {
+            dynasm!(self.code ; .arch x64 ; jmp =>again);
+            return;
+        }
+        self.load_source(0, Source::Constant(target));
+        self.store_pc();
+        match self.translation.key.in_same_page(target) {
+            Some(key) => {
+                let cell = Arc::as_ptr(&self.generation.cell(key));
+                dynasm!(self.code
+                    ; .arch x64
+                    ; mov rax, QWORD cell as i64
+                    ; mov rdi, rbp
+                    ; jmp QWORD [rax]
+                );
+            }
+            None => self.go_through_jump_cache(self.baseline.stubs.direct),
+        }
+    }
+
+    /// Goes on at the address in `rax`.
+    fn go_through_jump_cache(&mut self, stub: *const u8) {
+        dynasm!(self.code
+            ; .arch x64
+            ; mov ecx, self.translation.key.flags as i32
+            ; mov rsi, QWORD stub as i64
+            ; jmp rsi
+        );
+    }
+}

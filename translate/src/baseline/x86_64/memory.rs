@@ -1,0 +1,185 @@
+//! Memory accesses: the soft TLB's fast path, with everything else behind the block. Atomic operations are always calls.
+
+use std::mem::offset_of;
+
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
+
+use super::registers::Source;
+use super::{Cold, Emitter};
+use crate::compile::Access;
+use crate::cpu::{Context, TLB_ENTRIES, TlbEntry};
+use crate::ir::{AtomicOp, MemoryMode, Value, Width};
+use crate::platform::PAGE_SIZE;
+
+impl Emitter<'_> {
+    /// Computes an address in `rsi`.
+    fn address(&mut self, address: Value, offset: i32) {
+        match self.source(address) {
+            Source::Register(from) if offset != 0 => dynasm!(self.code ; .arch x64 ; lea rsi, [Rq(from) + offset]),
+            source => {
+                self.load_source(6, source);
+                if offset != 0 {
+                    dynasm!(self.code ; .arch x64 ; add rsi, offset);
+                }
+            }
+        }
+    }
+
+    /// Looks the address in `rsi` up in the soft TLB: on a hit it becomes the host's, else the code goes on at the result. Changes `rcx`
+    /// and `rdx`.
+    fn look_up(&mut self, width: Width, mode: MemoryMode, write: bool) -> DynamicLabel {
+        let missed = self.code.new_dynamic_label();
+        let entry_size = size_of::<TlbEntry>();
+        let base = usize::from(mode.0) * TLB_ENTRIES * entry_size;
+        let tag = base + if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+        let shift = PAGE_SIZE.trailing_zeros() - entry_size.trailing_zeros();
+        let mask = (TLB_ENTRIES - 1) * entry_size;
+        dynasm!(self.code
+            ; .arch x64
+            ; mov rcx, rsi
+            ; shr rcx, shift as i8
+            ; and ecx, mask as i32
+            ; add rcx, [rbp + offset_of!(Context, tlb) as i32]
+            // An access that crosses into the next page never matches: that page has another entry.
+            ; lea rdx, [rsi + width.bytes() as i32 - 1]
+            ; and rdx, -(PAGE_SIZE as i32)
+            ; cmp rdx, [rcx + tag as i32]
+            ; jne =>missed
+            ; add rsi, [rcx + (base + offset_of!(TlbEntry, addend)) as i32]
+        );
+        missed
+    }
+
+    pub(super) fn load(
+        &mut self,
+        place: usize,
+        width: Width,
+        signed: bool,
+        mode: MemoryMode,
+        address: Value,
+        offset: i32,
+    ) {
+        // Before the code branches, as this may move other values.
+        let to = self.define(place);
+        self.address(address, offset);
+        let missed = self.look_up(width, mode, false);
+        match (width, signed) {
+            (Width::Byte, false) => dynasm!(self.code ; .arch x64 ; movzx Rd(to), BYTE [rsi]),
+            (Width::Byte, true) => dynasm!(self.code ; .arch x64 ; movsx Rq(to), BYTE [rsi]),
+            (Width::Half, false) => dynasm!(self.code ; .arch x64 ; movzx Rd(to), WORD [rsi]),
+            (Width::Half, true) => dynasm!(self.code ; .arch x64 ; movsx Rq(to), WORD [rsi]),
+            (Width::Word, false) => dynasm!(self.code ; .arch x64 ; mov Rd(to), [rsi]),
+            (Width::Word, true) => dynasm!(self.code ; .arch x64 ; movsxd Rq(to), DWORD [rsi]),
+            (Width::Double, _) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rsi]),
+        }
+        let access = Access { signed, ..Access::new(width, mode) };
+        self.cold_slow_path(missed, self.thunks.load, access.encode(), None, Some(to), place);
+    }
+
+    pub(super) fn store(
+        &mut self,
+        place: usize,
+        width: Width,
+        mode: MemoryMode,
+        address: Value,
+        offset: i32,
+        value: Value,
+    ) {
+        self.address(address, offset);
+        let missed = self.look_up(width, mode, true);
+        let from = self.read(value, 0);
+        match width {
+            Width::Byte => dynasm!(self.code ; .arch x64 ; mov [rsi], Rb(from)),
+            Width::Half => dynasm!(self.code ; .arch x64 ; mov [rsi], Rw(from)),
+            Width::Word => dynasm!(self.code ; .arch x64 ; mov [rsi], Rd(from)),
+            Width::Double => dynasm!(self.code ; .arch x64 ; mov [rsi], Rq(from)),
+        }
+        let value = self.source(value);
+        let access = Access::new(width, mode).encode();
+        self.cold_slow_path(missed, self.thunks.store, access, Some(value), None, place);
+    }
+
+    fn cold_slow_path(
+        &mut self,
+        from: DynamicLabel,
+        thunk: *const u8,
+        access: i64,
+        value: Option<Source>,
+        result: Option<u8>,
+        place: usize,
+    ) {
+        let back = self.code.new_dynamic_label();
+        dynasm!(self.code ; .arch x64 ; =>back);
+        self.cold.push(Cold::SlowPath { from, back, thunk, access, value, result, place });
+    }
+
+    pub(super) fn probe_write(&mut self, place: usize, bytes: u8, mode: MemoryMode, address: Value, offset: i32) {
+        self.address(address, offset);
+        let crosses = self.code.new_dynamic_label();
+        dynasm!(self.code
+            ; .arch x64
+            ; mov eax, esi
+            ; and eax, PAGE_SIZE as i32 - 1
+            ; cmp eax, PAGE_SIZE as i32 - i32::from(bytes)
+            ; ja =>crosses
+        );
+        let access = i64::from(mode.0) | i64::from(bytes) << 8;
+        self.cold_slow_path(crosses, self.thunks.probe_write, access, None, None, place);
+    }
+
+    /// Calls a slow path in line, with the address in `rsi` and the value in `rcx`.
+    fn call_slow_path(&mut self, place: usize, thunk: *const u8, access: Access) {
+        dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access.encode() as i32);
+        self.call(thunk);
+        self.check_status(place);
+        let to = self.define(place);
+        dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset_of!(Context, result) as i32]);
+    }
+
+    pub(super) fn read_modify_write(
+        &mut self,
+        place: usize,
+        op: AtomicOp,
+        width: Width,
+        mode: MemoryMode,
+        address: Value,
+        value: Value,
+    ) {
+        self.address(address, 0);
+        self.load_value(1, value);
+        self.call_slow_path(place, self.thunks.read_modify_write, Access { atomic: op, ..Access::new(width, mode) });
+    }
+
+    pub(super) fn compare_exchange(
+        &mut self,
+        place: usize,
+        width: Width,
+        mode: MemoryMode,
+        address: Value,
+        expected: Value,
+        new: Value,
+    ) {
+        self.address(address, 0);
+        self.store_context(offset_of!(Context, result) as i32, expected);
+        self.load_value(1, new);
+        self.call_slow_path(place, self.thunks.exchange_if, Access::new(width, mode));
+    }
+
+    pub(super) fn load_reserved(&mut self, place: usize, width: Width, mode: MemoryMode, address: Value) {
+        self.address(address, 0);
+        self.call_slow_path(place, self.thunks.reserve, Access::new(width, mode));
+    }
+
+    pub(super) fn store_conditional(
+        &mut self,
+        place: usize,
+        width: Width,
+        mode: MemoryMode,
+        address: Value,
+        value: Value,
+    ) {
+        self.address(address, 0);
+        self.load_value(1, value);
+        self.call_slow_path(place, self.thunks.store_if_reserved, Access::new(width, mode));
+    }
+}

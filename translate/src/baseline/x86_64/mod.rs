@@ -1,0 +1,362 @@
+//! The baseline compiler for x86-64 hosts.
+//!
+//! Compiled code keeps `rbp` at the [`Context`](crate::cpu::Context). `rax`, `rcx`, `rdx`, `rsi` and `rdi` are free for every operation; the
+//! others hold values. None is preserved: the code that enters it ([`Baseline::enter`]) saves what the platform's convention asks for.
+//! At the entry of a block the stack pointer is as at the entry of a function, so that regions can be gone to.
+
+mod control;
+mod float;
+mod integer;
+mod memory;
+mod registers;
+
+use std::mem::offset_of;
+
+use dynasmrt::x64::X64Relocation;
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
+
+use super::Uses;
+use crate::compile::{CodeMemory, Thunks};
+use crate::cpu::Context;
+use crate::engine::{Generation, JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Translation};
+use crate::guest::Guest;
+use crate::ir::{Block, Op, Register, Terminator, Type, Value};
+use crate::platform::PAGE_SIZE;
+use integer::Condition;
+use registers::Registers;
+
+/// Bytes for the stubs.
+const STUBS: usize = 4096;
+
+/// An operation that this compiler, or this host, cannot do.
+struct Unsupported;
+
+type Emitted = Result<(), Unsupported>;
+
+/// The baseline compiler of a machine: the code that its blocks share.
+pub(crate) struct Baseline {
+    enter: *const u8,
+    stubs: Stubs,
+    features: Features,
+    _memory: CodeMemory,
+}
+
+/// Where blocks go on at addresses that only the jump cache knows. Both take the address in `rax` and translation flags in `ecx`;
+/// the program counter is stored already.
+#[derive(Clone, Copy)]
+struct Stubs {
+    /// For jumps to known addresses.
+    direct: *const u8,
+    /// For computed ones, with the address of the instruction that jumps in `rdx`.
+    indirect: *const u8,
+}
+
+/// What not every x86-64 host has.
+#[derive(Clone, Copy)]
+struct Features {
+    count_zeros: bool,
+    population_count: bool,
+    multiply_add: bool,
+}
+
+// SAFETY: the addresses point into `_memory`, which is never written to after the constructor.
+unsafe impl Send for Baseline {}
+// SAFETY: as above.
+unsafe impl Sync for Baseline {}
+
+impl Baseline {
+    /// Generates the shared code; `None` where the host gives no memory for it.
+    pub(crate) fn new() -> Option<Baseline> {
+        let memory = CodeMemory::new(STUBS).ok()?;
+        let enter = add(&memory, |code| {
+            // The platform's convention: arguments in rdi (the context) and rsi (the code).
+            dynasm!(code
+                ; .arch x64
+                ; push rbx ; push rbp ; push r12 ; push r13 ; push r14 ; push r15
+                ; sub rsp, 8
+                ; call rsi
+                ; add rsp, 8
+                ; pop r15 ; pop r14 ; pop r13 ; pop r12 ; pop rbp ; pop rbx
+                ; ret
+            );
+        })?;
+        let direct = add(&memory, |code| go_through_jump_cache(code, false))?;
+        let indirect = add(&memory, |code| go_through_jump_cache(code, true))?;
+        let features = Features {
+            count_zeros: is_x86_feature_detected!("lzcnt") && is_x86_feature_detected!("bmi1"),
+            population_count: is_x86_feature_detected!("popcnt"),
+            multiply_add: is_x86_feature_detected!("fma"),
+        };
+        Some(Baseline { enter, stubs: Stubs { direct, indirect }, features, _memory: memory })
+    }
+
+    /// Code through which other code is entered: a function of the platform's convention, of the context and the code to enter.
+    pub(crate) fn enter(&self) -> *const u8 {
+        self.enter
+    }
+
+    /// Compiles a block to position-independent code; `None` if that is not possible.
+    pub(crate) fn compile<G: Guest>(
+        &self,
+        thunks: &Thunks,
+        translation: &Translation,
+        generation: &Generation,
+    ) -> Option<Vec<u8>> {
+        let block = &translation.block;
+        let arguments = |op: &Op| match op {
+            Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
+            _ => 0,
+        };
+        let mut emitter = Emitter {
+            code: VecAssembler::new(0),
+            block,
+            uses: Uses::of(block, arguments),
+            registers: Registers::new(block.ops.len()),
+            baseline: self,
+            thunks,
+            translation,
+            generation,
+            cold: Vec::new(),
+            exits: Vec::new(),
+            flags: None,
+        };
+        emitter.block::<G>().ok()?;
+        emitter.code.finalize().ok()
+    }
+}
+
+/// Assembles code of its own into memory.
+fn add(memory: &CodeMemory, emit: impl FnOnce(&mut VecAssembler<X64Relocation>)) -> Option<*const u8> {
+    let mut code = VecAssembler::new(0);
+    emit(&mut code);
+    memory.add(&code.finalize().ok()?)
+}
+
+/// Goes on at the address in `rax` under the flags in `ecx`. Mirrors [`crate::engine::jump_cache_index`].
+fn go_through_jump_cache(code: &mut VecAssembler<X64Relocation>, indirect: bool) {
+    let page = PAGE_SIZE.trailing_zeros() as i8;
+    let places = JUMP_CACHE_PLACES.trailing_zeros() as i8;
+    dynasm!(code
+        ; .arch x64
+        ; mov rsi, rax
+        ; shr rsi, page
+        ; and esi, JUMP_CACHE_PAGES as i32 - 1
+        ; shl esi, places
+        ; mov rdi, rax
+        ; shr rdi, places
+        ; xor edi, eax
+        ; and edi, JUMP_CACHE_PLACES as i32 - 1
+        ; add esi, edi
+        ; shl esi, JUMP_CACHE_ENTRY.trailing_zeros() as i8
+        ; add rsi, [rbp + offset_of!(Context, jump_cache) as i32]
+        ; cmp rax, [rsi + offset_of!(JumpCacheEntry, pc) as i32]
+        ; jne >missed
+        ; cmp rcx, [rsi + offset_of!(JumpCacheEntry, flags) as i32]
+        ; jne >missed
+        ; mov rax, [rsi + offset_of!(JumpCacheEntry, cell) as i32]
+        ; mov rdi, rbp
+        ; jmp QWORD [rax]
+        ; missed:
+    );
+    if indirect {
+        dynasm!(code
+            ; .arch x64
+            ; mov [rbp + offset_of!(Context, jump_source) as i32], rdx
+            ; mov [rbp + offset_of!(Context, jump_target) as i32], rax
+        );
+    }
+    dynasm!(code ; .arch x64 ; ret);
+}
+
+/// What is emitted behind the block's own code, so that the way through it is straight.
+enum Cold {
+    /// Calls a slow path, with the address in `rsi`; its result goes to a register, or nowhere.
+    SlowPath {
+        from: DynamicLabel,
+        back: DynamicLabel,
+        thunk: *const u8,
+        access: i64,
+        /// Register or constant.
+        value: Option<registers::Source>,
+        result: Option<u8>,
+        place: usize,
+    },
+    /// Records the invalid operation that a comparison of a NaN is.
+    Raise { from: DynamicLabel, place: usize, exception: u32, information: registers::Source },
+}
+
+/// A block on its way to host code.
+struct Emitter<'a> {
+    code: VecAssembler<X64Relocation>,
+    block: &'a Block,
+    uses: Uses,
+    registers: Registers,
+    baseline: &'a Baseline,
+    thunks: &'a Thunks,
+    translation: &'a Translation,
+    generation: &'a Generation,
+    cold: Vec<Cold>,
+    /// Where the code leaves because an operation of the instruction with this number did not complete.
+    exits: Vec<(usize, DynamicLabel)>,
+    /// The comparison before, whose result the operation takes from the host's flags.
+    flags: Option<(Condition, Type, Value, Value)>,
+}
+
+fn register_offset(register: Register) -> i32 {
+    (offset_of!(Context, registers) + 8 * usize::from(register.0)) as i32
+}
+
+impl<'a> Emitter<'a> {
+    fn block<G: Guest>(&mut self) -> Emitted {
+        let again = self.code.new_dynamic_label();
+        dynasm!(self.code ; .arch x64 ; mov rbp, rdi ; =>again);
+        self.count_execution();
+        let block = self.block;
+        for (place, op) in block.ops.iter().enumerate() {
+            if let Op::Compare { op, ty, a, b } = *op
+                && self.uses.fused[place]
+            {
+                self.flags = Some((Condition::of(op), ty, a, b));
+                continue;
+            }
+            self.op::<G>(place, op)?;
+            let arguments = match op {
+                Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
+                _ => 0,
+            };
+            // A fused comparison's operands end with the operation behind it.
+            let compared = place.checked_sub(1).and_then(|before| match block.ops[before] {
+                Op::Compare { a, b, .. } if self.uses.fused[before] => Some([a, b]),
+                _ => None,
+            });
+            for value in compared.into_iter().flatten() {
+                self.registers.end(value, place, &self.uses);
+            }
+            op.for_each_operand(arguments, |value| self.registers.end(value, place, &self.uses));
+            if op.result().is_some() {
+                self.registers.end(Value(place as u16), place, &self.uses);
+            }
+        }
+        self.terminator(again)?;
+        self.cold_code();
+        Ok(())
+    }
+
+    fn op<G: Guest>(&mut self, place: usize, op: &Op) -> Emitted {
+        match *op {
+            Op::Const { bits, .. } => self.registers.define_constant(place, bits),
+            Op::Get { register } => {
+                let to = self.define(place);
+                dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + register_offset(register)]);
+            }
+            Op::Put { register, value } => self.store_context(register_offset(register), value),
+            Op::Binary { op, ty, a, b } => self.binary(place, op, ty, a, b),
+            Op::Unary { op, ty, a } => return self.unary(place, op, ty, a),
+            Op::Compare { op, ty, a, b } => self.compare(place, op, ty, a, b),
+            Op::Select { condition, a, b, .. } => self.select(place, condition, a, b),
+            Op::Extend { signed, from, to, a } => self.extend(place, signed, from, to, a),
+            Op::Truncate { to, a, .. } => self.truncate(place, to, a),
+            Op::Bitcast { a, .. } => {
+                self.copy(place, a);
+            }
+            Op::Load { width, signed, mode, address, offset } => {
+                self.load(place, width, signed, mode, address, offset);
+            }
+            Op::Store { width, mode, address, offset, value } => self.store(place, width, mode, address, offset, value),
+            Op::ProbeWrite { bytes, mode, address, offset } => self.probe_write(place, bytes, mode, address, offset),
+            Op::AtomicReadModifyWrite { op, width, mode, address, value } => {
+                self.read_modify_write(place, op, width, mode, address, value);
+            }
+            Op::AtomicCompareExchange { width, mode, address, expected, new } => {
+                self.compare_exchange(place, width, mode, address, expected, new);
+            }
+            Op::LoadReserved { width, mode, address } => self.load_reserved(place, width, mode, address),
+            Op::StoreConditional { width, mode, address, value } => {
+                self.store_conditional(place, width, mode, address, value);
+            }
+            Op::Fence => dynasm!(self.code ; .arch x64 ; mfence),
+            Op::FloatBinary { op, ty, a, b } => self.float_binary(place, op, ty, a, b),
+            Op::FloatSquareRoot { ty, a } => self.square_root(place, ty, a),
+            Op::FloatMultiplyAdd { ty, a, b, c } => return self.multiply_add(place, ty, a, b, c),
+            Op::FloatCompare { op, ty, a, b } => self.float_compare(place, op, ty, a, b),
+            Op::FloatConvert { to, a, .. } => self.float_convert(place, to, a),
+            Op::IntegerToFloat { from, to, a } => self.integer_to_float(place, from, to, a),
+            Op::Helper { helper, arguments } => self.helper::<G>(place, helper, arguments),
+            Op::RaiseIf { condition, exception, information } => {
+                self.raise_if(place, condition, exception, information);
+            }
+        }
+        if self.registers.is_full() { Err(Unsupported) } else { Ok(()) }
+    }
+
+    /// Calls a function, whose stack pointer must be aligned.
+    fn call(&mut self, function: *const u8) {
+        dynasm!(self.code
+            ; .arch x64
+            ; mov rax, QWORD function as i64
+            ; sub rsp, 8
+            ; call rax
+            ; add rsp, 8
+        );
+    }
+
+    /// Where to go if the operation at `place` did not complete.
+    fn exit(&mut self, place: usize) -> DynamicLabel {
+        let instruction = self.block.instruction_index(place);
+        if let Some((_, label)) = self.exits.iter().find(|(known, _)| *known == instruction) {
+            return *label;
+        }
+        let label = self.code.new_dynamic_label();
+        self.exits.push((instruction, label));
+        label
+    }
+
+    /// After a call: leaves if the status is set.
+    fn check_status(&mut self, place: usize) {
+        let exit = self.exit(place);
+        dynasm!(self.code
+            ; .arch x64
+            ; cmp DWORD [rbp + offset_of!(Context, status) as i32], 0
+            ; jne =>exit
+        );
+    }
+
+    fn cold_code(&mut self) {
+        for cold in std::mem::take(&mut self.cold) {
+            match cold {
+                Cold::SlowPath { from, back, thunk, access, value, result, place } => {
+                    dynasm!(self.code ; .arch x64 ; =>from);
+                    if let Some(value) = value {
+                        self.load_source(1, value);
+                    }
+                    dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access as i32);
+                    self.call(thunk);
+                    self.check_status(place);
+                    if let Some(to) = result {
+                        dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset_of!(Context, result) as i32]);
+                    }
+                    dynasm!(self.code ; .arch x64 ; jmp =>back);
+                }
+                Cold::Raise { from, place, exception, information } => {
+                    dynasm!(self.code ; .arch x64 ; =>from);
+                    self.load_source(0, information);
+                    self.set_exception(exception);
+                    let exit = self.exit(place);
+                    dynasm!(self.code ; .arch x64 ; jmp =>exit);
+                }
+            }
+        }
+        for (instruction, label) in std::mem::take(&mut self.exits) {
+            let offset = u64::from(self.block.instructions[instruction].offset);
+            let address = self.block.start.wrapping_add(offset);
+            dynasm!(self.code
+                ; .arch x64
+                ; =>label
+                ; add QWORD [rbp + offset_of!(Context, instructions) as i32], instruction as i32
+                ; mov rax, QWORD address as i64
+                ; mov [rbp + offset_of!(Context, pc) as i32], rax
+                ; ret
+            );
+        }
+    }
+}

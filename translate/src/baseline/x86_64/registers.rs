@@ -1,0 +1,205 @@
+//! Where values are: host registers, taken in order of need, and slots of the context for what finds none.
+
+use std::mem::offset_of;
+
+use dynasmrt::{DynasmApi, dynasm};
+
+use super::super::Uses;
+use super::Emitter;
+use crate::cpu::{Context, SPILL_SLOTS};
+use crate::ir::Value;
+
+/// `rbx` and `r12` to `r15`, which calls of helpers preserve, and `r8` to `r11`, which they do not.
+const ALLOCATED: [u8; 9] = [3, 12, 13, 14, 15, 8, 9, 10, 11];
+/// The registers among them that calls change.
+pub(super) const CHANGED_BY_CALLS: [u8; 4] = [8, 9, 10, 11];
+
+/// Where a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Location {
+    Nowhere,
+    Constant(u64),
+    Register(u8),
+    Slot(u8),
+}
+
+/// Where an operand can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Constant(u64),
+    Register(u8),
+    /// Distance from the context.
+    Memory(i32),
+}
+
+pub(super) struct Registers {
+    locations: Vec<Location>,
+    /// For each host register the value in it.
+    owners: [Option<Value>; 16],
+    free_slots: u64,
+    full: bool,
+}
+
+impl Registers {
+    pub(super) fn new(values: usize) -> Registers {
+        Registers {
+            locations: vec![Location::Nowhere; values],
+            owners: [None; 16],
+            free_slots: u64::MAX >> (64 - SPILL_SLOTS),
+            full: false,
+        }
+    }
+
+    /// More values live at once than there is room for.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
+    pub(super) fn define_constant(&mut self, place: usize, bits: u64) {
+        self.locations[place] = Location::Constant(bits);
+    }
+
+    /// Frees what a value occupies if the operation at `place` is the last to use it.
+    pub(super) fn end(&mut self, value: Value, place: usize, uses: &Uses) {
+        let index = usize::from(value.0);
+        if usize::from(uses.last[index]) > place {
+            return;
+        }
+        match self.locations[index] {
+            Location::Register(register) => self.owners[usize::from(register)] = None,
+            Location::Slot(slot) => self.free_slots |= 1 << slot,
+            Location::Constant(_) | Location::Nowhere => return,
+        }
+        self.locations[index] = Location::Nowhere;
+    }
+
+    fn take_slot(&mut self) -> u8 {
+        if self.free_slots == 0 {
+            self.full = true;
+            return 0;
+        }
+        let slot = self.free_slots.trailing_zeros() as u8;
+        self.free_slots &= self.free_slots - 1;
+        slot
+    }
+}
+
+fn slot_offset(slot: u8) -> i32 {
+    (offset_of!(Context, spilled) + 8 * usize::from(slot)) as i32
+}
+
+impl Emitter<'_> {
+    /// A register for the result of the operation at `place`. Operands may move to memory by this.
+    pub(super) fn define(&mut self, place: usize) -> u8 {
+        let free = ALLOCATED.into_iter().find(|register| self.registers.owners[usize::from(*register)].is_none());
+        let register = free.unwrap_or_else(|| {
+            // What is used last makes room.
+            let last = |register: &u8| {
+                let owner = self.registers.owners[usize::from(*register)];
+                owner.map_or(0, |value| self.uses.last[usize::from(value.0)])
+            };
+            let register = ALLOCATED.into_iter().max_by_key(last).unwrap_or(ALLOCATED[0]);
+            self.spill(register);
+            register
+        });
+        let value = Value(place as u16);
+        self.registers.owners[usize::from(register)] = Some(value);
+        self.registers.locations[place] = Location::Register(register);
+        register
+    }
+
+    /// Moves what a register holds to memory.
+    pub(super) fn spill(&mut self, register: u8) {
+        let Some(value) = self.registers.owners[usize::from(register)].take() else { return };
+        let slot = self.registers.take_slot();
+        dynasm!(self.code ; .arch x64 ; mov [rbp + slot_offset(slot)], Rq(register));
+        self.registers.locations[usize::from(value.0)] = Location::Slot(slot);
+    }
+
+    /// Before a call: moves to memory what it would change and something behind `place` uses.
+    pub(super) fn save_for_call(&mut self, place: usize) {
+        for register in CHANGED_BY_CALLS {
+            let owner = self.registers.owners[usize::from(register)];
+            if owner.is_some_and(|value| usize::from(self.uses.last[usize::from(value.0)]) > place) {
+                self.spill(register);
+            }
+        }
+    }
+
+    /// Where a value can be read.
+    pub(super) fn source(&self, value: Value) -> Source {
+        match self.registers.locations[usize::from(value.0)] {
+            Location::Constant(bits) => Source::Constant(bits),
+            Location::Register(register) => Source::Register(register),
+            Location::Slot(slot) => Source::Memory(slot_offset(slot)),
+            // Not reached in a well-formed block.
+            Location::Nowhere => Source::Constant(0),
+        }
+    }
+
+    /// Brings something into a register.
+    pub(super) fn load_source(&mut self, to: u8, source: Source) {
+        match source {
+            Source::Constant(0) => dynasm!(self.code ; .arch x64 ; xor Rd(to), Rd(to)),
+            Source::Constant(bits) => {
+                if let Ok(bits) = u32::try_from(bits) {
+                    dynasm!(self.code ; .arch x64 ; mov Rd(to), bits as i32);
+                } else if let Ok(bits) = i32::try_from(bits as i64) {
+                    dynasm!(self.code ; .arch x64 ; mov Rq(to), DWORD bits);
+                } else {
+                    dynasm!(self.code ; .arch x64 ; mov Rq(to), QWORD bits as i64);
+                }
+            }
+            Source::Register(from) if from == to => {}
+            Source::Register(from) => dynasm!(self.code ; .arch x64 ; mov Rq(to), Rq(from)),
+            Source::Memory(offset) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset]),
+        }
+    }
+
+    /// Brings a value into a register.
+    pub(super) fn load_value(&mut self, to: u8, value: Value) {
+        let source = self.source(value);
+        self.load_source(to, source);
+    }
+
+    /// The register that holds a value: its own, or else `scratch`, into which it is loaded.
+    pub(super) fn read(&mut self, value: Value, scratch: u8) -> u8 {
+        match self.source(value) {
+            Source::Register(register) => register,
+            source => {
+                self.load_source(scratch, source);
+                scratch
+            }
+        }
+    }
+
+    /// A register for the result of the operation at `place` that holds `value` already.
+    pub(super) fn copy(&mut self, place: usize, value: Value) -> u8 {
+        let index = usize::from(value.0);
+        if let Location::Register(register) = self.registers.locations[index]
+            && usize::from(self.uses.last[index]) <= place
+        {
+            self.registers.locations[index] = Location::Nowhere;
+            self.registers.owners[usize::from(register)] = Some(Value(place as u16));
+            self.registers.locations[place] = Location::Register(register);
+            return register;
+        }
+        let to = self.define(place);
+        self.load_value(to, value);
+        to
+    }
+
+    /// Stores a value to the context.
+    pub(super) fn store_context(&mut self, offset: i32, value: Value) {
+        match self.source(value) {
+            Source::Register(from) => dynasm!(self.code ; .arch x64 ; mov [rbp + offset], Rq(from)),
+            Source::Constant(bits) if i32::try_from(bits as i64).is_ok() => {
+                dynasm!(self.code ; .arch x64 ; mov QWORD [rbp + offset], bits as i32);
+            }
+            source => {
+                self.load_source(0, source);
+                dynasm!(self.code ; .arch x64 ; mov [rbp + offset], rax);
+            }
+        }
+    }
+}
