@@ -6,8 +6,8 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
-use crate::cpu::Tlb;
 use crate::platform::PAGE_SIZE;
+use crate::tlb::Tlb;
 
 /// Bytes that one bit of a page's record stands for.
 const LINE: u64 = PAGE_SIZE / 64;

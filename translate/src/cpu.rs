@@ -4,23 +4,16 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use parking_lot::Mutex;
-
 use crate::code::CodePages;
 use crate::guest::{Access, Exception, Guest};
 use crate::ir::{MemoryMode, Width};
-use crate::platform::{BusError, PAGE_SIZE, Platform};
+use crate::platform::{BusError, HostPage, HostRange, MemoryView, PAGE_SIZE, Platform};
+use crate::tlb::{Filled, GLOBAL, MAY_WRITE, NO_TAG, Tlb, TlbEntry};
 
 /// Most registers a guest may have.
 pub const MOST_REGISTERS: usize = 256;
-/// Most translation regimes a guest may have.
-pub const MOST_MODES: usize = 8;
-/// Entries of the soft TLB for each regime.
-pub const TLB_ENTRIES: usize = 256;
 /// Room for values that find no host register.
 pub(crate) const SPILL_SLOTS: usize = 32;
-/// A tag that no address matches.
-const NO_TAG: u64 = 1;
 
 /// The part of a processor that compiled code reaches by offset.
 #[repr(C)]
@@ -50,7 +43,7 @@ pub struct Context {
     pub float_scratch: u64,
     /// The attention word, see [`Signals::attention`].
     pub attention: *const AtomicU32,
-    /// The soft TLB: [`TLB_ENTRIES`] entries for each of [`MOST_MODES`] regimes.
+    /// The soft TLB: [`TLB_ENTRIES`](crate::tlb::TLB_ENTRIES) entries for each of [`MOST_MODES`](crate::tlb::MOST_MODES) regimes.
     pub tlb: *const TlbEntry,
     /// Guest-virtual address of the reservation that [`crate::ir::Op::LoadReserved`] took; [`NO_RESERVATION`] if none is
     /// held.
@@ -127,90 +120,6 @@ pub const ATTENTION_KICK: u32 = 2;
 /// Guest memory was mapped or unmapped: cached translations are void.
 pub const ATTENTION_MEMORY: u32 = 4;
 
-/// One cached translation.
-#[repr(C)]
-#[derive(Debug)]
-pub struct TlbEntry {
-    /// Guest-virtual page whose reads go to host memory.
-    pub read: AtomicU64,
-    /// Guest-virtual page whose writes go to host memory. Cleared by other threads when the page gets translated code or
-    /// its dirty bit is taken.
-    pub write: AtomicU64,
-    /// Host address minus guest-virtual address.
-    pub addend: AtomicU64,
-    /// Guest-physical page, [`MAY_WRITE`] and [`GLOBAL`].
-    pub physical: AtomicU64,
-}
-
-/// Bit of [`TlbEntry::physical`]: writes need no further look at the page tables. Where `write` has no tag all the same, they
-/// must be recorded, or the page holds translated code.
-const MAY_WRITE: u64 = 1;
-
-/// Bit of [`TlbEntry::physical`]: the entry holds in every address space.
-const GLOBAL: u64 = 2;
-
-/// A processor's soft TLB.
-///
-/// Only the owner fills it; any thread may take write permission away, under the lock that filling takes as well.
-pub struct Tlb {
-    entries: Box<[TlbEntry]>,
-    filling: Mutex<()>,
-}
-
-impl Tlb {
-    fn new() -> Tlb {
-        let entry = |_| TlbEntry {
-            read: AtomicU64::new(NO_TAG),
-            write: AtomicU64::new(NO_TAG),
-            addend: AtomicU64::new(0),
-            physical: AtomicU64::new(0),
-        };
-        Tlb { entries: (0..MOST_MODES * TLB_ENTRIES).map(entry).collect(), filling: Mutex::new(()) }
-    }
-
-    fn entry(&self, address: u64, mode: MemoryMode) -> &TlbEntry {
-        let page = (address / PAGE_SIZE) as usize % TLB_ENTRIES;
-        &self.entries[usize::from(mode.0) % MOST_MODES * TLB_ENTRIES + page]
-    }
-
-    /// Forgets everything. For the owner.
-    pub fn flush(&self) {
-        for entry in &self.entries {
-            entry.read.store(NO_TAG, Ordering::Relaxed);
-            entry.write.store(NO_TAG, Ordering::Relaxed);
-        }
-    }
-
-    /// Forgets what holds in the present address space only. For the owner.
-    fn flush_address_space(&self) {
-        for entry in &self.entries {
-            if entry.physical.load(Ordering::Relaxed) & GLOBAL == 0 {
-                entry.read.store(NO_TAG, Ordering::Relaxed);
-                entry.write.store(NO_TAG, Ordering::Relaxed);
-            }
-        }
-    }
-
-    /// Forgets one guest-virtual page. For the owner.
-    pub fn flush_page(&self, address: u64) {
-        for mode in 0..MOST_MODES {
-            let entry = self.entry(address, MemoryMode(mode as u8));
-            entry.read.store(NO_TAG, Ordering::Relaxed);
-            entry.write.store(NO_TAG, Ordering::Relaxed);
-        }
-    }
-
-    /// Makes the next write to a guest-physical page (to any page: `None`) take the slow path. For any thread.
-    pub fn revoke_writes(&self, physical: Option<u64>) {
-        let _filling = self.filling.lock();
-        for entry in &self.entries {
-            if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) == page) {
-                entry.write.store(NO_TAG, Ordering::SeqCst);
-            }
-        }
-    }
-}
-
 /// Memory that stops the processor when it is accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchedRange {
@@ -254,6 +163,10 @@ pub struct Cpu<G> {
     pub(crate) traced_hits: u64,
     /// The soft TLB.
     pub tlb: Arc<Tlb>,
+    /// Which of its entries are in use.
+    filled: Filled,
+    /// The memory that was last looked up, and in which view; valid inside a run only.
+    range: Option<(MemoryView, HostRange)>,
     /// What other threads may change.
     pub signals: Arc<Signals>,
     /// Which memory holds translated code.
@@ -292,7 +205,7 @@ impl<G: Guest> Cpu<G> {
                 leave: 0,
                 float_scratch: 0,
                 attention: &raw const signals.attention,
-                tlb: tlb.entries.as_ptr(),
+                tlb: tlb.entries().as_ptr(),
                 reservation_address: NO_RESERVATION,
                 reservation_value: 0,
                 exception: Exception { number: 0, information: 0 },
@@ -311,6 +224,8 @@ impl<G: Guest> Cpu<G> {
             traced: Vec::new(),
             traced_hits: 0,
             tlb,
+            filled: Filled::default(),
+            range: None,
             signals,
             code_pages,
             flushes: 0,
@@ -332,9 +247,11 @@ impl<G: Guest> Cpu<G> {
         impl<G> Drop for Reset<'_, G> {
             fn drop(&mut self) {
                 self.0.platform = self.1;
+                self.0.range = None;
             }
         }
         let previous = self.platform.replace(pointer);
+        self.range = None;
         let reset = Reset(self, previous);
         run(&mut *reset.0)
     }
@@ -347,6 +264,20 @@ impl<G: Guest> Cpu<G> {
         let pointer = self.platform.expect("a processor is used outside its run");
         // SAFETY: set by `with_platform`, whose borrow of the platform is still alive.
         unsafe { pointer.as_ref() }
+    }
+
+    /// The page of RAM or ROM that holds a guest-physical address, as [`Platform::page`].
+    pub(crate) fn host_page(&mut self, physical: u64) -> Option<HostPage> {
+        let view = G::memory_view(self);
+        if let Some((known, range)) = &self.range
+            && *known == view
+            && let Some(page) = range.page(physical)
+        {
+            return Some(page);
+        }
+        let range = self.platform().range(view, physical)?;
+        self.range = Some((view, range));
+        range.page(physical)
     }
 
     /// Records an exception for the operation in progress; for helpers and slow paths. The helper returns next.
@@ -368,13 +299,13 @@ impl<G: Guest> Cpu<G> {
     /// a [`crate::ir::Terminator::Leave`].
     pub fn flush_tlb(&mut self) {
         self.flushes += 1;
-        self.tlb.flush();
+        self.filled.flush(&self.tlb);
     }
 
     /// Forgets the cached translations that hold in one address space only, since another is entered.
     pub fn flush_tlb_of_address_space(&mut self) {
         self.address_space_flushes += 1;
-        self.tlb.flush_address_space();
+        self.filled.flush_address_space(&self.tlb);
     }
 
     /// Forgets the cached translations of one guest-virtual page.
@@ -579,7 +510,7 @@ impl<G: Guest> Cpu<G> {
             G::translate(self, address, bytes, access, mode).map_err(|exception| self.stop_with(exception))?;
         let physical = translation.physical;
         let view = G::memory_view(self);
-        let Some(page) = self.platform().page(view, physical) else {
+        let Some(page) = self.host_page(physical) else {
             return Ok((physical, None));
         };
         if access == Access::Write {
@@ -593,8 +524,9 @@ impl<G: Guest> Cpu<G> {
             let watched = self.watched.iter().any(|range| range.overlaps(virtual_page, PAGE_SIZE))
                 || self.traced.iter().any(|(range, _)| range.overlaps(virtual_page, PAGE_SIZE));
             let tag = |allowed: bool| if allowed && !watched { virtual_page } else { NO_TAG };
+            self.filled.note(&self.tlb, address, mode, translation.global);
             let entry = self.tlb.entry(address, mode);
-            let _filling = self.tlb.filling.lock();
+            let _filling = self.tlb.filling();
             let writes = access == Access::Write && translation.writable && !self.code_pages.has_code(physical);
             if writes {
                 // Under the lock, lest the dirty log be taken between the mark and the tag.
@@ -640,8 +572,8 @@ impl<G: Guest> Cpu<G> {
     }
 
     /// Reads an aligned 8-byte word of guest-physical memory, as page-table walks do.
-    pub fn read_physical(&self, physical: u64) -> Result<u64, BusError> {
-        match self.platform().page(G::memory_view(self), physical) {
+    pub fn read_physical(&mut self, physical: u64) -> Result<u64, BusError> {
+        match self.host_page(physical) {
             // SAFETY: the page is valid during the run; the offset is within it since the address is aligned.
             Some(page) => Ok(unsafe { load_host(page.host.as_ptr().add(((physical % PAGE_SIZE) & !7) as usize), 8) }),
             None => self.platform().read(physical, 8),
@@ -649,9 +581,9 @@ impl<G: Guest> Cpu<G> {
     }
 
     /// Replaces an aligned 8-byte word of guest-physical RAM if it still holds `expected`; false if it does not.
-    pub fn compare_exchange_physical(&self, physical: u64, expected: u64, new: u64) -> Result<bool, BusError> {
+    pub fn compare_exchange_physical(&mut self, physical: u64, expected: u64, new: u64) -> Result<bool, BusError> {
         let view = G::memory_view(self);
-        let page = self.platform().page(view, physical).filter(|page| page.writable).ok_or(BusError)?;
+        let page = self.host_page(physical).filter(|page| page.writable).ok_or(BusError)?;
         self.platform().mark_dirty(view, physical);
         // SAFETY: the page is valid and writable during the run; the offset is aligned and within it.
         let word =

@@ -26,4 +26,5 @@ pub mod ir;
 mod large_pages;
 pub mod platform;
 pub mod riscv64;
+pub mod tlb;
 pub mod x86_64;

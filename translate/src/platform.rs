@@ -14,6 +14,32 @@ pub struct HostPage {
     pub writable: bool,
 }
 
+/// RAM or ROM that is contiguous for the guest and in host memory.
+#[derive(Clone, Copy, Debug)]
+pub struct HostRange {
+    /// Guest-physical address of its beginning, a multiple of [`PAGE_SIZE`].
+    pub start: u64,
+    /// Length in bytes, a multiple of [`PAGE_SIZE`].
+    pub length: u64,
+    /// First byte; all are valid for as long as the processor is inside one run.
+    pub host: NonNull<u8>,
+    /// As [`HostPage::writable`].
+    pub writable: bool,
+}
+
+impl HostRange {
+    /// The page that holds a guest-physical address, if it is in the range.
+    pub fn page(&self, physical: u64) -> Option<HostPage> {
+        let offset = physical.wrapping_sub(self.start);
+        if offset >= self.length {
+            return None;
+        }
+        // SAFETY: the page begins within the range, whose bytes are one allocation.
+        let host = unsafe { self.host.add((offset & !(PAGE_SIZE - 1)) as usize) };
+        Some(HostPage { host, writable: self.writable })
+    }
+}
+
 /// Which memory a processor sees.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MemoryView {
@@ -47,6 +73,13 @@ pub trait Platform: Sync {
     /// The page of RAM or ROM that holds guest-physical `address` in a view; `None` where [`read`](Platform::read) and
     /// [`write`](Platform::write) must be asked.
     fn page(&self, view: MemoryView, address: u64) -> Option<HostPage>;
+
+    /// As [`Platform::page`], with as much as is contiguous around it.
+    fn range(&self, view: MemoryView, address: u64) -> Option<HostRange> {
+        let start = address & !(PAGE_SIZE - 1);
+        let HostPage { host, writable } = self.page(view, address)?;
+        Some(HostRange { start, length: PAGE_SIZE, host, writable })
+    }
 
     /// A processor is about to write to the RAM page that holds guest-physical `address` in a view, maybe many times until
     /// the next TLB flush.

@@ -4,9 +4,9 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use translate::platform::{BusError, HostPage, LocalApicRegister, MemoryView, Platform};
+use translate::platform::{BusError, HostPage, HostRange, LocalApicRegister, MemoryView, Platform};
 
-use super::{MemoryMap, Shared};
+use super::{Mapped, MemoryMap, Shared};
 use crate::clock::Timer;
 use crate::memory::PAGE_SIZE;
 use crate::{AddressSpace, IoBus, bus_access};
@@ -38,11 +38,24 @@ impl RunPlatform<'_> {
 
 impl Platform for RunPlatform<'_> {
     fn page(&self, view: MemoryView, address: u64) -> Option<HostPage> {
+        self.range(view, address)?.page(address)
+    }
+
+    fn range(&self, view: MemoryView, address: u64) -> Option<HostRange> {
         let mapped = self.map.find(view, address)?;
-        let offset = (address - mapped.start) / PAGE_SIZE * PAGE_SIZE;
+        // What only one view has lies before what all have, so a range of the latter ends there.
+        let holds = |slot: &&Mapped| address.wrapping_sub(slot.start) < slot.length;
+        let hidden = self.map.management.as_ref().filter(|hidden| view == MemoryView::Management && !holds(hidden));
+        let end = mapped.start + mapped.length;
+        let (start, end) = match hidden {
+            Some(hidden) if address < hidden.start => (mapped.start, end.min(hidden.start)),
+            Some(hidden) => (mapped.start.max(hidden.start + hidden.length), end),
+            None => (mapped.start, end),
+        };
+        let offset = (start - mapped.start) as usize;
         // SAFETY: the offset lies within the mapping, which is `length` bytes long.
-        let host = unsafe { mapped.slot.region.get_mmap().as_ptr().add(offset as usize) };
-        Some(HostPage { host: NonNull::new(host)?, writable: !mapped.slot.read_only })
+        let host = unsafe { mapped.slot.region.get_mmap().as_ptr().add(offset) };
+        Some(HostRange { start, length: end - start, host: NonNull::new(host)?, writable: !mapped.slot.read_only })
     }
 
     fn mark_dirty(&self, view: MemoryView, address: u64) {

@@ -516,7 +516,7 @@ impl<G: Guest> Dispatcher<G> {
     }
 
     fn read_code(&self, cpu: &mut Cpu<G>, address: u64, physical: u64, code: &mut [u8]) -> Result<(), Stopped> {
-        let Some(page) = cpu.platform().page(G::memory_view(cpu), physical) else {
+        let Some(page) = cpu.host_page(physical) else {
             let Some(exception) = G::bus_error(address, Access::Execute) else {
                 code.fill(0xff);
                 return Ok(());

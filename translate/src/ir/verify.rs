@@ -1,8 +1,8 @@
 //! Checks that a block is well-formed. The back ends rely on it; lifters are tested against it.
 
 use super::*;
-use crate::cpu::MOST_MODES;
 use crate::guest::Guest;
+use crate::tlb::MOST_MODES;
 
 /// A block is not well-formed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

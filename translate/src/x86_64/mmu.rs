@@ -273,7 +273,7 @@ impl Walk {
     }
 
     /// Sets accessed bits, and the dirty bit of the leaf for writes.
-    fn mark(&self, cpu: &Cpu<X86_64>, steps: &[Option<Step>]) -> Result<(), Failure> {
+    fn mark(&self, cpu: &mut Cpu<X86_64>, steps: &[Option<Step>]) -> Result<(), Failure> {
         for (position, step) in steps.iter().flatten().enumerate() {
             let is_leaf = position + 1 == steps.len();
             let dirty = if is_leaf && self.access == Access::Write { DIRTY } else { 0 };
@@ -286,14 +286,14 @@ impl Walk {
     }
 }
 
-fn read_entry(cpu: &Cpu<X86_64>, address: u64, bytes: u64) -> Result<u64, Failure> {
+fn read_entry(cpu: &mut Cpu<X86_64>, address: u64, bytes: u64) -> Result<u64, Failure> {
     // Nothing answers: all ones, in which reserved bits are set.
     let word = cpu.read_physical(address & !7).unwrap_or(u64::MAX);
     Ok(if bytes == 8 { word } else { word >> (8 * (address & 4)) & 0xffff_ffff })
 }
 
 /// Replaces an entry that is still what was read; false if it is not.
-fn exchange_entry(cpu: &Cpu<X86_64>, step: &Step, marked: u64) -> Result<bool, Failure> {
+fn exchange_entry(cpu: &mut Cpu<X86_64>, step: &Step, marked: u64) -> Result<bool, Failure> {
     let (expected, new) = if step.bytes == 8 {
         (step.entry, marked)
     } else {

@@ -7,9 +7,10 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 use super::registers::Source;
 use super::{Cold, Emitter};
 use crate::compile::Access;
-use crate::cpu::{Context, TLB_ENTRIES, TlbEntry};
+use crate::cpu::Context;
 use crate::ir::{AtomicOp, MemoryMode, Value, Width};
 use crate::platform::PAGE_SIZE;
+use crate::tlb::{TLB_ENTRIES, TlbEntry};
 
 impl Emitter<'_> {
     /// Computes an address in `rsi`.

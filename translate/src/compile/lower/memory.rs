@@ -7,10 +7,11 @@ use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, Me
 
 use super::super::slow_path::Access;
 use super::{Lowering, guest_memory, trusted};
-use crate::cpu::{Context, TLB_ENTRIES, TlbEntry};
+use crate::cpu::Context;
 use crate::guest::Guest;
 use crate::ir::{AtomicOp, MemoryMode, Width};
 use crate::platform::PAGE_SIZE;
+use crate::tlb::{TLB_ENTRIES, TlbEntry};
 
 impl<G: Guest> Lowering<'_, G> {
     /// Looks an address up in the soft TLB. Gives the host address in a block that is reached on a hit, and leaves the
