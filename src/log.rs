@@ -12,6 +12,7 @@ const ITEMS: &[(&str, &str, &str)] = &[
     ("op", "op=trace", "IR of each block that is translated"),
     ("int", "int=trace", "exceptions and interrupts of x86-64 processors"),
     ("guest_errors", "hw=debug,guest_errors=debug", "what a guest does wrong with devices"),
+    ("perf", "perf=info", "what the JIT did, when the machine ends"),
     ("jit", "translate=debug", "regions that cannot be compiled"),
 ];
 

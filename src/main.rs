@@ -71,6 +71,10 @@ fn run() -> Result<i32, Invalid> {
     let _pidfile = options.pidfile.as_deref().map(process::PidFile::create).transpose()?;
     log::start(options.log_items.as_deref(), options.log_file.as_deref())?;
 
+    if options.perf_map {
+        accel::jit::enable_perf_map().map_err(|error| Invalid::new(format!("-perfmap: {error}")))?;
+    }
+
     let machine_options = machine::machine_options(&options, architecture)?;
     let accelerators = machine_options.accelerators.as_deref();
     let is_qtest = accelerator::is_qtest(&options, accelerators)?;

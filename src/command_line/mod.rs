@@ -114,6 +114,7 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     ("d", Takes::One("ITEMS"), "log items, separated by commas; 'help' lists them"),
     ("D", Takes::One("FILE"), "file for the log instead of standard error"),
     ("pidfile", Takes::One("FILE"), "file for the number of the process"),
+    ("perfmap", Takes::Nothing, "write /tmp/perf-PID.map, by which perf names compiled guest code"),
     ("daemonize", Takes::Nothing, "go to the background once the machine is set up"),
     ("version", Takes::Nothing, "print the version"),
     ("help", Takes::Nothing, "print this (also -h)"),
@@ -164,6 +165,7 @@ pub(crate) struct Options {
     pub(crate) log_file: Option<PathBuf>,
     pub(crate) pidfile: Option<PathBuf>,
     pub(crate) daemonize: bool,
+    pub(crate) perf_map: bool,
     pub(crate) version: bool,
     pub(crate) help: bool,
 }
@@ -276,6 +278,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
         log_file: path("D"),
         pidfile: path("pidfile"),
         daemonize: given("daemonize"),
+        perf_map: given("perfmap"),
         version: given("version"),
         help: given("help"),
     })

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use crate::code::CodePages;
+use crate::counters::Counters;
 use crate::guest::{Access, Exception, Guest};
 use crate::ir::{MemoryMode, Width};
 use crate::platform::{BusError, HostPage, HostRange, MemoryView, PAGE_SIZE, Platform};
@@ -161,6 +162,8 @@ pub struct Cpu<G> {
     pub(crate) traced: Vec<(WatchedRange, u64)>,
     /// The ranges of [`Cpu::traced`] that were accessed since this was last cleared.
     pub(crate) traced_hits: u64,
+    /// What happened so far.
+    pub counters: Counters,
     /// The soft TLB.
     pub tlb: Arc<Tlb>,
     /// Which of its entries are in use.
@@ -223,6 +226,7 @@ impl<G: Guest> Cpu<G> {
             watch_hit: 0,
             traced: Vec::new(),
             traced_hits: 0,
+            counters: Counters::default(),
             tlb,
             filled: Filled::default(),
             range: None,
@@ -299,18 +303,21 @@ impl<G: Guest> Cpu<G> {
     /// a [`crate::ir::Terminator::Leave`].
     pub fn flush_tlb(&mut self) {
         self.flushes += 1;
+        self.counters.flushes += 1;
         self.filled.flush(&self.tlb);
     }
 
     /// Forgets the cached translations that hold in one address space only, since another is entered.
     pub fn flush_tlb_of_address_space(&mut self) {
         self.address_space_flushes += 1;
+        self.counters.address_space_flushes += 1;
         self.filled.flush_address_space(&self.tlb);
     }
 
     /// Forgets the cached translations of one guest-virtual page.
     pub fn flush_tlb_page(&mut self, address: u64) {
         self.flushed_pages.push(address);
+        self.counters.page_flushes += 1;
         self.tlb.flush_page(address);
     }
 
@@ -438,6 +445,7 @@ impl<G: Guest> Cpu<G> {
         access: Access,
         value: Option<u64>,
     ) -> Result<u64, Stopped> {
+        self.counters.device_accesses += 1;
         let platform = self.platform();
         let one = |physical, bytes, value: Option<u64>| match value {
             None => platform.read(physical, bytes),
@@ -524,6 +532,7 @@ impl<G: Guest> Cpu<G> {
             let watched = self.watched.iter().any(|range| range.overlaps(virtual_page, PAGE_SIZE))
                 || self.traced.iter().any(|(range, _)| range.overlaps(virtual_page, PAGE_SIZE));
             let tag = |allowed: bool| if allowed && !watched { virtual_page } else { NO_TAG };
+            self.counters.tlb_fills += 1;
             self.filled.note(&self.tlb, address, mode, translation.global);
             let entry = self.tlb.entry(address, mode);
             let _filling = self.tlb.filling();

@@ -17,6 +17,7 @@
 mod baseline;
 pub mod code;
 pub mod compile;
+pub mod counters;
 pub mod cpu;
 pub mod engine;
 pub mod float;

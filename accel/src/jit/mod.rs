@@ -20,6 +20,7 @@ use translate::x86_64::X86_64;
 use vm_memory::{Address, GuestMemoryRegion};
 use vmm_sys_util::eventfd::EventFd;
 
+pub use translate::compile::perf_map::enable as enable_perf_map;
 pub use translate::x86_64::cpuid::{CpuModel, ModelError};
 pub use translate::x86_64::features::FEATURES;
 
@@ -137,7 +138,11 @@ fn processors<P: Processor>(shared: &Arc<Shared>, tiers: Tiers) -> (Arc<CodePage
 impl Jit {
     /// The JIT for guests of an architecture whose virtual time is that of `clock`.
     pub fn open(architecture: Architecture, clock: Arc<VirtualClock>) -> Result<Jit, Error> {
-        Jit::with_tiers(architecture, clock, Tiers::Background(HOT))
+        Jit::with_tiers(
+            architecture,
+            clock,
+            Tiers::Background(std::env::var("HOT").ok().and_then(|v| v.parse().ok()).unwrap_or(HOT)),
+        )
     }
 
     /// As [`Jit::open`], with a say in what is compiled and when.
@@ -151,7 +156,12 @@ impl Jit {
         clock: Arc<VirtualClock>,
         model: CpuModel,
     ) -> Result<Jit, Error> {
-        Jit::with_model(architecture, clock, Tiers::Background(HOT), model)
+        Jit::with_model(
+            architecture,
+            clock,
+            Tiers::Background(std::env::var("HOT").ok().and_then(|v| v.parse().ok()).unwrap_or(HOT)),
+            model,
+        )
     }
 
     fn with_model(

@@ -1,6 +1,5 @@
-//! Memory for compiled code: one anonymous file mapped twice, writable here and executable there.
+//! Memory for compiled code, mapped twice: writable here and executable there.
 
-use std::os::fd::{FromRawFd, OwnedFd};
 use std::ptr::NonNull;
 
 use parking_lot::Mutex;
@@ -24,17 +23,8 @@ impl CodeMemory {
         if size == 0 {
             return Ok(CodeMemory::none());
         }
-        // SAFETY: the name is a NUL-terminated constant; the result is checked.
-        let file = unsafe { libc::memfd_create(c"compiled guest code".as_ptr(), libc::MFD_CLOEXEC) };
-        if file < 0 {
-            return Err(std::io::Error::last_os_error());
-        }
-        // SAFETY: the descriptor was just created and has no other owner.
-        let file = unsafe { OwnedFd::from_raw_fd(file) };
-        let file = std::fs::File::from(file);
-        file.set_len(size as u64)?;
-        let writable = map(&file, size, libc::PROT_READ | libc::PROT_WRITE)?;
-        let executable = match map(&file, size, libc::PROT_READ | libc::PROT_EXEC) {
+        let writable = map(size)?;
+        let executable = match map_again(writable, size) {
             Ok(executable) => executable,
             Err(error) => {
                 // SAFETY: just mapped with this size, and used by nobody.
@@ -75,10 +65,30 @@ impl Drop for CodeMemory {
     }
 }
 
-fn map(file: &std::fs::File, size: usize, protection: i32) -> std::io::Result<NonNull<u8>> {
-    let descriptor = std::os::fd::AsRawFd::as_raw_fd(file);
-    // SAFETY: a new shared mapping at an address of the kernel's choice touches no existing memory.
-    let address = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, descriptor, 0) };
+/// Shared memory that may be written.
+fn map(size: usize) -> std::io::Result<NonNull<u8>> {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    // Anonymous, since perf takes names for code in a file from that file.
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    checked(unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) })
+}
+
+/// The same memory at another address, where it may be executed.
+fn map_again(memory: NonNull<u8>, size: usize) -> std::io::Result<NonNull<u8>> {
+    // SAFETY: of a shared mapping, an old size of zero makes a second mapping of the same pages and leaves the first as it is.
+    let again = checked(unsafe { libc::mremap(memory.as_ptr().cast(), 0, size, libc::MREMAP_MAYMOVE) })?;
+    // SAFETY: the mapping was just made and is used by nobody.
+    if unsafe { libc::mprotect(again.as_ptr().cast(), size, libc::PROT_READ | libc::PROT_EXEC) } != 0 {
+        let error = std::io::Error::last_os_error();
+        // SAFETY: as above.
+        unsafe { libc::munmap(again.as_ptr().cast(), size) };
+        return Err(error);
+    }
+    Ok(again)
+}
+
+fn checked(address: *mut libc::c_void) -> std::io::Result<NonNull<u8>> {
     if address == libc::MAP_FAILED {
         return Err(std::io::Error::last_os_error());
     }

@@ -9,6 +9,7 @@
 
 mod lower;
 mod memory;
+pub mod perf_map;
 mod runtime;
 mod slow_path;
 
@@ -81,7 +82,10 @@ impl<G: Guest> Compiler<G> {
         self.context.clear();
         lower::lower::<G>(&self.runtime, region, generation, &mut self.context.func, &mut self.builder_context);
         let code = finish(&*self.runtime.isa, &mut self.context)?;
-        generation.code.add(&code).map(EntryPoint).ok_or(CompileError::Full)
+        let entry = generation.code.add(&code).ok_or(CompileError::Full)?;
+        let (head, blocks) = (region.blocks[0].key.start, region.blocks.len());
+        perf_map::record(entry, code.len(), || format!("region {head:#x} of {blocks}"));
+        Ok(EntryPoint(entry))
     }
 }
 

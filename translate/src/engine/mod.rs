@@ -25,7 +25,7 @@ pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
 use translations::{Span, Wanted};
 
 /// Entries of the jump cache: so many pages, times so many places in each.
-pub(crate) const JUMP_CACHE_PAGES: u64 = 256;
+pub(crate) const JUMP_CACHE_PAGES: u64 = 64;
 pub(crate) const JUMP_CACHE_PLACES: u64 = 64;
 /// Bytes of an entry of the jump cache, for compiled code.
 pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
@@ -44,7 +44,7 @@ pub(crate) struct JumpCacheEntry {
     pub(crate) flags: u64,
     /// The cell of the translation.
     pub(crate) cell: *const Cell,
-    /// Kept alive by the generation that the engine holds.
+    /// Kept alive by the generation that the engine holds; stays when the entry is emptied.
     translation: *const Translation,
 }
 
@@ -103,6 +103,12 @@ pub struct Engine<G: Guest> {
     /// The processor.
     pub cpu: Box<Cpu<G>>,
     dispatcher: Dispatcher<G>,
+}
+
+impl<G: Guest> Drop for Engine<G> {
+    fn drop(&mut self) {
+        tracing::info!(target: "perf", "processor {}:\n{}", self.cpu.index, self.cpu.counters);
+    }
 }
 
 struct Dispatcher<G: Guest> {
@@ -278,20 +284,29 @@ impl<G: Guest> Dispatcher<G> {
 
     fn execute(&mut self, cpu: &mut Cpu<G>, translation: &Translation) -> Ended {
         if let Some(entry) = translation.cell.compiled() {
+            cpu.counters.entered += 1;
             let ended = self.translator.call(cpu, EntryPoint(entry));
             let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
             // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
             if let Some(hot) = unsafe { hot.as_ref() }
                 && hot.count_down(self.translator.tiers())
             {
+                cpu.counters.regions_requested += 1;
                 self.translator.request(&self.generation, &hot.key);
             }
             return ended;
         }
+        cpu.counters.interpreted += 1;
         let ended = interpret(cpu, &translation.block, &mut self.values);
         match translation.count_execution(self.translator.tiers()) {
-            Some(Wanted::Baseline) => self.translator.compile_baseline(&self.generation, translation),
-            Some(Wanted::Region) => self.translator.request(&self.generation, &translation.key),
+            Some(Wanted::Baseline) => {
+                cpu.counters.baseline += 1;
+                self.translator.compile_baseline(&self.generation, translation);
+            }
+            Some(Wanted::Region) => {
+                cpu.counters.regions_requested += 1;
+                self.translator.request(&self.generation, &translation.key);
+            }
             None => {}
         }
         ended
@@ -302,10 +317,12 @@ impl<G: Guest> Dispatcher<G> {
         match interpret::status(cpu) {
             Some(Status::Raised) => {
                 let exception = cpu.context.exception;
+                cpu.counters.exceptions += 1;
                 G::raise(cpu, exception);
                 None
             }
             Some(Status::CodeWrite) => {
+                cpu.counters.code_writes += 1;
                 self.flags = G::flags(cpu);
                 self.step_uncached(cpu)
             }
@@ -385,9 +402,11 @@ impl<G: Guest> Dispatcher<G> {
     fn find_slowly(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
         if let Some(generation) = self.translator.newer_generation(&self.generation) {
             // Before the old one goes, and the translations with it.
-            self.clear_jump_cache();
+            self.local_jumps.clear();
+            self.jump_cache.fill_with(|| JumpCacheEntry::EMPTY);
             self.generation = generation;
         }
+        cpu.counters.jump_cache_misses += 1;
         let pc = cpu.context.pc;
         let physical = self.fetch_address(cpu, pc)?;
         let to_page_end = PAGE_SIZE - pc % PAGE_SIZE;
@@ -401,14 +420,22 @@ impl<G: Guest> Dispatcher<G> {
             None
         };
         let key = Key { start: pc, physical, next_page, flags: self.flags };
-        let translation = match self.generation.find(&key) {
-            Some(translation) => translation,
-            None => self.translate(cpu, key)?,
+        let position = jump_cache_index(pc);
+        // SAFETY: what an entry points to is kept alive by `self.generation`, or the pointer is null.
+        let before = unsafe { self.jump_cache[position].translation.as_ref() };
+        // An address space that is entered again finds what it left: comparing keys is cheaper than hashing one.
+        let pointer = match before.filter(|before| before.key == key && before.is_valid()) {
+            Some(before) => std::ptr::from_ref(before),
+            None => {
+                cpu.counters.hashed += 1;
+                match self.generation.find(&key) {
+                    Some(translation) => Arc::as_ptr(&translation),
+                    None => Arc::as_ptr(&self.translate(cpu, key)?),
+                }
+            }
         };
-        let pointer = Arc::as_ptr(&translation);
         let known = &self.fetch_pages[fetch_page_index(pc)];
         let in_global_page = known.start == pc & !(PAGE_SIZE - 1) && known.global;
-        let position = jump_cache_index(pc);
         if !in_global_page || key.next_page.is_some() {
             // A guest that never changes its address space must not make the list grow without end.
             if self.local_jumps.len() == self.jump_cache.len() {
@@ -419,7 +446,8 @@ impl<G: Guest> Dispatcher<G> {
         self.jump_cache[position] = JumpCacheEntry {
             pc,
             flags: u64::from(self.flags),
-            cell: Arc::as_ptr(&translation.cell),
+            // SAFETY: as above.
+            cell: Arc::as_ptr(&unsafe { &*pointer }.cell),
             translation: pointer,
         };
         Ok(pointer)
@@ -427,6 +455,7 @@ impl<G: Guest> Dispatcher<G> {
 
     /// Lifts and records the block at the processor's pc.
     fn translate(&mut self, cpu: &mut Cpu<G>, key: Key) -> Result<Arc<Translation>, Stopped> {
+        cpu.counters.lifted += 1;
         loop {
             let first_writes = cpu.code_pages.protect(key.physical);
             let second_writes = key.next_page.map(|next| cpu.code_pages.protect(next));

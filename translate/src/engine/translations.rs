@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::queue::{Queue, Request};
 use super::region;
 use crate::code::{CodePages, Invalidate};
-use crate::compile::{CodeMemory, CompileError, Compiler, EntryPoint, Runtime};
+use crate::compile::{CodeMemory, CompileError, Compiler, EntryPoint, Runtime, perf_map};
 use crate::cpu::Cpu;
 use crate::guest::Guest;
 use crate::interpret::Ended;
@@ -417,7 +417,10 @@ impl<G: Guest> Translator<G> {
         let Some(baseline) = &runtime.baseline else { return };
         let Some(code) = baseline.compile::<G>(&runtime.thunks, translation, generation) else { return };
         match generation.code.add(&code) {
-            Some(entry) => translation.link_baseline(EntryPoint(entry), self.tiers),
+            Some(entry) => {
+                perf_map::record(entry, code.len(), || format!("block {:#x}", translation.key.start));
+                translation.link_baseline(EntryPoint(entry), self.tiers);
+            }
             None => generation.code_is_full.store(true, Ordering::Relaxed),
         }
     }
