@@ -514,6 +514,11 @@ impl<G: Guest> Cpu<G> {
         access: Access,
         mode: MemoryMode,
     ) -> Result<(u64, Option<NonNull<u8>>), Stopped> {
+        if let Some(entry) = self.tlb.recall(address, mode, access == Access::Write) {
+            let physical = entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) | (address % PAGE_SIZE);
+            let host = entry.addend.load(Ordering::Relaxed).wrapping_add(address & !(PAGE_SIZE - 1)) as *mut u8;
+            return Ok((physical, NonNull::new(host)));
+        }
         let translation =
             G::translate(self, address, bytes, access, mode).map_err(|exception| self.stop_with(exception))?;
         let physical = translation.physical;
@@ -536,6 +541,7 @@ impl<G: Guest> Cpu<G> {
             self.filled.note(&self.tlb, address, mode, translation.global);
             let entry = self.tlb.entry(address, mode);
             let _filling = self.tlb.filling();
+            self.tlb.keep(address, mode);
             let writes = access == Access::Write && translation.writable && !self.code_pages.has_code(physical);
             if writes {
                 // Under the lock, lest the dirty log be taken between the mark and the tag.

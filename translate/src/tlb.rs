@@ -1,6 +1,6 @@
 //! The soft TLB: where pages of guest-virtual memory are in the host's, as compiled code looks it up.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -11,6 +11,9 @@ use crate::platform::PAGE_SIZE;
 pub const MOST_MODES: usize = 4;
 /// Entries of the soft TLB for each regime.
 pub const TLB_ENTRIES: usize = 1024;
+/// Entries for each regime that take what others push out of the TLB: pages that are used in turn may belong to the same entry, as those
+/// of a large copy do.
+const VICTIMS: usize = 8;
 /// A tag that no address matches.
 pub(crate) const NO_TAG: u64 = 1;
 
@@ -30,6 +33,29 @@ pub struct TlbEntry {
 }
 
 impl TlbEntry {
+    fn new() -> TlbEntry {
+        TlbEntry {
+            read: AtomicU64::new(NO_TAG),
+            write: AtomicU64::new(NO_TAG),
+            addend: AtomicU64::new(0),
+            physical: AtomicU64::new(0),
+        }
+    }
+
+    /// Exchanges the contents of two entries, for the owner under the lock.
+    fn swap(&self, other: &TlbEntry) {
+        let fields = |entry: &TlbEntry| {
+            [&entry.read, &entry.write, &entry.addend, &entry.physical].map(|field| field.load(Ordering::Relaxed))
+        };
+        let (mine, theirs) = (fields(self), fields(other));
+        for (entry, [read, write, addend, physical]) in [(self, theirs), (other, mine)] {
+            entry.read.store(read, Ordering::Relaxed);
+            entry.write.store(write, Ordering::Relaxed);
+            entry.addend.store(addend, Ordering::Relaxed);
+            entry.physical.store(physical, Ordering::Relaxed);
+        }
+    }
+
     fn forget(&self) {
         self.read.store(NO_TAG, Ordering::Relaxed);
         self.write.store(NO_TAG, Ordering::Relaxed);
@@ -48,6 +74,9 @@ pub(crate) const GLOBAL: u64 = 2;
 /// Only the owner fills it; any thread may take write permission away, under the lock that filling takes as well.
 pub struct Tlb {
     entries: Box<[TlbEntry]>,
+    victims: [[TlbEntry; VICTIMS]; MOST_MODES],
+    /// Which victim is replaced next.
+    next_victim: AtomicUsize,
     filling: Mutex<()>,
 }
 
@@ -57,13 +86,12 @@ fn index(address: u64, mode: MemoryMode) -> usize {
 
 impl Tlb {
     pub(crate) fn new() -> Tlb {
-        let entry = |_| TlbEntry {
-            read: AtomicU64::new(NO_TAG),
-            write: AtomicU64::new(NO_TAG),
-            addend: AtomicU64::new(0),
-            physical: AtomicU64::new(0),
-        };
-        Tlb { entries: (0..MOST_MODES * TLB_ENTRIES).map(entry).collect(), filling: Mutex::new(()) }
+        Tlb {
+            entries: (0..MOST_MODES * TLB_ENTRIES).map(|_| TlbEntry::new()).collect(),
+            victims: std::array::from_fn(|_| std::array::from_fn(|_| TlbEntry::new())),
+            next_victim: AtomicUsize::new(0),
+            filling: Mutex::new(()),
+        }
     }
 
     /// All entries, regime by regime.
@@ -81,17 +109,50 @@ impl Tlb {
         self.filling.lock()
     }
 
+    /// Keeps what an entry holds, since it is about to be filled with another page. For the owner, under the lock.
+    pub(crate) fn keep(&self, address: u64, mode: MemoryMode) {
+        let entry = self.entry(address, mode);
+        let page = address & !(PAGE_SIZE - 1);
+        let tags = [&entry.read, &entry.write].map(|tag| tag.load(Ordering::Relaxed));
+        if tags == [NO_TAG; 2] || tags.contains(&page) {
+            return;
+        }
+        let next = self.next_victim.load(Ordering::Relaxed);
+        self.next_victim.store((next + 1) % VICTIMS, Ordering::Relaxed);
+        self.victims[usize::from(mode.0) % MOST_MODES][next].swap(entry);
+    }
+
+    /// Brings back what another page pushed out; the entry if it now permits the access. For the owner.
+    pub(crate) fn recall(&self, address: u64, mode: MemoryMode, write: bool) -> Option<&TlbEntry> {
+        let page = address & !(PAGE_SIZE - 1);
+        let holds = |entry: &&TlbEntry| if write { &entry.write } else { &entry.read }.load(Ordering::Relaxed) == page;
+        let victim = self.victims[usize::from(mode.0) % MOST_MODES].iter().find(holds)?;
+        let _filling = self.filling.lock();
+        let entry = self.entry(address, mode);
+        entry.swap(victim);
+        // Another thread may have taken the permission away meanwhile.
+        holds(&entry).then_some(entry)
+    }
+
+    /// Forgets victims, for the owner.
+    fn forget_victims(&self, chosen: impl Fn(&TlbEntry) -> bool) {
+        self.victims.iter().flatten().filter(|entry| chosen(entry)).for_each(TlbEntry::forget);
+    }
+
     /// Forgets one guest-virtual page. For the owner.
     pub fn flush_page(&self, address: u64) {
         for mode in 0..MOST_MODES {
             self.entry(address, MemoryMode(mode as u8)).forget();
         }
+        let page = address & !(PAGE_SIZE - 1);
+        let holds = |tag: &AtomicU64| tag.load(Ordering::Relaxed) == page;
+        self.forget_victims(|entry| holds(&entry.read) || holds(&entry.write));
     }
 
     /// Makes the next write to a guest-physical page (to any page: `None`) take the slow path. For any thread.
     pub fn revoke_writes(&self, physical: Option<u64>) {
         let _filling = self.filling.lock();
-        for entry in &self.entries {
+        for entry in self.entries.iter().chain(self.victims.iter().flatten()) {
             if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) == page) {
                 entry.write.store(NO_TAG, Ordering::SeqCst);
             }
@@ -117,6 +178,8 @@ impl Filled {
             for position in list.drain(..) {
                 tlb.entries[usize::from(position)].forget();
             }
+            // What they pushed out is in no list any more.
+            tlb.forget_victims(|_| true);
         }
         list.push(index(address, mode) as u16);
     }
@@ -126,16 +189,19 @@ impl Filled {
         for position in self.global.drain(..).chain(self.local.drain(..)) {
             tlb.entries[usize::from(position)].forget();
         }
+        tlb.forget_victims(|_| true);
     }
 
     /// Forgets what holds in the present address space only.
     pub(crate) fn flush_address_space(&mut self, tlb: &Tlb) {
+        let is_local = |entry: &TlbEntry| entry.physical.load(Ordering::Relaxed) & GLOBAL == 0;
         for position in self.local.drain(..) {
             let entry = &tlb.entries[usize::from(position)];
-            if entry.physical.load(Ordering::Relaxed) & GLOBAL == 0 {
+            if is_local(entry) {
                 entry.forget();
             }
         }
+        tlb.forget_victims(is_local);
     }
 }
 
@@ -168,6 +234,25 @@ mod tests {
         assert_eq!([0x1000, 0x2000, 0x3000].map(|page| holds(&tlb, page)), [true, false, true]);
         filled.flush(&tlb);
         assert_eq!([0x1000, 0x3000].map(|page| holds(&tlb, page)), [false, false]);
+    }
+
+    #[test]
+    fn pages_of_one_entry_push_each_other_out_and_come_back() {
+        let (tlb, mut filled) = (Tlb::new(), Filled::default());
+        let pages = [1, 2, 3].map(|number| number * TLB_ENTRIES as u64 * PAGE_SIZE);
+        for page in pages {
+            tlb.keep(page, MODE);
+            fill(&tlb, &mut filled, page, page == pages[0]);
+        }
+        assert!(tlb.recall(pages[1], MODE, true).is_none(), "it was filled for reads only");
+        for page in pages {
+            assert!(holds(&tlb, page) || tlb.recall(page, MODE, false).is_some() && holds(&tlb, page));
+        }
+        filled.flush_address_space(&tlb);
+        assert!(!holds(&tlb, pages[2]) && tlb.recall(pages[1], MODE, false).is_none());
+        assert!(tlb.recall(pages[0], MODE, false).is_some());
+        tlb.flush_page(pages[0]);
+        assert!(!holds(&tlb, pages[0]) && tlb.recall(pages[0], MODE, false).is_none());
     }
 
     #[test]

@@ -30,7 +30,7 @@ use crate::{Accelerator, Architecture, Capabilities, Error, IoEvent, Msi, Vcpu};
 use processor::Processor;
 use vcpu::{JitVcpu, Wake};
 
-/// How often a block is interpreted before it is compiled.
+/// How often a block is executed before it is compiled as a part of a region.
 const HOT: u32 = 256;
 
 /// The JIT backend for one machine.
@@ -138,11 +138,7 @@ fn processors<P: Processor>(shared: &Arc<Shared>, tiers: Tiers) -> (Arc<CodePage
 impl Jit {
     /// The JIT for guests of an architecture whose virtual time is that of `clock`.
     pub fn open(architecture: Architecture, clock: Arc<VirtualClock>) -> Result<Jit, Error> {
-        Jit::with_tiers(
-            architecture,
-            clock,
-            Tiers::Background(std::env::var("HOT").ok().and_then(|v| v.parse().ok()).unwrap_or(HOT)),
-        )
+        Jit::with_tiers(architecture, clock, Tiers::Background(HOT))
     }
 
     /// As [`Jit::open`], with a say in what is compiled and when.
@@ -156,12 +152,7 @@ impl Jit {
         clock: Arc<VirtualClock>,
         model: CpuModel,
     ) -> Result<Jit, Error> {
-        Jit::with_model(
-            architecture,
-            clock,
-            Tiers::Background(std::env::var("HOT").ok().and_then(|v| v.parse().ok()).unwrap_or(HOT)),
-            model,
-        )
+        Jit::with_model(architecture, clock, Tiers::Background(HOT), model)
     }
 
     fn with_model(
