@@ -19,9 +19,9 @@ use crate::ir::{Block, Op};
 use crate::platform::PAGE_SIZE;
 
 /// Bytes of compiled code in one generation.
-const CODE_SIZE: usize = 64 << 20;
+const CODE_SIZE: usize = 384 << 20;
 /// Bytes of IR in one generation.
-const MOST_IR: usize = 128 << 20;
+const MOST_IR: usize = 512 << 20;
 
 /// What a translation was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
