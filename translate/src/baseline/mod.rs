@@ -9,6 +9,7 @@
 //! There is one for x86-64 hosts. Elsewhere blocks are interpreted until they are compiled as parts of regions.
 
 #[cfg(target_arch = "x86_64")]
+#[expect(clippy::useless_conversion, reason = "dynasm! converts every register number and immediate")]
 mod x86_64;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use x86_64::Baseline;

@@ -35,6 +35,7 @@ macro_rules! helpers {
 
 helpers! {
     CSR: "csr", 2, Effects::ALL, access_csr;
+    PLAIN_CSR: "plain_csr", 2, Effects::RAISES, access_csr;
     MRET: "mret", 0, Effects::ALL, machine_return;
     SRET: "sret", 0, Effects::ALL, supervisor_return;
     WFI: "wfi", 0, Effects::ALL, wait_for_interrupt;
@@ -55,6 +56,21 @@ helpers! {
     FLOAT_MULTIPLY_ADD_D_RDN: "float_multiply_add_d_rdn", 3, ADDS_FLAGS, float::multiply_add::<64, 2>;
     FLOAT_MULTIPLY_ADD_D_RUP: "float_multiply_add_d_rup", 3, ADDS_FLAGS, float::multiply_add::<64, 3>;
     FLOAT_MULTIPLY_ADD_D_RMM: "float_multiply_add_d_rmm", 3, ADDS_FLAGS, float::multiply_add::<64, 4>;
+}
+
+/// A Zicsr instruction that neither reads what compiled code keeps to itself (floating-point flags, the count of instructions) nor
+/// changes what later instructions depend on before the next trap, so that it may stand among others.
+pub(super) fn is_plain_csr_access(instruction: u32) -> bool {
+    let writes = instruction >> 12 & 3 == 1 || instruction >> 15 & 0x1f != 0;
+    match instruction >> 20 {
+        // stvec, sscratch, sepc, scause, stval; mtvec, mscratch, mepc, mcause, mtval
+        0x105 | 0x140..=0x143 | 0x305 | 0x340..=0x343 => true,
+        // sstatus, sie, sip, satp; mstatus, mie, mip; time
+        0x100 | 0x104 | 0x144 | 0x180 | 0x300 | 0x304 | 0x344 | 0xc01 if !writes => true,
+        // CSRRCI that takes SIE away from sstatus
+        0x100 => instruction >> 12 & 7 == 7 && instruction >> 15 & 0x1f == 2,
+        _ => false,
+    }
 }
 
 /// The Zicsr instruction whose bits are `instruction`; `source` is the value of rs1. Gives the register's old value.

@@ -91,7 +91,7 @@ fn compare(
 ) -> Result<Summary> {
     let wanted = |name: &&str| request.workloads.is_empty() || request.workloads.iter().any(|wanted| wanted == name);
     let names: Vec<&str> = programs.names.iter().map(String::as_str).filter(wanted).collect();
-    for unknown in request.workloads.iter().filter(|name| !names.contains(&name.as_str())) {
+    if let Some(unknown) = request.workloads.iter().find(|name| !names.contains(&name.as_str())) {
         return Err(format!("there is no workload {unknown:?}; there are {}", programs.names.join(" ")));
     }
     let mut times: BTreeMap<String, Times> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The baseline compiler for x86-64 hosts.
 //!
-//! Compiled code keeps `rbp` at the [`Context`](crate::cpu::Context). `rax`, `rcx`, `rdx`, `rsi` and `rdi` are free for every operation; the
+//! Compiled code keeps `rbp` at the [`Context`]. `rax`, `rcx`, `rdx`, `rsi` and `rdi` are free for every operation; the
 //! others hold values. None is preserved: the code that enters it ([`Baseline::enter`]) saves what the platform's convention asks for.
 //! At the entry of a block the stack pointer is as at the entry of a function, so that regions can be gone to.
 

@@ -13,10 +13,11 @@ use super::{MACHINE, Riscv64, SUPERVISOR, compressed, csr, exception, mmu};
 use crate::guest::NeedsMoreCode;
 use crate::ir::{Block, Builder, MemoryMode, Op, Register, Terminator, Type, Value};
 use crate::platform::PAGE_SIZE;
+use crate::riscv64::helpers::is_plain_csr_access;
 
 /// Everything besides code that lifting depends on, see [`crate::guest::Guest::flags`].
 ///
-/// Bits 1..0 privilege, 4..2 regime of data accesses, 5 floating point on, 8..6 class of the dynamic rounding mode, 9 `TVM`,
+/// Bits 1..0 privilege, 3..2 regime of data accesses, 5 floating point on, 8..6 class of the dynamic rounding mode, 9 `TVM`,
 /// 10 `TSR`, 11 `TW`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Flags(pub u32);
@@ -71,7 +72,7 @@ impl Flags {
     }
 
     pub(super) fn data_mode(self) -> MemoryMode {
-        MemoryMode((self.0 >> 2 & 7) as u8)
+        MemoryMode((self.0 >> 2 & 3) as u8)
     }
 
     fn float_on(self) -> bool {
@@ -244,9 +245,10 @@ fn fetch(code: &[u8]) -> Option<(u32, u64)> {
 /// True for instructions that change what lifting depends on, or read what is exact only at the start of a block.
 fn stands_alone(instruction: Instruction) -> bool {
     let is_fence_i = instruction.opcode() == 0x0f && instruction.funct3() == 1;
-    // All of the system instructions but ECALL and EBREAK, which only raise.
+    // All of the system instructions but ECALL and EBREAK, which only raise, and what is plain.
     let is_system = instruction.opcode() == 0x73 && instruction.0 & !(1 << 20) != 0x73;
-    is_fence_i || is_system
+    let is_plain = instruction.funct3() & 3 != 0 && is_plain_csr_access(instruction.0);
+    is_fence_i || is_system && !is_plain
 }
 
 /// See [`crate::guest::Guest::lift`].

@@ -278,6 +278,12 @@ fn run_in_bulk(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<Option<
         advance(cpu, string, RSI, length);
     } else {
         let element = cpu.register(RAX).to_le_bytes();
+        if element[1..bytes as usize].iter().all(|byte| *byte == element[0]) {
+            // SAFETY: as above.
+            unsafe { std::ptr::write_bytes(target, element[0], length as usize) };
+            advance(cpu, string, RDI, length);
+            return Ok(Some(count));
+        }
         for position in 0..count {
             // SAFETY: as above; the element has at most eight bytes.
             unsafe {
