@@ -300,8 +300,8 @@ impl<G: Guest> Dispatcher<G> {
         let ended = interpret(cpu, &translation.block, &mut self.values);
         match translation.count_execution(self.translator.tiers()) {
             Some(Wanted::Baseline) => {
-                cpu.counters.baseline += 1;
-                self.translator.compile_baseline(&self.generation, translation);
+                let done = self.translator.compile_baseline(&self.generation, translation);
+                cpu.counters.baseline += u64::from(done);
             }
             Some(Wanted::Region) => {
                 cpu.counters.regions_requested += 1;

@@ -411,18 +411,18 @@ impl<G: Guest> Translator<G> {
         self.regions_compiled.load(Ordering::Relaxed)
     }
 
-    /// Compiles a block by itself, if the host has a compiler for that.
-    pub(super) fn compile_baseline(&self, generation: &Generation, translation: &Translation) {
-        let Some(runtime) = &self.runtime else { return };
-        let Some(baseline) = &runtime.baseline else { return };
-        let Some(code) = baseline.compile::<G>(&runtime.thunks, translation, generation) else { return };
-        match generation.code.add(&code) {
-            Some(entry) => {
-                perf_map::record(entry, code.len(), || format!("block {:#x}", translation.key.start));
-                translation.link_baseline(EntryPoint(entry), self.tiers);
-            }
-            None => generation.code_is_full.store(true, Ordering::Relaxed),
-        }
+    /// Compiles a block by itself, if the host has a compiler for that and it can do so; says whether it did.
+    pub(super) fn compile_baseline(&self, generation: &Generation, translation: &Translation) -> bool {
+        let Some(runtime) = &self.runtime else { return false };
+        let Some(baseline) = &runtime.baseline else { return false };
+        let Some(code) = baseline.compile::<G>(&runtime.thunks, translation, generation) else { return false };
+        let Some(entry) = generation.code.add(&code) else {
+            generation.code_is_full.store(true, Ordering::Relaxed);
+            return false;
+        };
+        perf_map::record(entry, code.len(), || format!("block {:#x}", translation.key.start));
+        translation.link_baseline(EntryPoint(entry), self.tiers);
+        true
     }
 
     /// Asks for the region that begins with a block to be compiled.

@@ -19,8 +19,8 @@ mount -t devtmpfs dev /dev
 export PYTHONDONTWRITEBYTECODE=1
 for name in $(echo $work | tr , ' '); do
     case $name in
-        python) echo @begin python; result=$(python3 /work/python.py); echo @end python $result;;
-        compile) echo @begin compile; result=$(sh /work/compile.sh); echo @end compile $result;;
+        python) echo @begin python; result=$(python3 /bench/python.py); echo @end python $result;;
+        compile) echo @begin compile; result=$(sh /bench/compile.sh); echo @end compile $result;;
         *) work $name;;
     esac
 done
@@ -29,7 +29,7 @@ poweroff -f
 
 /// Debian's compiler works on our own sources, which were preprocessed for the guest.
 const COMPILE: &str = "for file in compress control; do
-    cc1 -quiet -fpreprocessed -O2 /work/$file.i -o /tmp/$file.s || exit 1
+    cc1 -quiet -fpreprocessed -O2 /bench/$file.i -o /tmp/$file.s || exit 1
 done
 cat /tmp/*.s | md5sum
 ";
@@ -60,18 +60,18 @@ pub(super) fn build(guest: &Guest) -> Result<Programs> {
     // The names are the same for every guest, so the source says them, whatever can run here.
     let own = names(&fs::read_to_string(sources.join("main.c")).map_err(|error| error.to_string())?);
     let mut archive = Archive::default();
-    archive.folder("work");
+    archive.folder("bench");
     archive.program("init", INIT.as_bytes());
     archive.folder("bin");
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     archive.program("bin/work", &read(&program)?);
-    archive.program("work/compile.sh", COMPILE.as_bytes());
+    archive.program("bench/compile.sh", COMPILE.as_bytes());
     for name in COMPILED {
         let mut preprocess = Command::new(&compiler);
         preprocess.args(["-E", "-O2"]).arg(sources.join(name).with_extension("c"));
-        archive.program(&format!("work/{name}.i"), output(&mut preprocess)?.as_bytes());
+        archive.program(&format!("bench/{name}.i"), output(&mut preprocess)?.as_bytes());
     }
-    archive.program("work/python.py", &read(&sources.join("python.py"))?);
+    archive.program("bench/python.py", &read(&sources.join("python.py"))?);
     // Archives may follow one another; what comes later replaces what came before.
     let mut initrd = read(&guest.initrd())?;
     initrd.extend(read(&debian_programs(guest, &folder)?)?);

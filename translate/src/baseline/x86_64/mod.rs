@@ -181,7 +181,7 @@ enum Cold {
         result: Option<u8>,
         place: usize,
     },
-    /// Records the invalid operation that a comparison of a NaN is.
+    /// Raises an exception.
     Raise { from: DynamicLabel, place: usize, exception: u32, information: registers::Source },
 }
 
