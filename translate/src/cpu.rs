@@ -15,6 +15,8 @@ use crate::tlb::{Filled, GLOBAL, MAY_WRITE, NO_TAG, Tlb, TlbEntry};
 pub const MOST_REGISTERS: usize = 256;
 /// Room for values that find no host register.
 pub(crate) const SPILL_SLOTS: usize = 32;
+/// The same for vectors.
+pub(crate) const VECTOR_SPILL_SLOTS: usize = 16;
 
 /// The part of a processor that compiled code reaches by offset.
 #[repr(C)]
@@ -35,13 +37,15 @@ pub struct Context {
     pub jump_source: u64,
     /// Where it jumped.
     pub jump_target: u64,
-    /// Result of a slow path called by compiled code.
+    /// Result of a slow path called by compiled code; of a vector, the lower half.
     pub result: u64,
+    /// The upper half.
+    pub result_high: u64,
     /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
     pub leave: u64,
     /// Where compiled code puts the result of every floating-point operation, so that none is dropped or moved across a
     /// side effect: its exception flags count even if its result does not.
-    pub float_scratch: u64,
+    pub float_scratch: [u64; 2],
     /// The attention word, see [`Signals::attention`].
     pub attention: *const AtomicU32,
     /// The soft TLB: [`TLB_ENTRIES`](crate::tlb::TLB_ENTRIES) entries for each of [`MOST_MODES`](crate::tlb::MOST_MODES) regimes.
@@ -59,6 +63,8 @@ pub struct Context {
     pub(crate) hot: *const crate::engine::Translation,
     /// Values of the block in progress that find no host register, for the baseline compiler.
     pub(crate) spilled: [u64; SPILL_SLOTS],
+    /// The same for vectors.
+    pub(crate) spilled_vectors: [[u64; 2]; VECTOR_SPILL_SLOTS],
     /// The guest's registers.
     pub registers: [u64; MOST_REGISTERS],
 }
@@ -205,8 +211,9 @@ impl<G: Guest> Cpu<G> {
                 jump_source: 0,
                 jump_target: 0,
                 result: 0,
+                result_high: 0,
                 leave: 0,
-                float_scratch: 0,
+                float_scratch: [0; 2],
                 attention: &raw const signals.attention,
                 tlb: tlb.entries().as_ptr(),
                 reservation_address: NO_RESERVATION,
@@ -215,6 +222,7 @@ impl<G: Guest> Cpu<G> {
                 jump_cache: std::ptr::null(),
                 hot: std::ptr::null(),
                 spilled: [0; SPILL_SLOTS],
+                spilled_vectors: [[0; 2]; VECTOR_SPILL_SLOTS],
                 registers: [0; MOST_REGISTERS],
             },
             guest,
@@ -348,6 +356,61 @@ impl<G: Guest> Cpu<G> {
             return Ok(());
         }
         self.store_slow(address, bytes, mode, value)
+    }
+
+    /// Loads 16 bytes from guest-virtual memory.
+    pub fn load_vector(&mut self, address: u64, mode: MemoryMode) -> Result<u128, Stopped> {
+        let last = address.wrapping_add(15);
+        if (address ^ last) & !(PAGE_SIZE - 1) == 0
+            && let Some(host) = self.host_for_reads(address, mode)
+        {
+            // SAFETY: the entry says that the page is host memory at this address, and the access lies within the page.
+            let [low, high] = unsafe { [load_host(host, 8), load_host(host.add(8), 8)] };
+            return Ok(u128::from(low) | u128::from(high) << 64);
+        }
+        self.load_vector_slow(address, mode)
+    }
+
+    /// Stores 16 bytes to guest-virtual memory.
+    pub fn store_vector(&mut self, address: u64, mode: MemoryMode, value: u128) -> Result<(), Stopped> {
+        let last = address.wrapping_add(15);
+        if (address ^ last) & !(PAGE_SIZE - 1) == 0
+            && let Some(host) = self.host_for_writes(address, mode)
+        {
+            // SAFETY: the entry says that the page is writable host memory at this address, and the access lies within it.
+            unsafe {
+                store_host(host, 8, value as u64);
+                store_host(host.add(8), 8, (value >> 64) as u64);
+            }
+            return Ok(());
+        }
+        self.store_vector_slow(address, mode, value)
+    }
+
+    /// [`Cpu::load_vector`] without the look into the TLB first.
+    pub fn load_vector_slow(&mut self, address: u64, mode: MemoryMode) -> Result<u128, Stopped> {
+        self.probe_vector(address, Access::Read, mode)?;
+        let low = self.load_slow(address, 8, mode)?;
+        let high = self.load_slow(address.wrapping_add(8), 8, mode)?;
+        Ok(u128::from(low) | u128::from(high) << 64)
+    }
+
+    /// [`Cpu::store_vector`] without the look into the TLB first.
+    pub fn store_vector_slow(&mut self, address: u64, mode: MemoryMode, value: u128) -> Result<(), Stopped> {
+        self.probe_vector(address, Access::Write, mode)?;
+        self.store_slow(address, 8, mode, value as u64)?;
+        self.store_slow(address.wrapping_add(8), 8, mode, (value >> 64) as u64)
+    }
+
+    /// Fails as an access to 16 bytes would, before any part of it is made.
+    fn probe_vector(&mut self, address: u64, access: Access, mode: MemoryMode) -> Result<(), Stopped> {
+        self.check_watched(address, 16, access == Access::Write)?;
+        let in_page = PAGE_SIZE - address % PAGE_SIZE;
+        if in_page < 16 {
+            self.translate(address, in_page, access, mode)?;
+            self.translate(address.wrapping_add(in_page), 16 - in_page, access, mode)?;
+        }
+        Ok(())
     }
 
     /// [`Cpu::load`] without the look into the TLB first.

@@ -1,5 +1,7 @@
 //! The interpreter: executes IR blocks one operation after the other. It is the reference for what operations mean.
 
+mod vector;
+
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::cpu::{Cpu, NO_RESERVATION, Status, Stopped};
@@ -8,8 +10,30 @@ use crate::guest::{Exception, Guest};
 use crate::ir::*;
 use crate::platform::PAGE_SIZE;
 
-/// Room for the values of one block. Indexed by [`Value`], so that no index is out of bounds.
-pub type Values = [u64; 1 << 16];
+/// Room for one word of each value of a block. Indexed by [`Value`], so that no index is out of bounds.
+type Room = [u64; 1 << 16];
+
+/// Room for the values of one block.
+pub struct Values {
+    /// Values of up to 64 bits, and the lower halves of vectors.
+    low: Box<Room>,
+    /// The upper halves of vectors.
+    high: Box<Room>,
+}
+
+impl Values {
+    /// Room for any block.
+    pub fn new() -> Values {
+        let room = || vec![0; 1 << 16].into_boxed_slice().try_into().expect("the length is that of the array");
+        Values { low: room(), high: room() }
+    }
+}
+
+impl Default for Values {
+    fn default() -> Values {
+        Values::new()
+    }
+}
 
 /// How the execution of a block ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +48,9 @@ pub enum Ended {
 
 /// Executes a block. It must have been made for this guest, and be well-formed.
 pub fn interpret<G: Guest>(cpu: &mut Cpu<G>, block: &Block, values: &mut Values) -> Ended {
+    let (values, high) = (&mut *values.low, &mut *values.high);
     for (position, op) in block.ops.iter().enumerate() {
-        match execute(cpu, op, values) {
+        match execute(cpu, op, values, high, position) {
             Ok(value) => values[position & 0xffff] = value,
             Err(Stopped) => {
                 cpu.context.pc = block.instruction_address(position);
@@ -64,7 +89,13 @@ pub fn interpret<G: Guest>(cpu: &mut Cpu<G>, block: &Block, values: &mut Values)
 }
 
 #[inline(always)]
-fn execute<G: Guest>(cpu: &mut Cpu<G>, op: &Op, values: &Values) -> Result<u64, Stopped> {
+fn execute<G: Guest>(
+    cpu: &mut Cpu<G>,
+    op: &Op,
+    values: &Room,
+    high: &mut Room,
+    position: usize,
+) -> Result<u64, Stopped> {
     let value = |value: Value| values[usize::from(value.0)];
     Ok(match *op {
         Op::Const { bits, .. } => bits,
@@ -147,6 +178,11 @@ fn execute<G: Guest>(cpu: &mut Cpu<G>, op: &Op, values: &Values) -> Result<u64, 
             let (result, flags) = float::integer_to_float(from, to, value(a), cpu.context.float_rounding);
             cpu.context.float_flags |= flags.0;
             result
+        }
+        Op::Vector(ref op) => {
+            let result = vector::execute(cpu, op, values, high)?;
+            high[position & 0xffff] = (result >> 64) as u64;
+            result as u64
         }
         Op::Helper { helper, arguments: [a, b, c] } => {
             let helper = &G::HELPERS[usize::from(helper.0)];

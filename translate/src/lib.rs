@@ -28,4 +28,5 @@ mod large_pages;
 pub mod platform;
 pub mod riscv64;
 pub mod tlb;
+pub mod vector;
 pub mod x86_64;

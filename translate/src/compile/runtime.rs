@@ -44,6 +44,8 @@ unsafe impl<G: Guest> Sync for Runtime<G> {}
 pub(crate) struct Thunks {
     pub(crate) load: *const u8,
     pub(crate) store: *const u8,
+    pub(crate) load_vector: *const u8,
+    pub(crate) store_vector: *const u8,
     pub(crate) probe_write: *const u8,
     pub(crate) read_modify_write: *const u8,
     pub(crate) exchange_if: *const u8,
@@ -69,6 +71,8 @@ impl<G: Guest> Runtime<G> {
         let thunks = Thunks {
             load: maker.thunk(slow_path::load::<G> as *const u8, 3)?,
             store: maker.thunk(slow_path::store::<G> as *const u8, 4)?,
+            load_vector: maker.thunk(slow_path::load_vector::<G> as *const u8, 3)?,
+            store_vector: maker.thunk(slow_path::store_vector::<G> as *const u8, 3)?,
             probe_write: maker.thunk(slow_path::probe_write::<G> as *const u8, 3)?,
             read_modify_write: maker.thunk(slow_path::read_modify_write::<G> as *const u8, 4)?,
             exchange_if: maker.thunk(slow_path::exchange_if::<G> as *const u8, 4)?,

@@ -62,6 +62,20 @@ pub(super) extern "C" fn store<G: Guest>(cpu: &mut Cpu<G>, address: u64, access:
     let _ = cpu.store_slow(address, width.bytes(), mode, value);
 }
 
+/// `access` is the translation regime.
+pub(super) extern "C" fn load_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
+    if let Ok(value) = cpu.load_vector_slow(address, MemoryMode(access as u8)) {
+        cpu.context.result = value as u64;
+        cpu.context.result_high = (value >> 64) as u64;
+    }
+}
+
+/// `access` is the translation regime; the value is passed in [`crate::cpu::Context::result`] and the word behind it.
+pub(super) extern "C" fn store_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
+    let value = u128::from(cpu.context.result) | u128::from(cpu.context.result_high) << 64;
+    let _ = cpu.store_vector_slow(address, MemoryMode(access as u8), value);
+}
+
 /// `access` is the translation regime, and the bytes in bits 15:8.
 pub(super) extern "C" fn probe_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
     let _ = cpu.probe_write(address, access >> 8, MemoryMode(access as u8));

@@ -118,7 +118,7 @@ struct Dispatcher<G: Guest> {
     /// Positions of entries of the jump cache that hold in this address space only, filled since it was entered.
     local_jumps: Vec<usize>,
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
-    values: Box<Values>,
+    values: Values,
     /// Translation flags, as of the last look.
     flags: u32,
     /// [`Cpu::flushes`] that the jump cache knows of.
@@ -138,14 +138,13 @@ impl<G: Guest> Engine<G> {
         let entries = (JUMP_CACHE_PAGES * JUMP_CACHE_PLACES) as usize;
         let jump_cache: Box<[_]> = (0..entries).map(|_| JumpCacheEntry::EMPTY).collect();
         cpu.context.jump_cache = jump_cache.as_ptr();
-        let values = vec![0; 1 << 16].into_boxed_slice().try_into().expect("the length is that of the array");
         let dispatcher = Dispatcher {
             generation: translator.generation(),
             translator,
             jump_cache,
             local_jumps: Vec::new(),
             fetch_pages: Box::new([NO_FETCH_PAGE; FETCH_PAGES]),
-            values,
+            values: Values::new(),
             flags: 0,
             seen_flushes: 0,
             seen_address_space_flushes: 0,

@@ -19,6 +19,7 @@ mod operands;
 mod parse;
 mod simplify;
 mod text;
+mod vector;
 mod verify;
 
 pub use builder::Builder;
@@ -27,6 +28,7 @@ pub use op::*;
 pub use parse::{ParseError, parse};
 pub use simplify::simplify;
 pub use text::Text;
+pub use vector::{LaneOp, LaneShift, Shuffle, VectorOp};
 pub use verify::{VerifyError, verify};
 
 /// The value that the operation at this position of its block computes.
@@ -56,6 +58,8 @@ pub enum Type {
     F32,
     /// IEEE 754 binary64.
     F64,
+    /// A vector of 128 bits, of any lanes.
+    V128,
 }
 
 impl Type {
@@ -66,17 +70,23 @@ impl Type {
             Type::I16 => 16,
             Type::I32 | Type::F32 => 32,
             Type::I64 | Type::F64 => 64,
+            Type::V128 => 128,
         }
     }
 
-    /// All bits of the type set, in the low bits of a `u64`.
+    /// All bits of the type set, in the low bits of a `u64`; of a vector, those of its lower half.
     pub fn mask(self) -> u64 {
-        u64::MAX >> (64 - self.bits())
+        u64::MAX >> (64 - self.bits().min(64))
     }
 
     /// True for the integer types.
     pub fn is_integer(self) -> bool {
-        !matches!(self, Type::F32 | Type::F64)
+        !matches!(self, Type::F32 | Type::F64 | Type::V128)
+    }
+
+    /// True for the floating-point types.
+    pub fn is_float(self) -> bool {
+        matches!(self, Type::F32 | Type::F64)
     }
 }
 

@@ -94,6 +94,7 @@ pub(super) const TYPES: &Table<Type> = &[
     ("i64", Type::I64),
     ("f32", Type::F32),
     ("f64", Type::F64),
+    ("v128", Type::V128),
 ];
 
 pub(super) const WIDTHS: &Table<Width> =
@@ -165,6 +166,55 @@ pub(super) const ATOMIC: &Table<AtomicOp> = &[
     ("atomic_min_u", AtomicOp::MinUnsigned),
     ("atomic_max_s", AtomicOp::MaxSigned),
     ("atomic_max_u", AtomicOp::MaxUnsigned),
+];
+
+pub(super) const LANE_OPS: &Table<LaneOp> = &[
+    ("add", LaneOp::Add),
+    ("sub", LaneOp::Sub),
+    ("mul", LaneOp::Mul),
+    ("mul_high_s", LaneOp::MulHighSigned),
+    ("mul_high_u", LaneOp::MulHighUnsigned),
+    ("mul_low_halves_s", LaneOp::MulLowHalvesSigned),
+    ("mul_low_halves_u", LaneOp::MulLowHalvesUnsigned),
+    ("mul_add_halves", LaneOp::MulAddHalves),
+    ("and", LaneOp::And),
+    ("or", LaneOp::Or),
+    ("xor", LaneOp::Xor),
+    ("not_and", LaneOp::NotAnd),
+    ("add_saturating_s", LaneOp::AddSaturatingSigned),
+    ("add_saturating_u", LaneOp::AddSaturatingUnsigned),
+    ("sub_saturating_s", LaneOp::SubSaturatingSigned),
+    ("sub_saturating_u", LaneOp::SubSaturatingUnsigned),
+    ("min_s", LaneOp::MinSigned),
+    ("min_u", LaneOp::MinUnsigned),
+    ("max_s", LaneOp::MaxSigned),
+    ("max_u", LaneOp::MaxUnsigned),
+    ("average", LaneOp::Average),
+    ("equal", LaneOp::Equal),
+    ("greater_s", LaneOp::GreaterSigned),
+    ("narrow_s", LaneOp::NarrowSigned),
+    ("narrow_u", LaneOp::NarrowUnsigned),
+    ("permute", LaneOp::Permute),
+];
+
+pub(super) const LANE_SHIFTS: &Table<LaneShift> = &[
+    ("shift_left", LaneShift::Left),
+    ("shift_right_u", LaneShift::RightUnsigned),
+    ("shift_right_s", LaneShift::RightSigned),
+];
+
+/// Shuffles that lanes of some type are given to.
+pub(super) const INTERLEAVES: &Table<fn(Type) -> Shuffle> =
+    &[("interleave_low", Shuffle::InterleaveLow), ("interleave_high", Shuffle::InterleaveHigh)];
+
+/// Shuffles with a control.
+pub(super) const SHUFFLES: &Table<fn(u8) -> Shuffle> = &[
+    ("words", Shuffle::Words),
+    ("doubles", Shuffle::Doubles),
+    ("low_halves", Shuffle::LowHalves),
+    ("high_halves", Shuffle::HighHalves),
+    ("align", Shuffle::Align),
+    ("blend", Shuffle::Blend),
 ];
 
 pub(super) const INDIRECT_JUMPS: &Table<IndirectJump> =

@@ -1,6 +1,6 @@
 //! The operations.
 
-use super::{HelperId, Register, Type, Value};
+use super::{HelperId, Register, Type, Value, VectorOp};
 
 /// Binary operations on integers of one width; results wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -407,6 +407,8 @@ pub enum Op {
         /// Operand.
         a: Value,
     },
+    /// An operation on vectors.
+    Vector(VectorOp),
     /// Calls one of the guest's helper functions, giving an I64. Its declared effects say what it may do.
     Helper {
         /// Which.
@@ -449,12 +451,16 @@ impl Op {
             | Op::LoadReserved { .. }
             | Op::StoreConditional { .. }
             | Op::Helper { .. } => Some(Type::I64),
+            Op::Vector(op) => op.result(),
             Op::Put { .. } | Op::Store { .. } | Op::ProbeWrite { .. } | Op::Fence | Op::RaiseIf { .. } => None,
         }
     }
 
     /// True for memory accesses and [`Op::RaiseIf`]. A helper can raise if its effects say so.
     pub fn can_raise(&self) -> bool {
+        if let Op::Vector(op) = self {
+            return op.can_raise();
+        }
         matches!(
             self,
             Op::Load { .. }

@@ -13,6 +13,7 @@ impl Op {
         match self {
             Op::Const { .. } | Op::Get { .. } | Op::Fence => {}
             Op::Put { value, .. } => set(&mut [value]),
+            Op::Vector(op) => op.map_operands(map),
             Op::Binary { a, b, .. }
             | Op::Compare { a, b, .. }
             | Op::FloatBinary { a, b, .. }

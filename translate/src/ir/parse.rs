@@ -201,6 +201,78 @@ fn helper(text: &str, names: &impl Names) -> Parsed<Op> {
     Ok(Op::Helper { helper, arguments })
 }
 
+/// An operation on vectors, from its name and suffixes behind `vector` and its operands.
+fn vector(parts: &[&str], rest: &str, names: &impl Names) -> Parsed<Option<VectorOp>> {
+    Ok(Some(match *parts {
+        ["get"] => {
+            let [name] = operands(rest)?;
+            VectorOp::Get { register: register(name, names)? }
+        }
+        ["put"] => {
+            let [name, new] = operands(rest)?;
+            VectorOp::Put { register: register(name, names)?, value: value(new)? }
+        }
+        ["load", regime] => {
+            let [address, distance] = operands(rest)?;
+            VectorOp::Load { mode: mode(regime)?, address: value(address)?, offset: offset(distance)? }
+        }
+        ["store", regime] => {
+            let [address, distance, new] = operands(rest)?;
+            let (address, offset, value) = (value(address)?, offset(distance)?, value(new)?);
+            VectorOp::Store { mode: mode(regime)?, address, offset, value }
+        }
+        ["from_halves"] => {
+            let [low, high] = values(rest)?;
+            VectorOp::FromHalves { low, high }
+        }
+        ["extract", lane] => {
+            let [a, index] = operands(rest)?;
+            VectorOp::Extract { lane: ty(lane)?, index: small(index)?, a: value(a)? }
+        }
+        ["insert", lane] => {
+            let [a, index, new] = operands(rest)?;
+            VectorOp::Insert { lane: ty(lane)?, index: small(index)?, a: value(a)?, value: value(new)? }
+        }
+        ["splat", lane] => {
+            let [value] = values(rest)?;
+            VectorOp::Splat { lane: ty(lane)?, value }
+        }
+        ["mask", lane] => {
+            let [a] = values(rest)?;
+            VectorOp::Mask { lane: ty(lane)?, a }
+        }
+        [name @ ("widen_s" | "widen_u"), lane] => {
+            let [a] = values(rest)?;
+            VectorOp::Widen { signed: name == "widen_s", lane: ty(lane)?, a }
+        }
+        ["float_square_root", lane] => {
+            let [a] = values(rest)?;
+            VectorOp::SquareRoot { lane: ty(lane)?, a }
+        }
+        [name] => {
+            let Some(shuffle) = find(SHUFFLES, name) else { return Ok(None) };
+            let [a, b, control] = operands(rest)?;
+            VectorOp::Shuffle { shuffle: shuffle(small(control)?), a: value(a)?, b: value(b)? }
+        }
+        [name, lane] => {
+            let lane = ty(lane)?;
+            let [a, b] = values(rest)?;
+            if let Some(op) = find(LANE_OPS, name) {
+                VectorOp::Lanes { op, lane, a, b }
+            } else if let Some(op) = find(LANE_SHIFTS, name) {
+                VectorOp::Shift { op, lane, a, count: b }
+            } else if let Some(op) = find(FLOAT_BINARY, name) {
+                VectorOp::Float { op, lane, a, b }
+            } else if let Some(shuffle) = find(INTERLEAVES, name) {
+                VectorOp::Shuffle { shuffle: shuffle(lane), a, b }
+            } else {
+                return Ok(None);
+            }
+        }
+        _ => return Ok(None),
+    }))
+}
+
 fn operation_itself(text: &str, names: &impl Names) -> Parsed<Op> {
     let (full_name, rest) = split(text);
     let parts: Vec<&str> = full_name.split('.').collect();
@@ -220,6 +292,10 @@ fn operation_itself(text: &str, names: &impl Names) -> Parsed<Op> {
             Op::Put { register: register(name, names)?, value: value(new)? }
         }
         ["helper"] => helper(rest, names)?,
+        ["vector", ref parts @ ..] => match vector(parts, rest, names)? {
+            Some(op) => Op::Vector(op),
+            None => return unknown(),
+        },
         ["raise_if"] => {
             let [condition, exception, information] = operands(rest)?;
             Op::RaiseIf { condition: value(condition)?, exception: small(exception)?, information: value(information)? }

@@ -27,6 +27,8 @@ struct Forward<G> {
     /// What became of the old values.
     map: Vec<Value>,
     registers: [Option<Value>; MOST_REGISTERS],
+    /// The vectors in registers and those behind them, by the first.
+    vectors: [Option<Value>; MOST_REGISTERS],
     _guest: std::marker::PhantomData<G>,
 }
 
@@ -36,6 +38,7 @@ impl<G: Guest> Forward<G> {
             ops: Vec::with_capacity(block.ops.len()),
             map: Vec::with_capacity(block.ops.len()),
             registers: [None; MOST_REGISTERS],
+            vectors: [None; MOST_REGISTERS],
             _guest: std::marker::PhantomData,
         };
         let mut starts = block.instructions.iter_mut().peekable();
@@ -67,17 +70,41 @@ impl<G: Guest> Forward<G> {
                 if let Some(known) = self.registers[usize::from(register.0)] {
                     return known;
                 }
-                let value = self.push(op);
+                let value = match self.half_of_known_vector(register) {
+                    Some((a, index)) => self.op_on_new(VectorOp::Extract { lane: Type::I64, index, a }),
+                    None => self.push(op),
+                };
                 self.registers[usize::from(register.0)] = Some(value);
                 value
             }
             Op::Put { register, value } => {
                 self.registers[usize::from(register.0)] = Some(value);
+                self.vectors[usize::from(register.0 & !1)] = None;
+                self.push(op)
+            }
+            Op::Vector(VectorOp::Get { register }) => {
+                let first = usize::from(register.0);
+                if let Some(known) = self.vectors[first] {
+                    return known;
+                }
+                let halves = self.registers[first].zip(self.registers[first | 1]);
+                let value = match halves {
+                    Some((low, high)) => self.op_on_new(VectorOp::FromHalves { low, high }),
+                    None => self.push(op),
+                };
+                self.vectors[first] = Some(value);
+                value
+            }
+            Op::Vector(VectorOp::Put { register, value }) => {
+                let first = usize::from(register.0);
+                self.vectors[first] = Some(value);
+                self.registers[first..=first | 1].fill(None);
                 self.push(op)
             }
             Op::Helper { helper, .. } => {
                 if G::HELPERS[usize::from(helper.0)].effects.writes_registers {
                     self.registers = [None; MOST_REGISTERS];
+                    self.vectors = [None; MOST_REGISTERS];
                 }
                 self.push(op)
             }
@@ -86,6 +113,48 @@ impl<G: Guest> Forward<G> {
                 Some(Folded::Const { ty, bits }) => self.push(Op::Const { ty, bits }),
                 None => self.push(op),
             },
+        }
+    }
+
+    /// The vector that is known to hold a register, and which half of it that is.
+    fn half_of_known_vector(&self, register: Register) -> Option<(Value, u8)> {
+        Some((self.vectors[usize::from(register.0 & !1)]?, register.0 & 1))
+    }
+
+    /// As [`Forward::op`], of an operation on new values.
+    fn op_on_new(&mut self, op: VectorOp) -> Value {
+        let op = Op::Vector(op);
+        match self.folded(&op) {
+            Some(Folded::Value(value)) => value,
+            _ => self.push(op),
+        }
+    }
+
+    fn vector_op(&self, value: Value) -> Option<VectorOp> {
+        match self.ops[usize::from(value.0)] {
+            Op::Vector(op) => Some(op),
+            _ => None,
+        }
+    }
+
+    /// The value that an operation on vectors only hands on.
+    fn handed_on(&self, op: VectorOp) -> Option<Value> {
+        match op {
+            VectorOp::Extract { lane, index, a } => match self.vector_op(a)? {
+                VectorOp::Insert { lane: inserted, index: place, value, .. } => {
+                    (inserted == lane && place == index).then_some(value)
+                }
+                VectorOp::FromHalves { low, high } if lane == Type::I64 => Some(if index == 0 { low } else { high }),
+                _ => None,
+            },
+            VectorOp::FromHalves { low, high } => match (self.vector_op(low)?, self.vector_op(high)?) {
+                (
+                    VectorOp::Extract { lane: Type::I64, index: 0, a },
+                    VectorOp::Extract { lane: Type::I64, index: 1, a: other },
+                ) => (a == other).then_some(a),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -138,6 +207,7 @@ impl<G: Guest> Forward<G> {
                 Op::Extend { from, a: inner, .. } if from == to => Some(Folded::Value(inner)),
                 _ => None,
             },
+            Op::Vector(op) => self.handed_on(op).map(Folded::Value),
             _ => None,
         }
     }
@@ -160,6 +230,7 @@ fn is_pure<G: Guest>(op: &Op) -> bool {
         | Op::Extend { .. }
         | Op::Truncate { .. }
         | Op::Bitcast { .. } => true,
+        Op::Vector(op) => op.is_pure(),
         Op::Helper { helper, .. } => {
             let effects = G::HELPERS[usize::from(helper.0)].effects;
             !(effects.acts || effects.can_raise || effects.writes_registers || effects.interpreted)
@@ -198,6 +269,17 @@ fn drop_unused<G: Guest>(mut block: Block) -> Block {
                     overwritten[usize::from(register.0)] = false;
                 }
                 used[position]
+            }
+            Op::Vector(VectorOp::Put { register, .. }) => {
+                let first = usize::from(register.0);
+                let halves = &mut overwritten[first..=first | 1];
+                let seen = halves.contains(&false);
+                halves.fill(true);
+                seen
+            }
+            Op::Vector(VectorOp::Get { register }) if used[position] => {
+                overwritten[usize::from(register.0)..=usize::from(register.0 | 1)].fill(false);
+                true
             }
             _ if is_pure::<G>(op) && !used[position] => false,
             _ => {

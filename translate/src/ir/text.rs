@@ -125,6 +125,43 @@ impl<N: Names> Text<'_, N> {
         Ok(())
     }
 
+    fn vector(&self, f: &mut fmt::Formatter<'_>, op: VectorOp) -> fmt::Result {
+        f.write_str("vector.")?;
+        match op {
+            VectorOp::Get { register } => {
+                f.write_str("get ")?;
+                self.register(f, register)
+            }
+            VectorOp::Put { register, value } => {
+                f.write_str("put ")?;
+                self.register(f, register)?;
+                write!(f, ", {value}")
+            }
+            VectorOp::Load { mode, address, offset } => write!(f, "load.{mode} {address}, {offset}"),
+            VectorOp::Store { mode, address, offset, value } => write!(f, "store.{mode} {address}, {offset}, {value}"),
+            VectorOp::FromHalves { low, high } => write!(f, "from_halves {low}, {high}"),
+            VectorOp::Extract { lane, index, a } => write!(f, "extract.{lane} {a}, {index}"),
+            VectorOp::Insert { lane, index, a, value } => write!(f, "insert.{lane} {a}, {index}, {value}"),
+            VectorOp::Splat { lane, value } => write!(f, "splat.{lane} {value}"),
+            VectorOp::Lanes { op, lane, a, b } => write!(f, "{}.{lane} {a}, {b}", name_of(LANE_OPS, op)),
+            VectorOp::Shift { op, lane, a, count } => write!(f, "{}.{lane} {a}, {count}", name_of(LANE_SHIFTS, op)),
+            VectorOp::Shuffle { shuffle, a, b } => match shuffle {
+                Shuffle::InterleaveLow(lane) => write!(f, "interleave_low.{lane} {a}, {b}"),
+                Shuffle::InterleaveHigh(lane) => write!(f, "interleave_high.{lane} {a}, {b}"),
+                Shuffle::Words(control) => write!(f, "words {a}, {b}, {control:#x}"),
+                Shuffle::Doubles(control) => write!(f, "doubles {a}, {b}, {control:#x}"),
+                Shuffle::LowHalves(control) => write!(f, "low_halves {a}, {b}, {control:#x}"),
+                Shuffle::HighHalves(control) => write!(f, "high_halves {a}, {b}, {control:#x}"),
+                Shuffle::Align(first) => write!(f, "align {a}, {b}, {first:#x}"),
+                Shuffle::Blend(control) => write!(f, "blend {a}, {b}, {control:#x}"),
+            },
+            VectorOp::Widen { signed, lane, a } => write!(f, "widen_{}.{lane} {a}", if signed { "s" } else { "u" }),
+            VectorOp::Mask { lane, a } => write!(f, "mask.{lane} {a}"),
+            VectorOp::Float { op, lane, a, b } => write!(f, "{}.{lane} {a}, {b}", name_of(FLOAT_BINARY, op)),
+            VectorOp::SquareRoot { lane, a } => write!(f, "float_square_root.{lane} {a}"),
+        }
+    }
+
     fn op(&self, f: &mut fmt::Formatter<'_>, op: &Op) -> fmt::Result {
         match *op {
             Op::Const { ty, bits } => write!(f, "const.{ty} {bits:#x}"),
@@ -172,6 +209,7 @@ impl<N: Names> Text<'_, N> {
             Op::FloatCompare { op, ty, a, b } => write!(f, "{}.{ty} {a}, {b}", name_of(FLOAT_COMPARISONS, op)),
             Op::FloatConvert { from, to, a } => write!(f, "float_convert.{from}.{to} {a}"),
             Op::IntegerToFloat { from, to, a } => write!(f, "integer_to_float.{from}.{to} {a}"),
+            Op::Vector(op) => self.vector(f, op),
             Op::Helper { helper, arguments } => self.helper(f, helper, arguments),
             Op::RaiseIf { condition, exception, information } => {
                 write!(f, "raise_if {condition}, {exception}, {information}")

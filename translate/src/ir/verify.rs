@@ -68,7 +68,7 @@ fn integer(ty: Type) -> Result<(), String> {
 }
 
 fn float(ty: Type) -> Result<(), String> {
-    require(!ty.is_integer(), || format!("{ty} is not a floating-point type"))
+    require(ty.is_float(), || format!("{ty} is not a floating-point type"))
 }
 
 fn regime(mode: MemoryMode) -> Result<(), String> {
@@ -88,7 +88,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
     let check = |value: Value, ty: Type| operand(before, value, ty);
     match *op {
         Op::Const { ty, bits } => {
-            require(bits & !ty.mask() == 0, || format!("{bits:#x} is not a constant of type {ty}"))
+            require(bits & !ty.mask() == 0 && ty != Type::V128, || format!("{bits:#x} is not a constant of type {ty}"))
         }
         Op::Get { register: number } => register::<G>(number),
         Op::Put { register: number, value } => {
@@ -113,6 +113,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
             check(b, ty)
         }
         Op::Select { ty, condition, a, b } => {
+            require(ty != Type::V128, || "vectors cannot be selected".to_string())?;
             check(condition, Type::I8)?;
             check(a, ty)?;
             check(b, ty)
@@ -131,6 +132,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
         }
         Op::Bitcast { from, to, a } => {
             require(from.bits() == to.bits(), || format!("{from} and {to} have different widths"))?;
+            require(from != Type::V128, || "vectors have one type only".to_string())?;
             check(a, from)
         }
         Op::Load { mode, address, .. } | Op::ProbeWrite { mode, address, .. } => {
@@ -189,6 +191,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
             float(to)?;
             check(a, from)
         }
+        Op::Vector(op) => vector::<G>(op, before),
         Op::Helper { helper, arguments } => {
             let known = G::HELPERS.get(usize::from(helper.0));
             let known = known.ok_or_else(|| format!("helper {} does not exist", helper.0))?;
@@ -200,6 +203,95 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
         Op::RaiseIf { condition, information, .. } => {
             check(condition, Type::I8)?;
             check(information, Type::I64)
+        }
+    }
+}
+
+fn lane(ty: Type, index: u8) -> Result<(), String> {
+    require(ty != Type::V128, || "a vector is no lane".to_string())?;
+    let count = 128 / ty.bits();
+    require(u32::from(index) < count, || format!("lane {index} of {count} does not exist"))
+}
+
+fn vector<G: Guest>(op: VectorOp, before: &[Op]) -> Result<(), String> {
+    let check = |value: Value, ty: Type| operand(before, value, ty);
+    let pair = |first: Register| {
+        require(first.0.is_multiple_of(2), || format!("no vector begins in register {}", first.0))?;
+        register::<G>(Register(first.0 + 1))
+    };
+    let both = |a: Value, b: Value| {
+        check(a, Type::V128)?;
+        check(b, Type::V128)
+    };
+    match op {
+        VectorOp::Get { register } => pair(register),
+        VectorOp::Put { register, value } => {
+            pair(register)?;
+            check(value, Type::V128)
+        }
+        VectorOp::Load { mode, address, .. } => {
+            regime(mode)?;
+            check(address, Type::I64)
+        }
+        VectorOp::Store { mode, address, value, .. } => {
+            regime(mode)?;
+            check(address, Type::I64)?;
+            check(value, Type::V128)
+        }
+        VectorOp::FromHalves { low, high } => {
+            check(low, Type::I64)?;
+            check(high, Type::I64)
+        }
+        VectorOp::Extract { lane: ty, index, a } => {
+            lane(ty, index)?;
+            check(a, Type::V128)
+        }
+        VectorOp::Insert { lane: ty, index, a, value } => {
+            lane(ty, index)?;
+            check(a, Type::V128)?;
+            check(value, ty)
+        }
+        VectorOp::Splat { lane: ty, value } => {
+            lane(ty, 0)?;
+            check(value, ty)
+        }
+        VectorOp::Lanes { op, lane: ty, a, b } => {
+            require(op.takes(ty), || format!("{op:?} is not for lanes of {ty}"))?;
+            both(a, b)
+        }
+        VectorOp::Shift { op, lane: ty, a, count } => {
+            let possible = match op {
+                LaneShift::RightSigned => matches!(ty, Type::I16 | Type::I32),
+                _ => matches!(ty, Type::I16 | Type::I32 | Type::I64),
+            };
+            require(possible, || format!("{op:?} is not for lanes of {ty}"))?;
+            check(a, Type::V128)?;
+            check(count, Type::I64)
+        }
+        VectorOp::Shuffle { shuffle, a, b } => {
+            if let Shuffle::InterleaveLow(ty) | Shuffle::InterleaveHigh(ty) = shuffle {
+                integer(ty)?;
+            }
+            if let Shuffle::Align(first) = shuffle {
+                require(first <= 16, || format!("byte {first} of two vectors is not followed by sixteen more"))?;
+            }
+            both(a, b)
+        }
+        VectorOp::Widen { lane: ty, a, .. } => {
+            require(matches!(ty, Type::I8 | Type::I16 | Type::I32), || format!("{ty} has no wider lanes"))?;
+            check(a, Type::V128)
+        }
+        VectorOp::Mask { lane: ty, a } => {
+            require(matches!(ty, Type::I8 | Type::I32 | Type::I64), || format!("lanes of {ty} have no mask"))?;
+            check(a, Type::V128)
+        }
+        VectorOp::Float { lane: ty, a, b, .. } => {
+            float(ty)?;
+            both(a, b)
+        }
+        VectorOp::SquareRoot { lane: ty, a } => {
+            float(ty)?;
+            check(a, Type::V128)
         }
     }
 }

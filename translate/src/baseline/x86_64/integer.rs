@@ -43,7 +43,7 @@ impl Condition {
 fn immediate(source: Source, ty: Type) -> Option<i32> {
     let Source::Constant(bits) = source else { return None };
     match ty {
-        Type::I64 | Type::F64 => i32::try_from(bits as i64).ok(),
+        Type::I64 | Type::F64 | Type::V128 => i32::try_from(bits as i64).ok(),
         _ => Some(bits as i32),
     }
 }
@@ -75,8 +75,8 @@ macro_rules! shift {
     ($emitter:expr, $name:ident, $ty:expr, $to:expr, $count:expr) => {{
         let to = $to;
         match ($ty, $count) {
-            (Type::I64 | Type::F64, Some(count)) => dynasm!($emitter.code ; .arch x64 ; $name Rq(to), count),
-            (Type::I64 | Type::F64, None) => dynasm!($emitter.code ; .arch x64 ; $name Rq(to), cl),
+            (Type::I64 | Type::F64 | Type::V128, Some(count)) => dynasm!($emitter.code ; .arch x64 ; $name Rq(to), count),
+            (Type::I64 | Type::F64 | Type::V128, None) => dynasm!($emitter.code ; .arch x64 ; $name Rq(to), cl),
             (Type::I32 | Type::F32, Some(count)) => dynasm!($emitter.code ; .arch x64 ; $name Rd(to), count),
             (Type::I32 | Type::F32, None) => dynasm!($emitter.code ; .arch x64 ; $name Rd(to), cl),
             (Type::I16, Some(count)) => dynasm!($emitter.code ; .arch x64 ; $name Rw(to), count),
@@ -277,7 +277,7 @@ impl Emitter<'_> {
             Type::I8 => dynasm!(self.code ; .arch x64 ; cmp Rb(a), Rb(b)),
             Type::I16 => dynasm!(self.code ; .arch x64 ; cmp Rw(a), Rw(b)),
             Type::I32 | Type::F32 => dynasm!(self.code ; .arch x64 ; cmp Rd(a), Rd(b)),
-            Type::I64 | Type::F64 => dynasm!(self.code ; .arch x64 ; cmp Rq(a), Rq(b)),
+            Type::I64 | Type::F64 | Type::V128 => dynasm!(self.code ; .arch x64 ; cmp Rq(a), Rq(b)),
         }
     }
 
@@ -290,7 +290,7 @@ impl Emitter<'_> {
                 Type::I8 => dynasm!(self.code ; .arch x64 ; test Rb(a), Rb(a)),
                 Type::I16 => dynasm!(self.code ; .arch x64 ; test Rw(a), Rw(a)),
                 Type::I32 | Type::F32 => dynasm!(self.code ; .arch x64 ; test Rd(a), Rd(a)),
-                Type::I64 | Type::F64 => dynasm!(self.code ; .arch x64 ; test Rq(a), Rq(a)),
+                Type::I64 | Type::F64 | Type::V128 => dynasm!(self.code ; .arch x64 ; test Rq(a), Rq(a)),
             }
             return;
         }

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::registers::Source;
-use super::{Cold, Emitter};
+use super::{Cold, Emitter, Loaded};
 use crate::compile::Access;
 use crate::cpu::Context;
 use crate::ir::{AtomicOp, MemoryMode, Value, Width};
@@ -28,7 +28,7 @@ impl Emitter<'_> {
 
     /// Looks the address in `rsi` up in the soft TLB: on a hit it becomes the host's, else the code goes on at the result. Changes `rcx`
     /// and `rdx`.
-    fn look_up(&mut self, width: Width, mode: MemoryMode, write: bool) -> DynamicLabel {
+    fn look_up(&mut self, bytes: u64, mode: MemoryMode, write: bool) -> DynamicLabel {
         let missed = self.code.new_dynamic_label();
         let entry_size = size_of::<TlbEntry>();
         let base = usize::from(mode.0) * TLB_ENTRIES * entry_size;
@@ -42,7 +42,7 @@ impl Emitter<'_> {
             ; and ecx, mask as i32
             ; add rcx, [rbp + offset_of!(Context, tlb) as i32]
             // An access that crosses into the next page never matches: that page has another entry.
-            ; lea rdx, [rsi + width.bytes() as i32 - 1]
+            ; lea rdx, [rsi + bytes as i32 - 1]
             ; and rdx, -(PAGE_SIZE as i32)
             ; cmp rdx, [rcx + tag as i32]
             ; jne =>missed
@@ -63,7 +63,7 @@ impl Emitter<'_> {
         // Before the code branches, as this may move other values.
         let to = self.define(place);
         self.address(address, offset);
-        let missed = self.look_up(width, mode, false);
+        let missed = self.look_up(width.bytes(), mode, false);
         match (width, signed) {
             (Width::Byte, false) => dynasm!(self.code ; .arch x64 ; movzx Rd(to), BYTE [rsi]),
             (Width::Byte, true) => dynasm!(self.code ; .arch x64 ; movsx Rq(to), BYTE [rsi]),
@@ -74,7 +74,7 @@ impl Emitter<'_> {
             (Width::Double, _) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rsi]),
         }
         let access = Access { signed, ..Access::new(width, mode) };
-        self.cold_slow_path(missed, self.thunks.load, access.encode(), None, Some(to), place);
+        self.cold_slow_path(missed, self.thunks.load, access.encode(), None, Some(Loaded::Word(to)), place);
     }
 
     pub(super) fn store(
@@ -87,7 +87,7 @@ impl Emitter<'_> {
         value: Value,
     ) {
         self.address(address, offset);
-        let missed = self.look_up(width, mode, true);
+        let missed = self.look_up(width.bytes(), mode, true);
         let from = self.read(value, 0);
         match width {
             Width::Byte => dynasm!(self.code ; .arch x64 ; mov [rsi], Rb(from)),
@@ -100,13 +100,32 @@ impl Emitter<'_> {
         self.cold_slow_path(missed, self.thunks.store, access, Some(value), None, place);
     }
 
+    pub(super) fn load_vector(&mut self, place: usize, mode: MemoryMode, address: Value, offset: i32) {
+        let to = self.define_vector(place);
+        self.address(address, offset);
+        let missed = self.look_up(16, mode, false);
+        dynasm!(self.code ; .arch x64 ; movups Rx(to), [rsi]);
+        let access = i64::from(mode.0);
+        self.cold_slow_path(missed, self.thunks.load_vector, access, None, Some(Loaded::Vector(to)), place);
+    }
+
+    pub(super) fn store_vector(&mut self, place: usize, mode: MemoryMode, address: Value, offset: i32, value: Value) {
+        self.address(address, offset);
+        // Not changed before the slow path either.
+        let from = self.read_vector(value, 0);
+        let missed = self.look_up(16, mode, true);
+        dynasm!(self.code ; .arch x64 ; movups [rsi], Rx(from));
+        let (thunk, access) = (self.thunks.store_vector, i64::from(mode.0));
+        self.cold_slow_path(missed, thunk, access, Some(Source::Vector(from)), None, place);
+    }
+
     fn cold_slow_path(
         &mut self,
         from: DynamicLabel,
         thunk: *const u8,
         access: i64,
         value: Option<Source>,
-        result: Option<u8>,
+        result: Option<Loaded>,
         place: usize,
     ) {
         let back = self.code.new_dynamic_label();

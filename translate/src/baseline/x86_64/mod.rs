@@ -9,6 +9,7 @@ mod float;
 mod integer;
 mod memory;
 mod registers;
+mod vector;
 
 use std::mem::offset_of;
 
@@ -57,6 +58,7 @@ struct Features {
     count_zeros: bool,
     population_count: bool,
     multiply_add: bool,
+    vectors: bool,
 }
 
 // SAFETY: the addresses point into `_memory`, which is never written to after the constructor.
@@ -86,6 +88,7 @@ impl Baseline {
             count_zeros: is_x86_feature_detected!("lzcnt") && is_x86_feature_detected!("bmi1"),
             population_count: is_x86_feature_detected!("popcnt"),
             multiply_add: is_x86_feature_detected!("fma"),
+            vectors: is_x86_feature_detected!("sse4.2"),
         };
         Some(Baseline { enter, stubs: Stubs { direct, indirect }, features, _memory: memory })
     }
@@ -176,13 +179,20 @@ enum Cold {
         back: DynamicLabel,
         thunk: *const u8,
         access: i64,
-        /// Register or constant.
+        /// Of a vector, its register.
         value: Option<registers::Source>,
-        result: Option<u8>,
+        result: Option<Loaded>,
         place: usize,
     },
     /// Raises an exception.
     Raise { from: DynamicLabel, place: usize, exception: u32, information: registers::Source },
+}
+
+/// The register that a load fills.
+#[derive(Clone, Copy)]
+enum Loaded {
+    Word(u8),
+    Vector(u8),
 }
 
 /// A block on its way to host code.
@@ -281,6 +291,7 @@ impl<'a> Emitter<'a> {
             Op::FloatCompare { op, ty, a, b } => self.float_compare(place, op, ty, a, b),
             Op::FloatConvert { to, a, .. } => self.float_convert(place, to, a),
             Op::IntegerToFloat { from, to, a } => self.integer_to_float(place, from, to, a),
+            Op::Vector(op) => return self.vector(place, op),
             Op::Helper { helper, arguments } => self.helper::<G>(place, helper, arguments),
             Op::RaiseIf { condition, exception, information } => {
                 self.raise_if(place, condition, exception, information);
@@ -326,14 +337,21 @@ impl<'a> Emitter<'a> {
             match cold {
                 Cold::SlowPath { from, back, thunk, access, value, result, place } => {
                     dynasm!(self.code ; .arch x64 ; =>from);
-                    if let Some(value) = value {
-                        self.load_source(1, value);
+                    match value {
+                        Some(registers::Source::Vector(vector)) => {
+                            dynasm!(self.code ; .arch x64 ; movups [rbp + offset_of!(Context, result) as i32], Rx(vector));
+                        }
+                        Some(value) => self.load_source(1, value),
+                        None => {}
                     }
                     dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access as i32);
                     self.call(thunk);
                     self.check_status(place);
-                    if let Some(to) = result {
-                        dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset_of!(Context, result) as i32]);
+                    let offset = offset_of!(Context, result) as i32;
+                    match result {
+                        Some(Loaded::Word(to)) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset]),
+                        Some(Loaded::Vector(to)) => dynasm!(self.code ; .arch x64 ; movups Rx(to), [rbp + offset]),
+                        None => {}
                     }
                     dynasm!(self.code ; .arch x64 ; jmp =>back);
                 }

@@ -6,13 +6,15 @@ use dynasmrt::{DynasmApi, dynasm};
 
 use super::super::Uses;
 use super::Emitter;
-use crate::cpu::{Context, SPILL_SLOTS};
+use crate::cpu::{Context, SPILL_SLOTS, VECTOR_SPILL_SLOTS};
 use crate::ir::Value;
 
 /// `rbx` and `r12` to `r15`, which calls of helpers preserve, and `r8` to `r11`, which they do not.
 const ALLOCATED: [u8; 9] = [3, 12, 13, 14, 15, 8, 9, 10, 11];
 /// The registers among them that calls change.
 pub(super) const CHANGED_BY_CALLS: [u8; 4] = [8, 9, 10, 11];
+/// `xmm3` to `xmm15`, all of which calls change.
+const ALLOCATED_VECTORS: std::ops::Range<u8> = 3..16;
 
 /// Where a value is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +23,8 @@ enum Location {
     Constant(u64),
     Register(u8),
     Slot(u8),
+    Vector(u8),
+    VectorSlot(u8),
 }
 
 /// Where an operand can be read.
@@ -30,13 +34,18 @@ pub(super) enum Source {
     Register(u8),
     /// Distance from the context.
     Memory(i32),
+    /// A vector register.
+    Vector(u8),
 }
 
 pub(super) struct Registers {
     locations: Vec<Location>,
     /// For each host register the value in it.
     owners: [Option<Value>; 16],
+    /// For each vector register.
+    vector_owners: [Option<Value>; 16],
     free_slots: u64,
+    free_vector_slots: u64,
     full: bool,
 }
 
@@ -45,7 +54,9 @@ impl Registers {
         Registers {
             locations: vec![Location::Nowhere; values],
             owners: [None; 16],
+            vector_owners: [None; 16],
             free_slots: u64::MAX >> (64 - SPILL_SLOTS),
+            free_vector_slots: u64::MAX >> (64 - VECTOR_SPILL_SLOTS),
             full: false,
         }
     }
@@ -68,20 +79,31 @@ impl Registers {
         match self.locations[index] {
             Location::Register(register) => self.owners[usize::from(register)] = None,
             Location::Slot(slot) => self.free_slots |= 1 << slot,
+            Location::Vector(register) => self.vector_owners[usize::from(register)] = None,
+            Location::VectorSlot(slot) => self.free_vector_slots |= 1 << slot,
             Location::Constant(_) | Location::Nowhere => return,
         }
         self.locations[index] = Location::Nowhere;
     }
 
     fn take_slot(&mut self) -> u8 {
-        if self.free_slots == 0 {
-            self.full = true;
-            return 0;
-        }
-        let slot = self.free_slots.trailing_zeros() as u8;
-        self.free_slots &= self.free_slots - 1;
-        slot
+        take(&mut self.free_slots, &mut self.full)
     }
+}
+
+/// Takes the first free slot, if there is one.
+fn take(free: &mut u64, full: &mut bool) -> u8 {
+    if *free == 0 {
+        *full = true;
+        return 0;
+    }
+    let slot = free.trailing_zeros() as u8;
+    *free &= *free - 1;
+    slot
+}
+
+fn vector_slot_offset(slot: u8) -> i32 {
+    (offset_of!(Context, spilled_vectors) + 16 * usize::from(slot)) as i32
 }
 
 fn slot_offset(slot: u8) -> i32 {
@@ -124,6 +146,67 @@ impl Emitter<'_> {
                 self.spill(register);
             }
         }
+        for register in ALLOCATED_VECTORS {
+            let owner = self.registers.vector_owners[usize::from(register)];
+            if owner.is_some_and(|value| usize::from(self.uses.last[usize::from(value.0)]) > place) {
+                self.spill_vector(register);
+            }
+        }
+    }
+
+    /// As [`Emitter::define`], for a vector.
+    pub(super) fn define_vector(&mut self, place: usize) -> u8 {
+        let owners = self.registers.vector_owners;
+        let free = ALLOCATED_VECTORS.into_iter().find(|register| owners[usize::from(*register)].is_none());
+        let register = free.unwrap_or_else(|| {
+            let last =
+                |register: &u8| owners[usize::from(*register)].map_or(0, |value| self.uses.last[usize::from(value.0)]);
+            let register = ALLOCATED_VECTORS.max_by_key(last).unwrap_or(ALLOCATED_VECTORS.start);
+            self.spill_vector(register);
+            register
+        });
+        self.registers.vector_owners[usize::from(register)] = Some(Value(place as u16));
+        self.registers.locations[place] = Location::Vector(register);
+        register
+    }
+
+    fn spill_vector(&mut self, register: u8) {
+        let Some(value) = self.registers.vector_owners[usize::from(register)].take() else { return };
+        let slot = take(&mut self.registers.free_vector_slots, &mut self.registers.full);
+        dynasm!(self.code ; .arch x64 ; movups [rbp + vector_slot_offset(slot)], Rx(register));
+        self.registers.locations[usize::from(value.0)] = Location::VectorSlot(slot);
+    }
+
+    /// The register that holds a vector: its own, or else `scratch`, into which it is loaded.
+    pub(super) fn read_vector(&mut self, value: Value, scratch: u8) -> u8 {
+        match self.source(value) {
+            Source::Vector(register) => register,
+            Source::Memory(offset) => {
+                dynasm!(self.code ; .arch x64 ; movups Rx(scratch), [rbp + offset]);
+                scratch
+            }
+            // Not reached in a well-formed block.
+            Source::Constant(_) | Source::Register(_) => scratch,
+        }
+    }
+
+    /// As [`Emitter::copy`], of a vector.
+    pub(super) fn copy_vector(&mut self, place: usize, value: Value) -> u8 {
+        let index = usize::from(value.0);
+        if let Location::Vector(register) = self.registers.locations[index]
+            && usize::from(self.uses.last[index]) <= place
+        {
+            self.registers.locations[index] = Location::Nowhere;
+            self.registers.vector_owners[usize::from(register)] = Some(Value(place as u16));
+            self.registers.locations[place] = Location::Vector(register);
+            return register;
+        }
+        let to = self.define_vector(place);
+        let from = self.read_vector(value, to);
+        if from != to {
+            dynasm!(self.code ; .arch x64 ; movaps Rx(to), Rx(from));
+        }
+        to
     }
 
     /// Where a value can be read.
@@ -132,6 +215,8 @@ impl Emitter<'_> {
             Location::Constant(bits) => Source::Constant(bits),
             Location::Register(register) => Source::Register(register),
             Location::Slot(slot) => Source::Memory(slot_offset(slot)),
+            Location::Vector(register) => Source::Vector(register),
+            Location::VectorSlot(slot) => Source::Memory(vector_slot_offset(slot)),
             // Not reached in a well-formed block.
             Location::Nowhere => Source::Constant(0),
         }
@@ -153,6 +238,7 @@ impl Emitter<'_> {
             Source::Register(from) if from == to => {}
             Source::Register(from) => dynasm!(self.code ; .arch x64 ; mov Rq(to), Rq(from)),
             Source::Memory(offset) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset]),
+            Source::Vector(from) => dynasm!(self.code ; .arch x64 ; movq Rq(to), Rx(from)),
         }
     }
 

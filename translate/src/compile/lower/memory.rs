@@ -19,7 +19,7 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn look_up(
         &mut self,
         address: clif::Value,
-        width: Width,
+        bytes: u64,
         mode: MemoryMode,
         write: bool,
     ) -> (clif::Value, clif::Block) {
@@ -32,11 +32,7 @@ impl<G: Guest> Lowering<'_, G> {
         let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
         let tag = self.builder.ins().load(types::I64, trusted(), entry, (base + tag) as i32);
         // An access that crosses into the next page never matches: that page has another entry.
-        let last = if width == Width::Byte {
-            address
-        } else {
-            self.builder.ins().iadd_imm_s(address, width.bytes() as i64 - 1)
-        };
+        let last = if bytes == 1 { address } else { self.builder.ins().iadd_imm_s(address, bytes as i64 - 1) };
         let last_page = self.builder.ins().band_imm_s(last, -(PAGE_SIZE as i64));
         let hit = self.builder.ins().icmp(IntCC::Equal, last_page, tag);
         let (found, missed) = (self.builder.create_block(), self.cold_block());
@@ -71,7 +67,7 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     pub(super) fn load(&mut self, place: usize, address: clif::Value, access: Access) -> clif::Value {
-        let (host, missed) = self.look_up(address, access.width, access.mode, false);
+        let (host, missed) = self.look_up(address, access.width.bytes(), access.mode, false);
         let ins = self.builder.ins();
         let flags = guest_memory();
         let loaded = match (access.width, access.signed) {
@@ -95,7 +91,7 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     pub(super) fn store(&mut self, place: usize, address: clif::Value, access: Access, value: clif::Value) {
-        let (host, missed) = self.look_up(address, access.width, access.mode, true);
+        let (host, missed) = self.look_up(address, access.width.bytes(), access.mode, true);
         let ins = self.builder.ins();
         let flags = guest_memory();
         match access.width {
@@ -135,7 +131,7 @@ impl<G: Guest> Lowering<'_, G> {
         access: Access,
         value: clif::Value,
     ) -> clif::Value {
-        let (host, missed) = self.look_up(address, access.width, access.mode, true);
+        let (host, missed) = self.look_up(address, access.width.bytes(), access.mode, true);
         let op = match access.atomic {
             AtomicOp::Exchange => AtomicRmwOp::Xchg,
             AtomicOp::Add => AtomicRmwOp::Add,

@@ -6,7 +6,9 @@
 mod float;
 mod integer;
 mod memory;
+mod registers;
 mod terminator;
+mod vector;
 
 use std::mem::offset_of;
 
@@ -17,30 +19,11 @@ use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
 use super::runtime::{Runtime, plain_signature, region_signature};
 use super::slow_path::Access;
-use crate::cpu::{Context, MOST_REGISTERS, Status};
+use crate::cpu::{Context, Status};
 use crate::engine::{Generation, Region};
 use crate::guest::{Exception, Guest};
-use crate::ir::{Block, Comparison, FloatBinaryOp, Op, Register, Type, UnaryOp, Value};
-
-/// A set of guest registers.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-struct Registers([u64; MOST_REGISTERS / 64]);
-
-impl Registers {
-    fn insert(&mut self, register: Register) {
-        self.0[usize::from(register.0) / 64] |= 1 << (register.0 % 64);
-    }
-
-    fn union(&mut self, other: &Registers) {
-        for (word, more) in self.0.iter_mut().zip(other.0) {
-            *word |= more;
-        }
-    }
-
-    fn iter(self) -> impl Iterator<Item = Register> {
-        (0..=u8::MAX).filter(move |number| self.0[usize::from(*number) / 64] >> (number % 64) & 1 != 0).map(Register)
-    }
-}
+use crate::ir::{Block, Comparison, FloatBinaryOp, Op, Type, UnaryOp, Value};
+use registers::{Homes, Registers};
 
 /// Lowers `region` into `function`. Jumps out of the region go through cells of `generation`.
 pub(super) fn lower<G: Guest>(
@@ -60,19 +43,7 @@ pub(super) fn lower<G: Guest>(
     let tlb = builder.ins().load(types::I64, trusted(), context, offset_of!(Context, tlb) as i32);
     let attention = builder.ins().load(types::I64, trusted(), context, offset_of!(Context, attention) as i32);
 
-    let mut used = Registers::default();
-    for op in region.blocks.iter().flat_map(|block| &block.block.ops) {
-        if let Op::Get { register } | Op::Put { register, .. } = op {
-            used.insert(*register);
-        }
-    }
-    let mut variables = vec![None; MOST_REGISTERS];
-    for register in used.iter() {
-        let variable = builder.declare_var(types::I64);
-        let value = builder.ins().load(types::I64, trusted(), context, register_offset(register));
-        builder.def_var(variable, value);
-        variables[usize::from(register.0)] = Some(variable);
-    }
+    let homes = Homes::of(region, &mut builder, context);
     let retired = builder.declare_var(types::I64);
     let zero = builder.ins().iconst(types::I64, 0);
     builder.def_var(retired, zero);
@@ -89,7 +60,7 @@ pub(super) fn lower<G: Guest>(
             builder.import_signature(signature)
         },
     };
-    let dirty_at_start = dirty_at_start(region);
+    let dirty_at_start = homes.dirty_at_start(region);
     let mut lowering = Lowering {
         runtime,
         region,
@@ -100,7 +71,7 @@ pub(super) fn lower<G: Guest>(
         context,
         tlb,
         attention,
-        variables,
+        homes,
         retired,
         dirty: Registers::default(),
         values: Vec::new(),
@@ -114,31 +85,6 @@ pub(super) fn lower<G: Guest>(
     builder.finalize(runtime.isa.frontend_config());
 }
 
-/// For each block of a region, the registers that may have been written since the region was entered.
-fn dirty_at_start(region: &Region) -> Vec<Registers> {
-    let mut dirty = vec![Registers::default(); region.blocks.len()];
-    let mut changed = true;
-    while changed {
-        changed = false;
-        for (position, translation) in region.blocks.iter().enumerate() {
-            let mut at_end = dirty[position];
-            for op in &translation.block.ops {
-                if let Op::Put { register, .. } = op {
-                    at_end.insert(*register);
-                }
-            }
-            for target in crate::engine::successors(&translation.block.terminator) {
-                if let Some(next) = region.position(target) {
-                    let before = dirty[next];
-                    dirty[next].union(&at_end);
-                    changed |= dirty[next] != before;
-                }
-            }
-        }
-    }
-    dirty
-}
-
 /// Flags of an access to the processor's own state: it is aligned and never faults.
 fn trusted() -> MemFlagsData {
     MemFlagsData::trusted()
@@ -149,10 +95,6 @@ fn guest_memory() -> MemFlagsData {
     MemFlagsData::new().with_notrap()
 }
 
-fn register_offset(register: Register) -> i32 {
-    (offset_of!(Context, registers) + 8 * usize::from(register.0)) as i32
-}
-
 fn clif_type(ty: Type) -> clif::Type {
     match ty {
         Type::I8 => types::I8,
@@ -161,6 +103,7 @@ fn clif_type(ty: Type) -> clif::Type {
         Type::I64 => types::I64,
         Type::F32 => types::F32,
         Type::F64 => types::F64,
+        Type::V128 => types::I64X2,
     }
 }
 
@@ -182,10 +125,10 @@ struct Lowering<'a, G: Guest> {
     context: clif::Value,
     tlb: clif::Value,
     attention: clif::Value,
-    variables: Vec<Option<Variable>>,
+    homes: Homes,
     /// Instructions of the blocks completed since the region was entered.
     retired: Variable,
-    /// Registers that may have been written since then.
+    /// Registers that may have been written since then, as [`Homes`] counts them.
     dirty: Registers,
     /// Results of the operations of the block in progress.
     values: Vec<Option<clif::Value>>,
@@ -244,12 +187,7 @@ impl<G: Guest> Lowering<'_, G> {
 
     /// Stores written registers and counts the instructions retired: those of earlier blocks and `more`.
     fn write_back(&mut self, more: usize) {
-        for register in self.dirty.iter() {
-            if let Some(variable) = self.variables[usize::from(register.0)] {
-                let value = self.builder.use_var(variable);
-                self.store_context(value, register_offset(register) as usize);
-            }
-        }
+        self.store_written_registers();
         let retired = self.builder.use_var(self.retired);
         let offset = offset_of!(Context, instructions);
         let before = self.builder.ins().load(types::I64, trusted(), self.context, offset as i32);
@@ -298,16 +236,9 @@ impl<G: Guest> Lowering<'_, G> {
                     self.builder.ins().iconst(clif_type(ty), immediate)
                 }
             },
-            Op::Get { register } => match self.variables[usize::from(register.0)] {
-                Some(variable) => self.builder.use_var(variable),
-                None => self.builder.ins().load(types::I64, trusted(), self.context, register_offset(register)),
-            },
+            Op::Get { register } => self.read_register(register),
             Op::Put { register, value } => {
-                let value = self.value(value);
-                if let Some(variable) = self.variables[usize::from(register.0)] {
-                    self.builder.def_var(variable, value);
-                    self.dirty.insert(register);
-                }
+                self.write_register(register, self.value(value));
                 return None;
             }
             Op::Binary { op, ty, a, b } => self.binary(op, ty, self.value(a), self.value(b)),
@@ -426,6 +357,7 @@ impl<G: Guest> Lowering<'_, G> {
                 let result = self.builder.ins().fcvt_from_sint(clif_type(to), a);
                 self.keep_flags(result)
             }
+            Op::Vector(op) => return self.vector(place, op),
             Op::Helper { helper, arguments } => self.helper(place, helper, arguments),
             Op::RaiseIf { condition, exception, information } => {
                 let (condition, information) = (self.value(condition), self.value(information));
@@ -455,22 +387,11 @@ impl<G: Guest> Lowering<'_, G> {
         }
         let effects = helper.effects;
         if effects.reads_registers || effects.writes_registers {
-            for register in self.dirty.iter() {
-                if let Some(variable) = self.variables[usize::from(register.0)] {
-                    let value = self.builder.use_var(variable);
-                    self.store_context(value, register_offset(register) as usize);
-                }
-            }
+            self.store_written_registers();
         }
         let result = self.call_helper(helper.function as *const u8, values);
         if effects.writes_registers {
-            for number in 0..self.variables.len() {
-                if let Some(variable) = self.variables[number] {
-                    let offset = register_offset(Register(number as u8));
-                    let value = self.builder.ins().load(types::I64, trusted(), self.context, offset);
-                    self.builder.def_var(variable, value);
-                }
-            }
+            self.homes.load(&mut self.builder, self.context);
         }
         if effects.can_raise {
             self.check_status(place);

@@ -41,7 +41,7 @@ pub(super) fn width_of(ty: Type) -> Width {
         Type::I8 => Width::Byte,
         Type::I16 => Width::Half,
         Type::I32 | Type::F32 => Width::Word,
-        Type::I64 | Type::F64 => Width::Double,
+        Type::I64 | Type::F64 | Type::V128 => Width::Double,
     }
 }
 

@@ -1,8 +1,7 @@
 //! SSE to SSE4.2, AES-NI, PCLMULQDQ and SHA, and AVX, AVX2, FMA and F16C, which are the same with VEX.
 //!
-//! Moves and logic are operations on the parts of registers, 64 bits each, and so is what
-//! [`LANEWISE`](super::super::simd::LANEWISE) says to work on halves; arithmetic that the IR has is the IR's. The rest are
-//! helpers on whole registers.
+//! What the IR has operations for is these operations, on the 128-bit halves of registers. The rest are helpers: functions of
+//! 64 bits where [`LANEWISE`](super::super::simd::LANEWISE) has them, else of whole registers.
 //!
 //! Of a legacy encoding the destination is the first source, and the upper half of its YMM register stays. With VEX the sources
 //! follow the destination, and what is above the result becomes zero.
@@ -17,7 +16,7 @@ mod table;
 
 use iced_x86::{EncodingKind, Mnemonic, OpKind};
 
-use crate::ir::{BinaryOp, Comparison, FloatBinaryOp, Op, Type, UnaryOp, Value};
+use crate::ir::{BinaryOp, Comparison, FloatBinaryOp, LaneOp, Op, Register, Type, Value, VectorOp};
 
 use super::super::flags;
 use super::super::helpers::{Third, VectorOperands, id};
@@ -25,17 +24,17 @@ use super::super::registers::vector_part;
 use super::operand::Place;
 use super::{Flags, Lifted, Lifter, Raises, Result};
 
-/// The parts of a 256-bit value, lowest first; of a narrower one the rest are zero.
-type Parts = [Value; 4];
+/// The halves of a 256-bit value, the lower first; of a narrower one the upper is zero.
+type Halves = [Value; 2];
 
-/// Logic on parts: the operation, and whether the first source is inverted first.
-fn logic(mnemonic: Mnemonic) -> Option<(BinaryOp, bool)> {
+/// Bitwise logic.
+fn logic(mnemonic: Mnemonic) -> Option<LaneOp> {
     use Mnemonic as M;
     Some(match mnemonic {
-        M::Pand | M::Andps | M::Andpd | M::Vpand | M::Vandps | M::Vandpd => (BinaryOp::And, false),
-        M::Por | M::Orps | M::Orpd | M::Vpor | M::Vorps | M::Vorpd => (BinaryOp::Or, false),
-        M::Pxor | M::Xorps | M::Xorpd | M::Vpxor | M::Vxorps | M::Vxorpd => (BinaryOp::Xor, false),
-        M::Pandn | M::Andnps | M::Andnpd | M::Vpandn | M::Vandnps | M::Vandnpd => (BinaryOp::And, true),
+        M::Pand | M::Andps | M::Andpd | M::Vpand | M::Vandps | M::Vandpd => LaneOp::And,
+        M::Por | M::Orps | M::Orpd | M::Vpor | M::Vorps | M::Vorpd => LaneOp::Or,
+        M::Pxor | M::Xorps | M::Xorpd | M::Vpxor | M::Vxorps | M::Vxorpd => LaneOp::Xor,
+        M::Pandn | M::Andnps | M::Andnpd | M::Vpandn | M::Vandnps | M::Vandnpd => LaneOp::NotAnd,
         _ => return None,
     })
 }
@@ -69,6 +68,11 @@ fn arithmetic(mnemonic: Mnemonic) -> Option<(Option<FloatBinaryOp>, Type, bool)>
     })
 }
 
+/// Where half of an operand is that is in no vector register.
+fn operand_half(half: u8) -> Register {
+    Register(super::super::registers::OPERAND + 2 * half)
+}
+
 /// The same bits as a floating-point type.
 fn float_type(ty: Type) -> Type {
     if ty == Type::I32 { Type::F32 } else { Type::F64 }
@@ -86,8 +90,8 @@ impl Lifter {
             return self.checksum();
         }
         self.need_vectors()?;
-        if let Some((op, inverts)) = logic(mnemonic) {
-            return self.vector_logic(op, inverts);
+        if let Some(op) = logic(mnemonic) {
+            return self.vector_logic(op);
         }
         if let Some((op, ty, packed)) = arithmetic(mnemonic)
             && !self.flags.has(Flags::UNUSUAL_FLOAT)
@@ -151,8 +155,8 @@ impl Lifter {
             M::Vgatherdpd | M::Vpgatherdq => self.gather(false, true),
             M::Vgatherqps | M::Vpgatherqd => self.gather(true, false),
             M::Vgatherqpd | M::Vpgatherqq => self.gather(true, true),
-            M::Vzeroall => self.zero_registers(0),
-            M::Vzeroupper => self.zero_registers(2),
+            M::Vzeroall => self.zero_registers(false),
+            M::Vzeroupper => self.zero_registers(true),
             M::Vbroadcastss | M::Vpbroadcastd => self.broadcast(Type::I32),
             M::Vbroadcastsd | M::Vpbroadcastq => self.broadcast(Type::I64),
             M::Vpbroadcastb => self.broadcast(Type::I8),
@@ -222,14 +226,14 @@ impl Lifter {
         Ok(())
     }
 
-    /// How many parts the instruction's widest operand has: 2 or 4.
-    fn part_count(&self) -> usize {
+    /// How many halves of a YMM register the instruction's widest operand has.
+    fn half_count(&self) -> usize {
         let wide = (0..self.i.op_count()).any(|index| match self.i.op_kind(index) {
             OpKind::Register => self.i.op_register(index).is_ymm(),
             OpKind::Memory => self.i.memory_size().size() == 32 || self.i.memory_index().is_ymm(),
             _ => false,
         });
-        if wide { 4 } else { 2 }
+        if wide { 2 } else { 1 }
     }
 
     /// The operands that are the first and the second source; the same one if there is but one.
@@ -246,51 +250,76 @@ impl Lifter {
         self.i.op_register(index).number() as u8
     }
 
-    fn no_parts(&mut self) -> Parts {
-        let zero = self.constant(0);
-        [zero; 4]
+    fn vector_op(&mut self, op: VectorOp) -> Value {
+        self.b.push(Op::Vector(op))
     }
 
-    fn read_register(&mut self, number: u8, count: usize) -> Parts {
-        let mut parts = self.no_parts();
-        for (part, value) in (0..).zip(&mut parts[..count]) {
-            *value = self.b.get(vector_part(number, part));
-        }
-        parts
+    fn zero_vector(&mut self) -> Value {
+        let zero = self.constant(0);
+        self.vector_op(VectorOp::FromHalves { low: zero, high: zero })
+    }
+
+    /// A vector whose lower half is an I64, and the upper zero.
+    fn low_vector(&mut self, low: Value) -> Value {
+        let high = self.constant(0);
+        self.vector_op(VectorOp::FromHalves { low, high })
+    }
+
+    fn lanes(&mut self, op: LaneOp, lane: Type, a: Value, b: Value) -> Value {
+        self.vector_op(VectorOp::Lanes { op, lane, a, b })
+    }
+
+    fn extract(&mut self, lane: Type, index: u8, a: Value) -> Value {
+        self.vector_op(VectorOp::Extract { lane, index, a })
+    }
+
+    fn insert(&mut self, lane: Type, index: u8, a: Value, value: Value) -> Value {
+        self.vector_op(VectorOp::Insert { lane, index, a, value })
+    }
+
+    /// The XMM register of a number.
+    fn read_xmm(&mut self, number: u8) -> Value {
+        self.vector_op(VectorOp::Get { register: vector_part(number, 0) })
+    }
+
+    fn read_register(&mut self, number: u8, count: usize) -> Halves {
+        let low = self.read_xmm(number);
+        let high = match count {
+            1 => self.zero_vector(),
+            _ => self.vector_op(VectorOp::Get { register: vector_part(number, 2) }),
+        };
+        [low, high]
     }
 
     /// Writes the register that is operand 0.
-    fn write_vector(&mut self, parts: Parts) {
-        self.write_register(self.number(0), parts);
+    fn write_vector(&mut self, halves: Halves) {
+        self.write_register(self.number(0), halves);
     }
 
-    fn write_register(&mut self, number: u8, parts: Parts) {
-        let count = if self.is_vex() { 4 } else { 2 };
-        for (part, value) in (0..).zip(parts).take(count) {
-            self.b.put(vector_part(number, part), value);
+    /// Writes the register that is operand 0 with a value of 128 bits.
+    fn write_xmm(&mut self, value: Value) {
+        let high = self.zero_vector();
+        self.write_vector([value, high]);
+    }
+
+    fn write_register(&mut self, number: u8, [low, high]: Halves) {
+        self.vector_op(VectorOp::Put { register: vector_part(number, 0), value: low });
+        if self.is_vex() {
+            self.vector_op(VectorOp::Put { register: vector_part(number, 2), value: high });
         }
     }
 
-    /// Writes the low `ty` of the destination; the rest of its XMM register is the first source's.
-    fn write_low(&mut self, ty: Type, value: Value) {
-        if !self.is_vex() {
-            let old = self.vector_half(0, 0);
-            let merged = self.merge_low(ty, old, value);
-            let number = self.number(0);
-            return self.b.put(vector_part(number, 0), merged);
-        }
-        let mut parts = self.read_register(self.number(1), 2);
-        parts[0] = self.merge_low(ty, parts[0], value);
-        self.write_vector(parts);
+    /// Writes the low lane of the destination; the rest of its XMM register is the first source's.
+    fn write_low(&mut self, lane: Type, value: Value) {
+        let rest = if self.is_vex() { 1 } else { 0 };
+        let rest = self.read_xmm(self.number(rest));
+        let merged = self.insert(lane, 0, rest, value);
+        self.write_xmm(merged);
     }
 
-    fn part_of(place: Place, part: usize) -> Place {
-        Place { offset: place.offset.wrapping_add(8 * part as i32), ..place }
-    }
-
-    /// Where a memory operand of so many parts is; `aligned`: #GP if not at a multiple of its size.
+    /// Where a memory operand of so many halves is; `aligned`: #GP if not at a multiple of its size.
     fn place_of_vector(&mut self, count: usize, aligned: bool, write: bool) -> Result<Place> {
-        let bytes = 8 * count as u64;
+        let bytes = 16 * count as u64;
         let place = self.place_of_bytes(bytes, write)?;
         if aligned {
             self.require_aligned(place, bytes, Raises::GENERAL_PROTECTION);
@@ -298,57 +327,63 @@ impl Lifter {
         Ok(place)
     }
 
-    fn load_vector(&mut self, place: Place, count: usize) -> Parts {
-        let mut parts = self.no_parts();
-        self.check_vector_alignment(place, count);
-        for (part, value) in parts[..count].iter_mut().enumerate() {
-            *value = self.load_part(Self::part_of(place, part), Type::I64);
+    fn half_of(place: Place, half: usize) -> Place {
+        Place { offset: place.offset.wrapping_add(16 * half as i32), ..place }
+    }
+
+    fn load_vector(&mut self, place: Place, count: usize) -> Halves {
+        // Even of 32 bytes.
+        self.check_alignment(place, 16);
+        let low = self.load_half(place);
+        let high = if count == 2 { self.load_half(Self::half_of(place, 1)) } else { self.zero_vector() };
+        [low, high]
+    }
+
+    fn load_half(&mut self, Place { address, offset }: Place) -> Value {
+        let mode = self.mode;
+        self.vector_op(VectorOp::Load { mode, address, offset })
+    }
+
+    fn store_vector(&mut self, place: Place, halves: &[Value]) {
+        self.check_alignment(place, 16);
+        let mode = self.mode;
+        if halves.len() > 1 {
+            let Place { address, offset } = place;
+            self.b.push(Op::ProbeWrite { bytes: 16 * halves.len() as u8, mode, address, offset });
         }
-        parts
-    }
-
-    /// Alignment is checked to 16 bytes, even of 32, and to 8 of 8.
-    fn check_vector_alignment(&mut self, place: Place, count: usize) {
-        self.check_alignment(place, (8 * count as u64).min(16));
-    }
-
-    fn store_vector(&mut self, place: Place, parts: &[Value]) {
-        self.check_vector_alignment(place, parts.len());
-        let (Place { address, offset }, mode) = (place, self.mode);
-        self.b.push(Op::ProbeWrite { bytes: 8 * parts.len() as u8, mode, address, offset });
-        for (part, value) in parts.iter().enumerate() {
-            self.store_part(Self::part_of(place, part), Type::I64, *value);
+        for (half, value) in halves.iter().enumerate() {
+            let Place { address, offset } = Self::half_of(place, half);
+            self.vector_op(VectorOp::Store { mode, address, offset, value: *value });
         }
     }
 
     /// Reads operand `index`: a register, or as much memory as the instruction says; the rest is zero.
-    fn read_vector(&mut self, index: u32) -> Result<Parts> {
-        let count = self.part_count();
+    fn read_vector(&mut self, index: u32) -> Result<Halves> {
+        let count = self.half_count();
         if !self.is_memory(index) {
             return Ok(self.read_register(self.number(index), count));
         }
         match self.i.memory_size().size() {
             bytes @ (16 | 32) => {
-                let place = self.place_of_vector(bytes / 8, self.needs_alignment(), false)?;
-                Ok(self.load_vector(place, bytes / 8))
+                let place = self.place_of_vector(bytes / 16, self.needs_alignment(), false)?;
+                Ok(self.load_vector(place, bytes / 16))
             }
             bytes => {
                 let ty = super::operand::type_of_bytes(bytes);
                 let place = self.place(ty, false)?;
-                let mut parts = self.no_parts();
-                parts[0] = self.load_raw(place, ty);
-                Ok(parts)
+                let loaded = self.load_raw(place, ty);
+                Ok([self.low_vector(loaded), self.zero_vector()])
             }
         }
     }
 
-    /// Half `part` of the XMM register that is operand `index`.
+    /// Half `part` of the XMM register that is operand `index`, as I64.
     fn vector_half(&mut self, index: u32, part: u8) -> Value {
-        let number = self.number(index);
-        self.b.get(vector_part(number, part))
+        let register = self.read_xmm(self.number(index));
+        self.extract(Type::I64, part, register)
     }
 
-    /// The low `ty` of operand `index`, a register or memory.
+    /// The low `ty` of operand `index`, a register or memory, as I64; of a register with what is above.
     fn read_scalar(&mut self, index: u32, ty: Type) -> Result<Value> {
         if self.is_memory(index) {
             let place = self.place(ty, false)?;
@@ -357,47 +392,42 @@ impl Lifter {
         Ok(self.vector_half(index, 0))
     }
 
-    /// The low `ty` of `value` in place of that of `old`.
-    fn merge_low(&mut self, ty: Type, old: Value, value: Value) -> Value {
-        if ty == Type::I64 {
-            return value;
-        }
-        let (low, high) = (self.constant(0xffff_ffff), self.constant(!0xffff_ffff));
-        let kept = self.b.binary(BinaryOp::And, Type::I64, old, high);
-        let new = self.b.binary(BinaryOp::And, Type::I64, value, low);
-        self.b.binary(BinaryOp::Or, Type::I64, kept, new)
-    }
-
-    fn vector_logic(&mut self, op: BinaryOp, inverts: bool) -> Result {
+    fn vector_logic(&mut self, op: LaneOp) -> Result {
         let (first, second) = self.sources();
         let same = !self.is_memory(second) && self.number(first) == self.number(second);
-        if op == BinaryOp::Xor && same {
-            let zero = self.no_parts();
-            self.write_vector(zero);
+        if op == LaneOp::Xor && same {
+            let zero = self.zero_vector();
+            self.write_vector([zero; 2]);
             return Ok(Lifted::Next);
         }
         let b = self.read_vector(second)?;
-        let count = self.part_count();
-        let mut a = self.read_register(self.number(first), count);
-        for (a, b) in a.iter_mut().zip(b).take(count) {
-            let value = if inverts { self.b.unary(UnaryOp::Not, Type::I64, *a) } else { *a };
-            *a = self.b.binary(op, Type::I64, value, b);
-        }
-        self.write_vector(a);
+        let a = self.read_register(self.number(first), self.half_count());
+        let result = self.on_halves(|lifter, half| lifter.lanes(op, Type::I64, a[half], b[half]));
+        self.write_vector(result);
         Ok(Lifted::Next)
+    }
+
+    /// The result of the same on each half that the instruction works on.
+    fn on_halves(&mut self, mut function: impl FnMut(&mut Lifter, usize) -> Value) -> Halves {
+        let low = function(self, 0);
+        let high = if self.half_count() == 2 { function(self, 1) } else { self.zero_vector() };
+        [low, high]
     }
 
     /// PTEST, and VTESTPS and VTESTPD, which look at the bits of `mask` only.
     fn vector_test(&mut self, mask: u64) -> Result {
         let b = self.read_vector(1)?;
-        let count = self.part_count();
+        let count = self.half_count();
         let a = self.read_register(self.number(0), count);
         let zero = self.constant(0);
-        let none_of = |lifter: &mut Lifter, a: Parts| {
+        let none_of = |lifter: &mut Lifter, op: LaneOp| {
             let mut any = zero;
             for (a, b) in a.into_iter().zip(b).take(count) {
-                let both = lifter.b.binary(BinaryOp::And, Type::I64, a, b);
-                any = lifter.b.binary(BinaryOp::Or, Type::I64, any, both);
+                let both = lifter.lanes(op, Type::I64, a, b);
+                for part in 0..2 {
+                    let part = lifter.extract(Type::I64, part, both);
+                    any = lifter.b.binary(BinaryOp::Or, Type::I64, any, part);
+                }
             }
             if mask != u64::MAX {
                 let mask = lifter.constant(mask);
@@ -405,9 +435,8 @@ impl Lifter {
             }
             lifter.b.compare(Comparison::Equal, Type::I64, any, zero)
         };
-        let no_common = none_of(self, a);
-        let inverted = a.map(|part| self.b.unary(UnaryOp::Not, Type::I64, part));
-        let none_outside = none_of(self, inverted);
+        let no_common = none_of(self, LaneOp::And);
+        let none_outside = none_of(self, LaneOp::NotAnd);
         let zero_flag = self.flag_if(no_common, flags::ZF);
         let carry_flag = self.flag_if(none_outside, flags::CF);
         let all = self.b.binary(BinaryOp::Or, Type::I64, zero_flag, carry_flag);
@@ -428,8 +457,8 @@ impl Lifter {
         let second_number = match register(self, second) {
             Some(number) => number,
             None if second < self.i.op_count() && self.is_memory(second) => {
-                let parts = self.read_vector(second)?;
-                self.set_operand(parts);
+                let halves = self.read_vector(second)?;
+                self.set_operand(halves);
                 VectorOperands::IN_MEMORY
             }
             None => destination,
@@ -447,15 +476,14 @@ impl Lifter {
             second: second_number,
             third,
             vex: self.is_vex(),
-            wide: self.part_count() == 4,
+            wide: self.half_count() == 2,
         })
     }
 
     /// Fills the registers of an operand that is in no vector register.
-    fn set_operand(&mut self, parts: Parts) {
-        let registers = (super::super::registers::OPERAND..).map(crate::ir::Register);
-        for (register, value) in registers.zip(parts).take(self.part_count()) {
-            self.b.put(register, value);
+    fn set_operand(&mut self, halves: Halves) {
+        for (half, value) in (0..).zip(halves).take(self.half_count()) {
+            self.vector_op(VectorOp::Put { register: operand_half(half), value });
         }
     }
 
@@ -468,8 +496,8 @@ impl Lifter {
     fn compare_strings(&mut self, StringComparison { explicit, wide, mask }: StringComparison) -> Result {
         // The only instruction of this kind whose memory operand need not be aligned.
         let second = if self.is_memory(1) {
-            let place = self.place_of_vector(2, false, false)?;
-            let value = self.load_vector(place, 2);
+            let place = self.place_of_vector(1, false, false)?;
+            let value = self.load_vector(place, 1);
             self.set_operand(value);
             VectorOperands::IN_MEMORY
         } else {

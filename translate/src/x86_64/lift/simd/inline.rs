@@ -1,170 +1,206 @@
-//! Common integer operations on lanes, as operations on whole parts.
+//! Integer instructions and permutations for which the IR has operations, by their names without VEX's V.
 
-use iced_x86::Mnemonic;
+use std::sync::LazyLock;
 
-use crate::ir::{BinaryOp, Comparison, Type, UnaryOp, Value};
+use iced_x86::{Mnemonic, OpKind};
 
-use super::super::Lifter;
+use crate::ir::{LaneOp, LaneShift, Shuffle, Type, Value, VectorOp};
 
-/// An operation on the lanes of two parts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum LaneOperation {
-    Add,
-    Subtract,
-    Equal,
-    MinUnsigned,
-    MaxUnsigned,
+use super::super::super::simd::table::by_mnemonic;
+use super::super::{Lifted, Lifter, Result};
+use super::Halves;
+
+/// How an instruction is done on each half of its operands.
+#[derive(Clone, Copy, Debug)]
+enum Inline {
+    /// Lanes of both sources.
+    Lanes(LaneOp, Type),
+    /// Lanes of the first source, shifted by the second's low half or the immediate.
+    Shift(LaneShift, Type),
+    /// Bytes of both sources, by the immediate and the number of the half.
+    Choose(fn(u8, usize) -> Shuffle),
+    /// Bytes of the second source.
+    ChooseOfSecond(fn(u8) -> Shuffle),
+    /// PALIGNR.
+    Align,
+    /// PSLLDQ.
+    ShiftBytesLeft,
+    /// PSRLDQ.
+    ShiftBytesRight,
+    /// Magnitudes of the second source's lanes.
+    Magnitude(Type),
+    /// The second source's low lanes, widened so many times to twice their width.
+    Widen { signed: bool, lane: Type, times: u32 },
+    /// The second source's lanes where the sign of the third's is set, else the first's.
+    BlendBySign(Type),
 }
 
-fn lane_operation(mnemonic: Mnemonic) -> Option<(LaneOperation, u32)> {
-    use LaneOperation as L;
-    use Mnemonic as M;
-    Some(match mnemonic {
-        M::Paddb | M::Vpaddb => (L::Add, 8),
-        M::Paddw | M::Vpaddw => (L::Add, 16),
-        M::Paddd | M::Vpaddd => (L::Add, 32),
-        M::Paddq | M::Vpaddq => (L::Add, 64),
-        M::Psubb | M::Vpsubb => (L::Subtract, 8),
-        M::Psubw | M::Vpsubw => (L::Subtract, 16),
-        M::Psubd | M::Vpsubd => (L::Subtract, 32),
-        M::Psubq | M::Vpsubq => (L::Subtract, 64),
-        M::Pcmpeqb | M::Vpcmpeqb => (L::Equal, 8),
-        M::Pcmpeqw | M::Vpcmpeqw => (L::Equal, 16),
-        M::Pcmpeqd | M::Vpcmpeqd => (L::Equal, 32),
-        M::Pcmpeqq | M::Vpcmpeqq => (L::Equal, 64),
-        M::Pminub | M::Vpminub => (L::MinUnsigned, 8),
-        M::Pmaxub | M::Vpmaxub => (L::MaxUnsigned, 8),
+#[rustfmt::skip]
+fn named(name: &str) -> Option<Inline> {
+    use Inline::*;
+    use LaneOp as L;
+    use LaneShift as S;
+    use Type::{I8, I16, I32, I64};
+    Some(match name {
+        "paddb" => Lanes(L::Add, I8), "paddw" => Lanes(L::Add, I16),
+        "paddd" => Lanes(L::Add, I32), "paddq" => Lanes(L::Add, I64),
+        "psubb" => Lanes(L::Sub, I8), "psubw" => Lanes(L::Sub, I16),
+        "psubd" => Lanes(L::Sub, I32), "psubq" => Lanes(L::Sub, I64),
+        "paddsb" => Lanes(L::AddSaturatingSigned, I8), "paddsw" => Lanes(L::AddSaturatingSigned, I16),
+        "paddusb" => Lanes(L::AddSaturatingUnsigned, I8), "paddusw" => Lanes(L::AddSaturatingUnsigned, I16),
+        "psubsb" => Lanes(L::SubSaturatingSigned, I8), "psubsw" => Lanes(L::SubSaturatingSigned, I16),
+        "psubusb" => Lanes(L::SubSaturatingUnsigned, I8), "psubusw" => Lanes(L::SubSaturatingUnsigned, I16),
+        "pmullw" => Lanes(L::Mul, I16), "pmulld" => Lanes(L::Mul, I32),
+        "pmulhw" => Lanes(L::MulHighSigned, I16), "pmulhuw" => Lanes(L::MulHighUnsigned, I16),
+        "pmuldq" => Lanes(L::MulLowHalvesSigned, I64), "pmuludq" => Lanes(L::MulLowHalvesUnsigned, I64),
+        "pmaddwd" => Lanes(L::MulAddHalves, I32),
+        "pavgb" => Lanes(L::Average, I8), "pavgw" => Lanes(L::Average, I16),
+        "pminsb" => Lanes(L::MinSigned, I8), "pminsw" => Lanes(L::MinSigned, I16), "pminsd" => Lanes(L::MinSigned, I32),
+        "pminub" => Lanes(L::MinUnsigned, I8), "pminuw" => Lanes(L::MinUnsigned, I16), "pminud" => Lanes(L::MinUnsigned, I32),
+        "pmaxsb" => Lanes(L::MaxSigned, I8), "pmaxsw" => Lanes(L::MaxSigned, I16), "pmaxsd" => Lanes(L::MaxSigned, I32),
+        "pmaxub" => Lanes(L::MaxUnsigned, I8), "pmaxuw" => Lanes(L::MaxUnsigned, I16), "pmaxud" => Lanes(L::MaxUnsigned, I32),
+        "pcmpeqb" => Lanes(L::Equal, I8), "pcmpeqw" => Lanes(L::Equal, I16),
+        "pcmpeqd" => Lanes(L::Equal, I32), "pcmpeqq" => Lanes(L::Equal, I64),
+        "pcmpgtb" => Lanes(L::GreaterSigned, I8), "pcmpgtw" => Lanes(L::GreaterSigned, I16),
+        "pcmpgtd" => Lanes(L::GreaterSigned, I32), "pcmpgtq" => Lanes(L::GreaterSigned, I64),
+        "packsswb" => Lanes(L::NarrowSigned, I16), "packssdw" => Lanes(L::NarrowSigned, I32),
+        "packuswb" => Lanes(L::NarrowUnsigned, I16), "packusdw" => Lanes(L::NarrowUnsigned, I32),
+        "pshufb" => Lanes(L::Permute, I8),
+        "psllw" => Shift(S::Left, I16), "pslld" => Shift(S::Left, I32), "psllq" => Shift(S::Left, I64),
+        "psrlw" => Shift(S::RightUnsigned, I16), "psrld" => Shift(S::RightUnsigned, I32),
+        "psrlq" => Shift(S::RightUnsigned, I64),
+        "psraw" => Shift(S::RightSigned, I16), "psrad" => Shift(S::RightSigned, I32),
+        "punpcklbw" => Choose(|_, _| Shuffle::InterleaveLow(I8)),
+        "punpcklwd" => Choose(|_, _| Shuffle::InterleaveLow(I16)),
+        "punpckldq" | "unpcklps" => Choose(|_, _| Shuffle::InterleaveLow(I32)),
+        "punpcklqdq" | "unpcklpd" => Choose(|_, _| Shuffle::InterleaveLow(I64)),
+        "punpckhbw" => Choose(|_, _| Shuffle::InterleaveHigh(I8)),
+        "punpckhwd" => Choose(|_, _| Shuffle::InterleaveHigh(I16)),
+        "punpckhdq" | "unpckhps" => Choose(|_, _| Shuffle::InterleaveHigh(I32)),
+        "punpckhqdq" | "unpckhpd" => Choose(|_, _| Shuffle::InterleaveHigh(I64)),
+        "shufps" => Choose(|immediate, _| Shuffle::Words(immediate)),
+        "shufpd" => Choose(|immediate, half| Shuffle::Doubles(immediate >> (2 * half))),
+        "pblendw" => Choose(|immediate, _| Shuffle::Blend(immediate)),
+        "blendps" | "pblendd" => Choose(|immediate, half| Shuffle::Blend(repeat_bits(immediate >> (4 * half), 2))),
+        "blendpd" => Choose(|immediate, half| Shuffle::Blend(repeat_bits(immediate >> (2 * half), 4))),
+        "pshufd" => ChooseOfSecond(Shuffle::Words),
+        "pshuflw" => ChooseOfSecond(Shuffle::LowHalves),
+        "pshufhw" => ChooseOfSecond(Shuffle::HighHalves),
+        "movddup" => ChooseOfSecond(|_| Shuffle::Doubles(0)),
+        "movsldup" => ChooseOfSecond(|_| Shuffle::Words(0b10_10_00_00)),
+        "movshdup" => ChooseOfSecond(|_| Shuffle::Words(0b11_11_01_01)),
+        "palignr" => Align,
+        "pslldq" => ShiftBytesLeft,
+        "psrldq" => ShiftBytesRight,
+        "pabsb" => Magnitude(I8), "pabsw" => Magnitude(I16), "pabsd" => Magnitude(I32),
+        "pmovsxbw" => Widen { signed: true, lane: I8, times: 1 }, "pmovsxbd" => Widen { signed: true, lane: I8, times: 2 },
+        "pmovsxbq" => Widen { signed: true, lane: I8, times: 3 }, "pmovsxwd" => Widen { signed: true, lane: I16, times: 1 },
+        "pmovsxwq" => Widen { signed: true, lane: I16, times: 2 }, "pmovsxdq" => Widen { signed: true, lane: I32, times: 1 },
+        "pmovzxbw" => Widen { signed: false, lane: I8, times: 1 }, "pmovzxbd" => Widen { signed: false, lane: I8, times: 2 },
+        "pmovzxbq" => Widen { signed: false, lane: I8, times: 3 }, "pmovzxwd" => Widen { signed: false, lane: I16, times: 1 },
+        "pmovzxwq" => Widen { signed: false, lane: I16, times: 2 }, "pmovzxdq" => Widen { signed: false, lane: I32, times: 1 },
+        "pblendvb" => BlendBySign(I8), "blendvps" => BlendBySign(I32), "blendvpd" => BlendBySign(I64),
         _ => return None,
     })
 }
 
-/// A shift of lanes by one count: the operation and the lanes' width.
-fn lane_shift(mnemonic: Mnemonic) -> Option<(BinaryOp, u32)> {
-    use Mnemonic as M;
-    Some(match mnemonic {
-        M::Psllw | M::Vpsllw => (BinaryOp::ShiftLeft, 16),
-        M::Pslld | M::Vpslld => (BinaryOp::ShiftLeft, 32),
-        M::Psllq | M::Vpsllq => (BinaryOp::ShiftLeft, 64),
-        M::Psrlw | M::Vpsrlw => (BinaryOp::ShiftRightUnsigned, 16),
-        M::Psrld | M::Vpsrld => (BinaryOp::ShiftRightUnsigned, 32),
-        M::Psrlq | M::Vpsrlq => (BinaryOp::ShiftRightUnsigned, 64),
-        _ => return None,
-    })
+/// Each of the low bits so many times, up to 8 bits.
+fn repeat_bits(bits: u8, times: u32) -> u8 {
+    (0..8).fold(0, |all, bit| all | (bits >> (bit / times) & 1) << bit)
 }
 
-/// All bits of a lane.
-fn lane_mask(width: u32) -> u64 {
-    u64::MAX >> (64 - width)
-}
-
-/// The same value in each lane.
-fn in_all_lanes(width: u32, value: u64) -> u64 {
-    value * (u64::MAX / lane_mask(width))
+fn of(mnemonic: Mnemonic) -> Option<Inline> {
+    static ALL: LazyLock<Vec<Option<Inline>>> =
+        LazyLock::new(|| by_mnemonic(|name| named(name).or_else(|| named(name.strip_prefix('v')?))));
+    ALL.get(mnemonic as usize).copied().flatten()
 }
 
 impl Lifter {
-    fn and(&mut self, a: Value, b: Value) -> Value {
-        self.b.binary(BinaryOp::And, Type::I64, a, b)
+    /// An instruction that operations on vectors do; none if it is not one.
+    pub(super) fn vector_inline(&mut self, mnemonic: Mnemonic) -> Option<Result> {
+        let inline = of(mnemonic)?;
+        Some(self.inline_result(inline).map(|result| {
+            self.write_vector(result);
+            Lifted::Next
+        }))
     }
 
-    fn or(&mut self, a: Value, b: Value) -> Value {
-        self.b.binary(BinaryOp::Or, Type::I64, a, b)
-    }
-
-    fn xor(&mut self, a: Value, b: Value) -> Value {
-        self.b.binary(BinaryOp::Xor, Type::I64, a, b)
-    }
-
-    fn not(&mut self, a: Value) -> Value {
-        self.b.unary(UnaryOp::Not, Type::I64, a)
-    }
-
-    /// Lanes all of whose bits are that lane's highest bit.
-    fn fill_lanes(&mut self, width: u32, highest: Value) -> Value {
-        let (down, up) = (self.constant(u64::from(width) - 1), self.constant(u64::from(width)));
-        let lowest = self.b.binary(BinaryOp::ShiftRightUnsigned, Type::I64, highest, down);
-        // Each lane's one becomes 2^width - 1.
-        let next = self.b.binary(BinaryOp::ShiftLeft, Type::I64, lowest, up);
-        self.b.binary(BinaryOp::Sub, Type::I64, next, lowest)
-    }
-
-    /// The result of a lanewise instruction on two parts; none if it is not one of the common ones.
-    pub(super) fn lanes_inline(&mut self, mnemonic: Mnemonic, a: Value, b: Value) -> Option<Value> {
-        let (operation, width) = lane_operation(mnemonic)?;
-        if width == 64 {
-            return Some(match operation {
-                LaneOperation::Add => self.b.add(a, b),
-                LaneOperation::Subtract => self.b.binary(BinaryOp::Sub, Type::I64, a, b),
-                _ => {
-                    let equal = self.b.compare(Comparison::Equal, Type::I64, a, b);
-                    let equal = self.b.zero_extend(Type::I8, Type::I64, equal);
-                    self.b.unary(UnaryOp::Negate, Type::I64, equal)
-                }
-            });
-        }
-        let highest_bits = in_all_lanes(width, 1 << (width - 1));
-        let (highest, lower) = (self.constant(highest_bits), self.constant(!highest_bits));
-        Some(match operation {
-            LaneOperation::Add => {
-                // Without the highest bits nothing is carried into the next lane.
-                let (low_a, low_b) = (self.and(a, lower), self.and(b, lower));
-                let sum = self.b.add(low_a, low_b);
-                let carryless = self.xor(a, b);
-                let carryless = self.and(carryless, highest);
-                self.xor(sum, carryless)
+    fn inline_result(&mut self, inline: Inline) -> Result<Halves> {
+        let (first, second) = self.sources();
+        let count = self.half_count();
+        let immediate = if self.has_immediate() { self.i.immediate8() } else { 0 };
+        let by_immediate = self.i.op_kind(self.i.op_count() - 1) == OpKind::Immediate8;
+        let b = match inline {
+            Inline::ShiftBytesLeft | Inline::ShiftBytesRight => [self.zero_vector(); 2],
+            Inline::Shift(..) if by_immediate => [self.zero_vector(); 2],
+            _ => self.read_vector(second)?,
+        };
+        let a = self.read_register(self.number(first), count);
+        let zero = self.zero_vector();
+        Ok(match inline {
+            Inline::Lanes(op, lane) => self.on_halves(|lifter, half| lifter.lanes(op, lane, a[half], b[half])),
+            Inline::Shift(op, lane) => {
+                let count =
+                    if by_immediate { self.constant(immediate.into()) } else { self.extract(Type::I64, 0, b[0]) };
+                self.on_halves(|lifter, half| lifter.vector_op(VectorOp::Shift { op, lane, a: a[half], count }))
             }
-            LaneOperation::Subtract => {
-                let difference = self.difference_of_lanes(a, b, highest, lower);
-                let differ = self.xor(a, b);
-                let alike = self.not(differ);
-                let alike = self.and(alike, highest);
-                self.xor(difference, alike)
+            Inline::Choose(shuffle) => {
+                self.on_halves(|lifter, half| lifter.shuffle(shuffle(immediate, half), a[half], b[half]))
             }
-            LaneOperation::Equal => {
-                let differ = self.xor(a, b);
-                let low = self.and(differ, lower);
-                let carried = self.b.add(low, lower);
-                let any = self.or(carried, differ);
-                let none = self.not(any);
-                let equal = self.and(none, highest);
-                self.fill_lanes(width, equal)
+            Inline::ChooseOfSecond(shuffle) => {
+                self.on_halves(|lifter, half| lifter.shuffle(shuffle(immediate), b[half], b[half]))
             }
-            LaneOperation::MinUnsigned | LaneOperation::MaxUnsigned => {
-                // The highest bit of a lane: a is not below b.
-                let difference = self.difference_of_lanes(a, b, highest, lower);
-                let not_b = self.not(b);
-                let larger = self.and(a, not_b);
-                let differ = self.xor(a, b);
-                let alike = self.not(differ);
-                let decided_below = self.and(alike, difference);
-                let not_below = self.or(larger, decided_below);
-                let not_below = self.and(not_below, highest);
-                let chosen = self.fill_lanes(width, not_below);
-                let from_a = self.and(differ, chosen);
-                // b, with a's bits where a is chosen; or the other way round.
-                let base = if operation == LaneOperation::MaxUnsigned { b } else { a };
-                self.xor(base, from_a)
+            Inline::Align => self.on_halves(|lifter, half| match immediate {
+                0..=16 => lifter.shuffle(Shuffle::Align(immediate), b[half], a[half]),
+                17..=31 => lifter.shuffle(Shuffle::Align(immediate - 16), a[half], zero),
+                _ => zero,
+            }),
+            Inline::ShiftBytesLeft => {
+                let by = immediate.min(16);
+                self.on_halves(|lifter, half| lifter.shuffle(Shuffle::Align(16 - by), zero, a[half]))
+            }
+            Inline::ShiftBytesRight => {
+                let by = immediate.min(16);
+                self.on_halves(|lifter, half| lifter.shuffle(Shuffle::Align(by), a[half], zero))
+            }
+            Inline::Magnitude(lane) => self.on_halves(|lifter, half| {
+                let negative = lifter.lanes(LaneOp::Sub, lane, zero, b[half]);
+                // The least number, whose negative it is itself, is its own magnitude as an unsigned one.
+                lifter.lanes(LaneOp::MaxSigned, lane, b[half], negative)
+            }),
+            Inline::Widen { signed, lane, times } => self.on_halves(|lifter, half| {
+                let bytes = (half as u8 * 16) >> times;
+                let source = if half == 0 { b[0] } else { lifter.shuffle(Shuffle::Align(bytes), b[0], zero) };
+                (0..times)
+                    .fold((source, lane), |(a, lane), _| {
+                        (lifter.vector_op(VectorOp::Widen { signed, lane, a }), wider(lane))
+                    })
+                    .0
+            }),
+            Inline::BlendBySign(lane) => {
+                // The decoder does not count an implicit XMM0 among the operands.
+                let third = if self.is_vex() { self.number(3) } else { 0 };
+                let signs = self.read_register(third, count);
+                self.on_halves(|lifter, half| {
+                    let chosen = lifter.lanes(LaneOp::GreaterSigned, lane, zero, signs[half]);
+                    let from_b = lifter.lanes(LaneOp::And, Type::I64, chosen, b[half]);
+                    let from_a = lifter.lanes(LaneOp::NotAnd, Type::I64, chosen, a[half]);
+                    lifter.lanes(LaneOp::Or, Type::I64, from_a, from_b)
+                })
             }
         })
     }
 
-    /// The difference of the lanes' lower bits, with a one in the highest bit that is borrowed from.
-    fn difference_of_lanes(&mut self, a: Value, b: Value, highest: Value, lower: Value) -> Value {
-        let (high_a, low_b) = (self.or(a, highest), self.and(b, lower));
-        self.b.binary(BinaryOp::Sub, Type::I64, high_a, low_b)
+    pub(super) fn shuffle(&mut self, shuffle: Shuffle, a: Value, b: Value) -> Value {
+        self.vector_op(VectorOp::Shuffle { shuffle, a, b })
     }
+}
 
-    /// A part, all of whose lanes are shifted by an immediate; none if the instruction is another.
-    pub(super) fn shift_lanes_inline(&mut self, mnemonic: Mnemonic, a: Value, count: u32) -> Option<Value> {
-        let (op, width) = lane_shift(mnemonic)?;
-        if count >= width {
-            return Some(self.constant(0));
-        }
-        let by = self.constant(count.into());
-        let shifted = self.b.binary(op, Type::I64, a, by);
-        let mask = lane_mask(width);
-        let stays = if op == BinaryOp::ShiftLeft { mask << count & mask } else { mask >> count };
-        let stays = self.constant(in_all_lanes(width, stays));
-        Some(self.and(shifted, stays))
+/// The type of twice the width.
+fn wider(lane: Type) -> Type {
+    match lane {
+        Type::I8 => Type::I16,
+        Type::I16 => Type::I32,
+        _ => Type::I64,
     }
 }

@@ -11,7 +11,7 @@ use super::super::{Lifted, Lifter, Result};
 impl Lifter {
     /// VMASKMOVPS and its kin; `double`: elements of 8 bytes.
     pub(super) fn move_masked(&mut self, double: bool) -> Result {
-        let parts = self.part_count();
+        let parts = 2 * self.half_count();
         let store = self.is_memory(0);
         let place = self.place_of_bytes(8 * parts as u64, store)?;
         let address = self.address_of(place);
@@ -29,7 +29,7 @@ impl Lifter {
 
     /// VGATHERDPS and its kin.
     pub(super) fn gather(&mut self, double_index: bool, double: bool) -> Result {
-        let parts = self.part_count();
+        let parts = 2 * self.half_count();
         let (base, index) = (self.i.memory_base(), self.i.memory_index());
         let how = Gather {
             destination: self.number(0),

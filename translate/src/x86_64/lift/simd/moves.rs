@@ -2,22 +2,22 @@
 
 use iced_x86::OpKind;
 
-use crate::ir::{Type, Value};
+use crate::ir::{BinaryOp, Shuffle, Type, Value, VectorOp};
 
 use super::super::super::helpers::id;
 use super::super::super::registers::{RDI, vector_part};
-use super::super::operand::segment_name;
+use super::super::operand::{Place, segment_name};
 use super::super::{Lifted, Lifter, Raises, Result};
-use crate::ir::BinaryOp;
+use super::float_type;
 
 impl Lifter {
     /// MOVUPS and its kin; `aligned`: MOVAPS.
     pub(super) fn move_whole(&mut self, aligned: bool) -> Result {
-        let count = self.part_count();
+        let count = self.half_count();
         if self.is_memory(0) {
             let place = self.place_of_vector(count, aligned, true)?;
-            let parts = self.read_register(self.number(1), count);
-            self.store_vector(place, &parts[..count]);
+            let halves = self.read_register(self.number(1), count);
+            self.store_vector(place, &halves[..count]);
             return Ok(Lifted::Next);
         }
         let value = if self.is_memory(1) {
@@ -34,17 +34,20 @@ impl Lifter {
     pub(super) fn move_scalar(&mut self, ty: Type) -> Result {
         if self.is_memory(0) {
             let place = self.place(ty, true)?;
-            let value = self.vector_half(1, 0);
-            self.store_raw(place, ty, value);
+            let register = self.read_xmm(self.number(1));
+            let value = self.extract(ty, 0, register);
+            self.store(place, ty, value);
         } else if self.is_memory(1) {
             let place = self.place(ty, false)?;
-            let mut parts = self.no_parts();
-            parts[0] = self.load_raw(place, ty);
-            self.write_vector(parts);
+            let loaded = self.load_raw(place, ty);
+            let value = self.low_vector(loaded);
+            self.write_xmm(value);
         } else {
             let (_, second) = self.sources();
-            let value = self.vector_half(second, 0);
-            self.write_low(ty, value);
+            let lane = float_type(ty);
+            let register = self.read_xmm(self.number(second));
+            let value = self.extract(lane, 0, register);
+            self.write_low(lane, value);
         }
         Ok(Lifted::Next)
     }
@@ -55,20 +58,22 @@ impl Lifter {
             lifter.i.op_kind(index) == OpKind::Register && lifter.i.op_register(index).is_xmm()
         };
         if is_xmm(self, 0) {
-            let mut parts = self.no_parts();
-            parts[0] = if is_xmm(self, 1) {
-                self.vector_half(1, 0)
+            let value = if is_xmm(self, 1) {
+                let register = self.read_xmm(self.number(1));
+                let zero = self.zero_vector();
+                self.shuffle(Shuffle::InterleaveLow(Type::I64), register, zero)
             } else {
                 let ty = self.ty(1);
                 let source = self.read(1)?;
-                self.widen(ty, source.value)
+                let low = self.widen(ty, source.value);
+                self.low_vector(low)
             };
-            self.write_vector(parts);
+            self.write_xmm(value);
             return Ok(Lifted::Next);
         }
         let ty = self.ty(0);
-        let low = self.vector_half(1, 0);
-        let value = self.typed(ty, low);
+        let register = self.read_xmm(self.number(1));
+        let value = self.extract(ty, 0, register);
         self.write(0, value)?;
         Ok(Lifted::Next)
     }
@@ -82,7 +87,7 @@ impl Lifter {
             self.store_raw(place, Type::I64, value);
         } else {
             let value = self.load_raw(place, Type::I64);
-            self.replace_half(part, value);
+            self.replace_half(Type::I64, part, value);
         }
         Ok(Lifted::Next)
     }
@@ -90,49 +95,44 @@ impl Lifter {
     /// MOVHLPS, MOVLHPS.
     pub(super) fn move_from_half(&mut self, from: u8, to: u8) -> Result {
         let (_, second) = self.sources();
-        let value = self.vector_half(second, from);
-        self.replace_half(to, value);
+        let register = self.read_xmm(self.number(second));
+        let value = self.extract(Type::F64, from, register);
+        self.replace_half(Type::F64, to, value);
         Ok(Lifted::Next)
     }
 
-    /// Writes half `part` of the destination; the other is the first source's.
-    pub(super) fn replace_half(&mut self, part: u8, value: Value) {
+    /// Writes half `part` of the destination, as a lane of type `ty`; the other is the first source's.
+    fn replace_half(&mut self, ty: Type, part: u8, value: Value) {
         let (first, _) = self.sources();
-        let number = self.number(first);
-        if !self.is_vex() {
-            return self.b.put(vector_part(number, part), value);
-        }
-        let mut parts = self.read_register(number, 2);
-        parts[usize::from(part)] = value;
-        self.write_vector(parts);
+        let old = self.read_xmm(self.number(first));
+        let new = self.insert(ty, part, old, value);
+        self.write_xmm(new);
     }
 
-    /// VZEROALL and VZEROUPPER: parts from `first` on of all registers that the mode has.
-    pub(super) fn zero_registers(&mut self, first: u8) -> Result {
-        let zero = self.constant(0);
+    /// VZEROALL, and VZEROUPPER, which leaves the lower halves, of all registers that the mode has.
+    pub(super) fn zero_registers(&mut self, upper_only: bool) -> Result {
+        let zero = self.zero_vector();
         for number in 0..if self.flags.is_64_bit() { 16 } else { 8 } {
-            for part in first..4 {
-                self.b.put(vector_part(number, part), zero);
+            if !upper_only {
+                self.vector_op(VectorOp::Put { register: vector_part(number, 0), value: zero });
             }
+            self.vector_op(VectorOp::Put { register: vector_part(number, 2), value: zero });
         }
         Ok(Lifted::Next)
     }
 
     /// VBROADCASTSS and its kin.
     pub(super) fn broadcast(&mut self, ty: Type) -> Result {
-        let value = self.read_scalar(1, ty)?;
-        let part = if ty == Type::I64 {
-            value
+        let value = if self.is_memory(1) {
+            let place = self.place(ty, false)?;
+            self.load(place, ty).value
         } else {
-            let mask = self.constant(ty.mask());
-            let lane = self.b.binary(BinaryOp::And, Type::I64, value, mask);
-            let ones = self.constant(u64::MAX / ty.mask());
-            self.b.binary(BinaryOp::Mul, Type::I64, lane, ones)
+            let register = self.read_xmm(self.number(1));
+            self.extract(ty, 0, register)
         };
-        let count = self.part_count();
-        let mut parts = self.no_parts();
-        parts[..count].fill(part);
-        self.write_vector(parts);
+        let half = self.vector_op(VectorOp::Splat { lane: ty, value });
+        let result = self.on_halves(|_, _| half);
+        self.write_vector(result);
         Ok(Lifted::Next)
     }
 
@@ -141,54 +141,54 @@ impl Lifter {
         if !self.is_memory(1) {
             return Err(Raises::INVALID_OPCODE);
         }
-        let place = self.place_of_vector(2, false, false)?;
-        let [low, high, ..] = self.load_vector(place, 2);
-        self.write_vector([low, high, low, high]);
+        let place = self.place_of_vector(1, false, false)?;
+        let [half, _] = self.load_vector(place, 1);
+        self.write_vector([half; 2]);
         Ok(Lifted::Next)
     }
 
     /// VINSERTF128.
     pub(super) fn insert_half(&mut self) -> Result {
         let half = if self.is_memory(2) {
-            let place = self.place_of_vector(2, false, false)?;
-            self.load_vector(place, 2)
+            let place = self.place_of_vector(1, false, false)?;
+            self.load_vector(place, 1)[0]
         } else {
-            self.read_register(self.number(2), 2)
+            self.read_xmm(self.number(2))
         };
-        let mut parts = self.read_register(self.number(1), 4);
-        let first = if self.i.immediate8() & 1 != 0 { 2 } else { 0 };
-        parts[first..first + 2].copy_from_slice(&half[..2]);
-        self.write_vector(parts);
+        let mut halves = self.read_register(self.number(1), 2);
+        halves[usize::from(self.i.immediate8() & 1)] = half;
+        self.write_vector(halves);
         Ok(Lifted::Next)
     }
 
     /// VEXTRACTF128.
     pub(super) fn extract_half(&mut self) -> Result {
-        let parts = self.read_register(self.number(1), 4);
-        let half = if self.i.immediate8() & 1 != 0 { [parts[2], parts[3]] } else { [parts[0], parts[1]] };
+        let half = self.read_register(self.number(1), 2)[usize::from(self.i.immediate8() & 1)];
         if self.is_memory(0) {
-            let place = self.place_of_vector(2, false, true)?;
-            self.store_vector(place, &half);
-            return Ok(Lifted::Next);
+            let place = self.place_of_vector(1, false, true)?;
+            self.store_vector(place, &[half]);
+        } else {
+            self.write_xmm(half);
         }
-        let zero = self.constant(0);
-        self.write_vector([half[0], half[1], zero, zero]);
         Ok(Lifted::Next)
     }
 
     /// MASKMOVDQU: the bytes whose mask byte has its sign set.
     pub(super) fn store_masked(&mut self) -> Result {
-        let value = self.read_register(self.number(1), 2);
-        let mask = self.read_register(self.number(2), 2);
+        let value = self.read_xmm(self.number(1));
+        let mask = self.read_xmm(self.number(2));
+        let signs = self.vector_op(VectorOp::Mask { lane: Type::I8, a: mask });
         let ty = self.implied_address_type();
         let offset = self.read_address_register(RDI, ty);
         let segment = segment_name(self.i.memory_segment());
         let place = self.linear(segment, offset, 0, 16, true);
-        for half in 0..2 {
-            let bits = self.sign_bits(Type::I8, mask[half]);
-            let place = Self::part_of(place, half);
+        for part in 0..2 {
+            let by = self.constant(8 * u64::from(part));
+            let bits = self.b.binary(BinaryOp::ShiftRightUnsigned, Type::I64, signs, by);
+            let place = Place { offset: place.offset.wrapping_add(8 * i32::from(part)), ..place };
             let old = self.load_raw(place, Type::I64);
-            let merged = self.helper(id::MERGE_BYTES, &[old, value[half], bits]);
+            let new = self.extract(Type::I64, part, value);
+            let merged = self.helper(id::MERGE_BYTES, &[old, new, bits]);
             self.store_raw(place, Type::I64, merged);
         }
         Ok(Lifted::Next)

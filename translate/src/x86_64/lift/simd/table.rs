@@ -2,19 +2,23 @@
 
 use iced_x86::{Mnemonic, OpKind};
 
-use crate::ir::{BinaryOp, Type, Value};
+use crate::ir::{Type, VectorOp};
 
 use super::super::super::helpers::id;
 use super::super::super::simd::{LANEWISE, Operation, Shape};
 use super::super::{Lifted, Lifter, Raises, Result};
+use super::operand_half;
 
 impl Lifter {
     /// What the tables of functions have for a mnemonic.
     pub(super) fn vector_by_table(&mut self, mnemonic: Mnemonic) -> Result {
         use Mnemonic as M;
+        if let Some(lifted) = self.vector_inline(mnemonic) {
+            return lifted;
+        }
         let operation = Operation::of(mnemonic).ok_or(Raises::INVALID_OPCODE)?;
         let (helper, entry) = match operation {
-            Operation::Lanewise(entry) => return self.lanewise(mnemonic, entry),
+            Operation::Lanewise(entry) => return self.lanewise(entry),
             Operation::Integer(entry) => (id::VECTOR_INTEGER, entry),
             Operation::Float(entry) => (id::VECTOR_FLOAT, entry),
             Operation::MultiplyAdd(_) => (id::MULTIPLY_ADD, 0),
@@ -33,73 +37,43 @@ impl Lifter {
                 let place = self.place_of_bytes(bytes, true)?;
                 // What the store raises comes before what the arithmetic does.
                 self.probe_write(place, bytes);
-                Some((place, bytes as usize / 8))
+                Some((place, bytes))
             }
             _ => None,
         };
         self.helper(helper, &[operands, immediate]);
-        if let Some((place, count)) = place {
-            let registers = (super::super::super::registers::OPERAND..).map(crate::ir::Register);
-            let parts: Vec<Value> = registers.take(count).map(|register| self.b.get(register)).collect();
-            self.store_vector(place, &parts);
+        match place {
+            Some((place, 8)) => {
+                let low = self.b.get(operand_half(0));
+                self.store_raw(place, Type::I64, low);
+            }
+            Some((place, bytes)) => {
+                let halves = [0, 1].map(|half| self.vector_op(VectorOp::Get { register: operand_half(half) }));
+                self.store_vector(place, &halves[..bytes as usize / 16]);
+            }
+            None => {}
         }
         Ok(Lifted::Next)
     }
 
-    fn lanewise(&mut self, mnemonic: Mnemonic, entry: usize) -> Result {
+    /// A function of 64 bits of each operand.
+    fn lanewise(&mut self, entry: usize) -> Result {
         let (first, second) = self.sources();
         let shape = LANEWISE[entry].shape;
-        let count = self.part_count();
-        let last = self.i.op_count() - 1;
-        let by_immediate = self.i.op_kind(last) == OpKind::Immediate8;
-        let b = if by_immediate {
-            let amount = self.constant(u64::from(self.i.immediate8()));
-            [amount; 4]
-        } else {
-            self.read_vector(second)?
-        };
-        let a = self.read_register(self.number(first), count);
+        let b = self.read_vector(second)?;
+        let a = self.read_register(self.number(first), self.half_count());
         let which = self.constant(entry as u64);
-        let mut result = self.no_parts();
-        let inline: Option<Vec<Value>> = (0..count)
-            .map(|part| match by_immediate {
-                true => self.shift_lanes_inline(mnemonic, a[part], self.i.immediate8().into()),
-                false => self.lanes_inline(mnemonic, a[part], b[part]),
-            })
-            .collect();
-        if let Some(parts) = inline {
-            result[..count].copy_from_slice(&parts);
-            self.write_vector(result);
-            return Ok(Lifted::Next);
-        }
-        for half in (0..count).step_by(2) {
-            let (a, b) =
-                ([a[half], a[half + 1]], if shape == Shape::Shift { [b[0]; 2] } else { [b[half], b[half + 1]] });
-            let parts = self.lanewise_half(shape, which, a, b);
-            result[half..half + 2].copy_from_slice(&parts);
-        }
+        let result = self.on_halves(|lifter, half| {
+            let [a, b] = [a[half], b[half]].map(|vector| [0, 1].map(|part| lifter.extract(Type::I64, part, vector)));
+            let [low, high] = match shape {
+                Shape::Operands => [a, b],
+                _ => [[a[0], b[0]], [a[1], b[1]]],
+            };
+            let low = lifter.helper(id::LANEWISE, &[which, low[0], low[1]]);
+            let high = lifter.helper(id::LANEWISE, &[which, high[0], high[1]]);
+            lifter.vector_op(VectorOp::FromHalves { low, high })
+        });
         self.write_vector(result);
         Ok(Lifted::Next)
-    }
-
-    /// The 128 bits of a lanewise instruction.
-    fn lanewise_half(&mut self, shape: Shape, which: Value, a: [Value; 2], b: [Value; 2]) -> [Value; 2] {
-        let call = |lifter: &mut Lifter, a, b| lifter.helper(id::LANEWISE, &[which, a, b]);
-        match shape {
-            Shape::Halves | Shape::Shift => [call(self, a[0], b[0]), call(self, a[1], b[1])],
-            Shape::Operands => [call(self, a[0], a[1]), call(self, b[0], b[1])],
-            Shape::UnpackLow | Shape::UnpackHigh => {
-                // The halves' upper or lower parts, moved to where the function looks.
-                let by = self.constant(32);
-                let (op, part) = if shape == Shape::UnpackLow {
-                    (BinaryOp::ShiftRightUnsigned, 0)
-                } else {
-                    (BinaryOp::ShiftLeft, 1)
-                };
-                let moved = [a[part], b[part]].map(|half| self.b.binary(op, Type::I64, half, by));
-                let (plain, other) = (call(self, a[part], b[part]), call(self, moved[0], moved[1]));
-                if part == 0 { [plain, other] } else { [other, plain] }
-            }
-        }
     }
 }
