@@ -9,7 +9,7 @@ use crate::counters::Counters;
 use crate::guest::{Access, Exception, Guest};
 use crate::ir::{MemoryMode, Width};
 use crate::platform::{BusError, HostPage, HostRange, MemoryView, PAGE_SIZE, Platform};
-use crate::tlb::{Filled, GLOBAL, MAY_WRITE, NO_TAG, Tlb, TlbEntry};
+use crate::tlb::{GLOBAL, MAY_WRITE, NO_TAG, Tlb, TlbEntry};
 
 /// Most registers a guest may have.
 pub const MOST_REGISTERS: usize = 256;
@@ -172,8 +172,6 @@ pub struct Cpu<G> {
     pub counters: Counters,
     /// The soft TLB.
     pub tlb: Arc<Tlb>,
-    /// Which of its entries are in use.
-    filled: Filled,
     /// The memory that was last looked up, and in which view; valid inside a run only.
     range: Option<(MemoryView, HostRange)>,
     /// What other threads may change.
@@ -236,7 +234,6 @@ impl<G: Guest> Cpu<G> {
             traced_hits: 0,
             counters: Counters::default(),
             tlb,
-            filled: Filled::default(),
             range: None,
             signals,
             code_pages,
@@ -312,14 +309,14 @@ impl<G: Guest> Cpu<G> {
     pub fn flush_tlb(&mut self) {
         self.flushes += 1;
         self.counters.flushes += 1;
-        self.filled.flush(&self.tlb);
+        self.tlb.flush();
     }
 
     /// Forgets the cached translations that hold in one address space only, since another is entered.
     pub fn flush_tlb_of_address_space(&mut self) {
         self.address_space_flushes += 1;
         self.counters.address_space_flushes += 1;
-        self.filled.flush_address_space(&self.tlb);
+        self.tlb.flush_address_space();
     }
 
     /// Forgets the cached translations of one guest-virtual page.
@@ -601,9 +598,9 @@ impl<G: Guest> Cpu<G> {
                 || self.traced.iter().any(|(range, _)| range.overlaps(virtual_page, PAGE_SIZE));
             let tag = |allowed: bool| if allowed && !watched { virtual_page } else { NO_TAG };
             self.counters.tlb_fills += 1;
-            self.filled.note(&self.tlb, address, mode, translation.global);
             let entry = self.tlb.entry(address, mode);
-            let _filling = self.tlb.filling();
+            let mut filling = self.tlb.filling();
+            filling.note(&self.tlb, address, mode, translation.global);
             self.tlb.keep(address, mode);
             let writes = access == Access::Write && translation.writable && !self.code_pages.has_code(physical);
             if writes {

@@ -10,7 +10,7 @@ use crate::platform::PAGE_SIZE;
 /// Most translation regimes a guest may have.
 pub const MOST_MODES: usize = 4;
 /// Entries of the soft TLB for each regime.
-pub const TLB_ENTRIES: usize = 1024;
+pub const TLB_ENTRIES: usize = 8192;
 /// Entries for each regime that take what others push out of the TLB: pages that are used in turn may belong to the same entry, as those
 /// of a large copy do.
 const VICTIMS: usize = 8;
@@ -77,7 +77,7 @@ pub struct Tlb {
     victims: [[TlbEntry; VICTIMS]; MOST_MODES],
     /// Which victim is replaced next.
     next_victim: AtomicUsize,
-    filling: Mutex<()>,
+    filled: Mutex<Filled>,
 }
 
 fn index(address: u64, mode: MemoryMode) -> usize {
@@ -90,7 +90,7 @@ impl Tlb {
             entries: (0..MOST_MODES * TLB_ENTRIES).map(|_| TlbEntry::new()).collect(),
             victims: std::array::from_fn(|_| std::array::from_fn(|_| TlbEntry::new())),
             next_victim: AtomicUsize::new(0),
-            filling: Mutex::new(()),
+            filled: Mutex::new(Filled::default()),
         }
     }
 
@@ -105,8 +105,18 @@ impl Tlb {
     }
 
     /// To be held while an entry is filled.
-    pub(crate) fn filling(&self) -> MutexGuard<'_, ()> {
-        self.filling.lock()
+    pub(crate) fn filling(&self) -> MutexGuard<'_, Filled> {
+        self.filled.lock()
+    }
+
+    /// Forgets everything. For the owner.
+    pub(crate) fn flush(&self) {
+        self.filled.lock().flush(self);
+    }
+
+    /// Forgets what holds in the present address space only. For the owner.
+    pub(crate) fn flush_address_space(&self) {
+        self.filled.lock().flush_address_space(self);
     }
 
     /// Keeps what an entry holds, since it is about to be filled with another page. For the owner, under the lock.
@@ -127,7 +137,7 @@ impl Tlb {
         let page = address & !(PAGE_SIZE - 1);
         let holds = |entry: &&TlbEntry| if write { &entry.write } else { &entry.read }.load(Ordering::Relaxed) == page;
         let victim = self.victims[usize::from(mode.0) % MOST_MODES].iter().find(holds)?;
-        let _filling = self.filling.lock();
+        let _filling = self.filled.lock();
         let entry = self.entry(address, mode);
         entry.swap(victim);
         // Another thread may have taken the permission away meanwhile.
@@ -151,8 +161,8 @@ impl Tlb {
 
     /// Makes the next write to a guest-physical page (to any page: `None`) take the slow path. For any thread.
     pub fn revoke_writes(&self, physical: Option<u64>) {
-        let _filling = self.filling.lock();
-        for entry in self.entries.iter().chain(self.victims.iter().flatten()) {
+        let filled = self.filled.lock();
+        for entry in filled.entries(self).chain(self.victims.iter().flatten()) {
             if physical.is_none_or(|page| entry.physical.load(Ordering::Relaxed) & !(PAGE_SIZE - 1) == page) {
                 entry.write.store(NO_TAG, Ordering::SeqCst);
             }
@@ -160,7 +170,7 @@ impl Tlb {
     }
 }
 
-/// Which entries of a TLB may be in use, so that a flush need not visit the others. The owner's.
+/// Which entries of a TLB may be in use, so that what goes through them need not visit the others.
 #[derive(Default)]
 pub(crate) struct Filled {
     global: Vec<u16>,
@@ -184,16 +194,19 @@ impl Filled {
         list.push(index(address, mode) as u16);
     }
 
-    /// Forgets everything.
-    pub(crate) fn flush(&mut self, tlb: &Tlb) {
+    /// The entries that may be in use; some of them more than once.
+    fn entries<'a>(&'a self, tlb: &'a Tlb) -> impl Iterator<Item = &'a TlbEntry> {
+        self.global.iter().chain(&self.local).map(|position| &tlb.entries[usize::from(*position)])
+    }
+
+    fn flush(&mut self, tlb: &Tlb) {
         for position in self.global.drain(..).chain(self.local.drain(..)) {
             tlb.entries[usize::from(position)].forget();
         }
         tlb.forget_victims(|_| true);
     }
 
-    /// Forgets what holds in the present address space only.
-    pub(crate) fn flush_address_space(&mut self, tlb: &Tlb) {
+    fn flush_address_space(&mut self, tlb: &Tlb) {
         let is_local = |entry: &TlbEntry| entry.physical.load(Ordering::Relaxed) & GLOBAL == 0;
         for position in self.local.drain(..) {
             let entry = &tlb.entries[usize::from(position)];
@@ -211,8 +224,8 @@ mod tests {
 
     const MODE: MemoryMode = MemoryMode(1);
 
-    fn fill(tlb: &Tlb, filled: &mut Filled, page: u64, global: bool) {
-        filled.note(tlb, page, MODE, global);
+    fn fill(tlb: &Tlb, page: u64, global: bool) {
+        tlb.filling().note(tlb, page, MODE, global);
         let entry = tlb.entry(page, MODE);
         entry.read.store(page, Ordering::Relaxed);
         entry.physical.store(if global { GLOBAL } else { 0 }, Ordering::Relaxed);
@@ -224,31 +237,31 @@ mod tests {
 
     #[test]
     fn a_flush_of_the_address_space_leaves_what_is_global() {
-        let (tlb, mut filled) = (Tlb::new(), Filled::default());
-        fill(&tlb, &mut filled, 0x1000, true);
-        fill(&tlb, &mut filled, 0x2000, false);
+        let tlb = Tlb::new();
+        fill(&tlb, 0x1000, true);
+        fill(&tlb, 0x2000, false);
         // An entry that was local and is global now.
-        fill(&tlb, &mut filled, 0x3000, false);
-        fill(&tlb, &mut filled, 0x3000, true);
-        filled.flush_address_space(&tlb);
+        fill(&tlb, 0x3000, false);
+        fill(&tlb, 0x3000, true);
+        tlb.flush_address_space();
         assert_eq!([0x1000, 0x2000, 0x3000].map(|page| holds(&tlb, page)), [true, false, true]);
-        filled.flush(&tlb);
+        tlb.flush();
         assert_eq!([0x1000, 0x3000].map(|page| holds(&tlb, page)), [false, false]);
     }
 
     #[test]
     fn pages_of_one_entry_push_each_other_out_and_come_back() {
-        let (tlb, mut filled) = (Tlb::new(), Filled::default());
+        let tlb = Tlb::new();
         let pages = [1, 2, 3].map(|number| number * TLB_ENTRIES as u64 * PAGE_SIZE);
         for page in pages {
             tlb.keep(page, MODE);
-            fill(&tlb, &mut filled, page, page == pages[0]);
+            fill(&tlb, page, page == pages[0]);
         }
         assert!(tlb.recall(pages[1], MODE, true).is_none(), "it was filled for reads only");
         for page in pages {
             assert!(holds(&tlb, page) || tlb.recall(page, MODE, false).is_some() && holds(&tlb, page));
         }
-        filled.flush_address_space(&tlb);
+        tlb.flush_address_space();
         assert!(!holds(&tlb, pages[2]) && tlb.recall(pages[1], MODE, false).is_none());
         assert!(tlb.recall(pages[0], MODE, false).is_some());
         tlb.flush_page(pages[0]);
@@ -257,11 +270,11 @@ mod tests {
 
     #[test]
     fn an_entry_that_is_filled_forever_takes_no_memory_forever() {
-        let (tlb, mut filled) = (Tlb::new(), Filled::default());
-        fill(&tlb, &mut filled, 0x5000, false);
+        let tlb = Tlb::new();
+        fill(&tlb, 0x5000, false);
         for _ in 0..3 * MOST_FILLED {
-            fill(&tlb, &mut filled, 0x1000, false);
+            fill(&tlb, 0x1000, false);
         }
-        assert!(filled.local.len() <= MOST_FILLED && holds(&tlb, 0x1000) && !holds(&tlb, 0x5000));
+        assert!(tlb.filling().local.len() <= MOST_FILLED && holds(&tlb, 0x1000) && !holds(&tlb, 0x5000));
     }
 }
