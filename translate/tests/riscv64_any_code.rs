@@ -87,7 +87,7 @@ fn errors_name_line_and_problem() {
     assert_eq!(message("block 0, 4\n0:\n    v0 = get y1"), "line 3: `y1` is not a register");
     assert_eq!(
         message("block 0, 4\n0:\n    v0 = const.i7 1"),
-        "line 3: `i7` is not a type: one of i8, i16, i32, i64, f32, f64"
+        "line 3: `i7` is not a type: one of i8, i16, i32, i64, f32, f64, v128"
     );
     let unordered = read("block 0, 4\n0:\n    put x1, v1\n    v1 = const.i64 0\njump 4").unwrap();
     assert_eq!(

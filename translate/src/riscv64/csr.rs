@@ -345,8 +345,13 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
             arm_timer(cpu);
         }
         0x180 if is_satp_supported(value) && guest.satp != value => {
+            let same_mode = guest.satp >> 60 == value >> 60;
             guest.satp = value;
-            mmu::flush(cpu);
+            if same_mode {
+                mmu::flush_address_space(cpu);
+            } else {
+                mmu::flush(cpu);
+            }
         }
         0x300 => set_mstatus(cpu, value),
         0x302 => guest.medeleg = value & DELEGABLE_EXCEPTIONS,

@@ -40,6 +40,7 @@ helpers! {
     SRET: "sret", 0, Effects::ALL, supervisor_return;
     WFI: "wfi", 0, Effects::ALL, wait_for_interrupt;
     SFENCE_VMA: "sfence_vma", 0, Effects::ALL, fence_all;
+    SFENCE_VMA_ADDRESS_SPACE: "sfence_vma_address_space", 0, Effects::ALL, fence_address_space;
     SFENCE_VMA_ADDRESS: "sfence_vma_address", 1, Effects::ALL, fence_address;
     FLOAT_ROUNDED: "float_rounded", 3, ADDS_FLAGS, float::rounded;
     FLOAT_MIN_MAX: "float_min_max", 3, ADDS_FLAGS, float::min_max;
@@ -112,6 +113,11 @@ extern "C" fn wait_for_interrupt(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64)
 
 extern "C" fn fence_all(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
     mmu::flush(cpu);
+    0
+}
+
+extern "C" fn fence_address_space(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
+    mmu::flush_address_space(cpu);
     0
 }
 

@@ -26,6 +26,7 @@ const READABLE: u64 = 2;
 const WRITABLE: u64 = 4;
 const EXECUTABLE: u64 = 8;
 const USER_PAGE: u64 = 0x10;
+const GLOBAL: u64 = 0x20;
 const ACCESSED: u64 = 0x40;
 const DIRTY: u64 = 0x80;
 /// Bits of page-table entries that belong to extensions we do not have; they must be zero.
@@ -35,6 +36,12 @@ const RESERVED: u64 = 0xffc0_0000_0000_0000;
 pub(super) fn flush(cpu: &mut Cpu<Riscv64>) {
     cpu.guest.large_pages = LargePages::default();
     cpu.flush_tlb();
+}
+
+/// Forgets all cached translations but those of global pages, which are alike in every address space (10.3.1). Translations are not
+/// told apart by address-space identifiers: only those of one are ever cached.
+pub(super) fn flush_address_space(cpu: &mut Cpu<Riscv64>) {
+    cpu.flush_tlb_of_address_space();
 }
 
 /// Forgets the cached translation of an address.
@@ -76,11 +83,11 @@ pub(super) fn translate(
         MODE_SUPERVISOR | MODE_SUPERVISOR_USER_PAGES => SUPERVISOR,
         _ => MACHINE,
     };
-    let (physical, readable, writable) = match cpu.guest.satp >> 60 {
+    let Walked { physical, readable, writable, global } = match cpu.guest.satp >> 60 {
         8 if privilege != MACHINE => walk(cpu, address, access, mode, 3)?,
         9 if privilege != MACHINE => walk(cpu, address, access, mode, 4)?,
         _ if address >> PHYSICAL_BITS != 0 => return Err(access_fault(address, access)),
-        _ => (address, true, true),
+        _ => Walked { physical: address, readable: true, writable: true, global: true },
     };
     let permission = cpu.guest.pmp_check(physical, width, privilege);
     let needed = match access {
@@ -96,19 +103,29 @@ pub(super) fn translate(
         readable: readable && permission.allowed & pmp::READ != 0,
         writable: writable && permission.allowed & pmp::WRITE != 0,
         whole_page: permission.whole_page,
-        global: false,
+        global,
     })
 }
 
-/// Walks the page tables (10.3.2): gives the physical address, and whether later reads and writes of the page are permitted as
-/// well, accessed and dirty bits considered.
+/// What a walk of the page tables found.
+struct Walked {
+    physical: u64,
+    /// Later reads of the page are permitted as well.
+    readable: bool,
+    /// The same of writes, accessed and dirty bits considered.
+    writable: bool,
+    /// In every address space.
+    global: bool,
+}
+
+/// Walks the page tables (10.3.2).
 fn walk(
     cpu: &mut Cpu<Riscv64>,
     address: u64,
     access: Access,
     mode: MemoryMode,
     levels: u32,
-) -> Result<(u64, bool, bool), Exception> {
+) -> Result<Walked, Exception> {
     let virtual_bits = 12 + 9 * levels;
     let unused = 64 - virtual_bits;
     if ((address << unused) as i64 >> unused) as u64 != address {
@@ -116,6 +133,7 @@ fn walk(
     }
     'walk: for _ in 0..MOST_RETRIES {
         let mut table = (cpu.guest.satp & ((1 << 44) - 1)) * PAGE_SIZE;
+        let mut global = false;
         for level in (0..levels).rev() {
             let shift = 12 + 9 * level;
             let entry_address = table + (address >> shift & 0x1ff) * 8;
@@ -128,6 +146,8 @@ fn walk(
             if entry & VALID == 0 || writable_only || entry & RESERVED != 0 {
                 return Err(page_fault(address, access));
             }
+            // Of a pointer to a further level, it holds for all below.
+            global |= entry & GLOBAL != 0;
             let page = (entry >> 10 & ((1 << 44) - 1)) * PAGE_SIZE;
             if entry & (READABLE | EXECUTABLE) == 0 {
                 if entry & (USER_PAGE | ACCESSED | DIRTY) != 0 {
@@ -164,7 +184,8 @@ fn walk(
                     return Err(access_fault(address, access));
                 }
                 if access == Access::Inspect {
-                    return Ok((page | address & offset_mask, readable, false));
+                    let physical = page | address & offset_mask;
+                    return Ok(Walked { physical, readable, writable: false, global });
                 }
                 match cpu.compare_exchange_physical(entry_address, entry, marked) {
                     Ok(true) => (),
@@ -174,7 +195,8 @@ fn walk(
             }
             cpu.guest.large_pages.insert(address, 12 + 9 * level);
             let physical = page | address & offset_mask;
-            return Ok((physical, readable, marked & (WRITABLE | DIRTY) == WRITABLE | DIRTY));
+            let writable = marked & (WRITABLE | DIRTY) == WRITABLE | DIRTY;
+            return Ok(Walked { physical, readable, writable, global });
         }
         // The last level held a pointer to a further one.
         return Err(page_fault(address, access));

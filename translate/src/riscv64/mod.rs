@@ -116,6 +116,7 @@ pub struct Riscv64 {
     pub minstret: csr::Counter,
     /// Which superpages the soft TLB may hold pieces of.
     large_pages: crate::large_pages::LargePages,
+    pmp_uniform: pmp::Uniform,
 }
 
 impl Riscv64 {
@@ -153,6 +154,7 @@ impl Riscv64 {
             mcycle: csr::Counter::default(),
             minstret: csr::Counter::default(),
             large_pages: crate::large_pages::LargePages::default(),
+            pmp_uniform: pmp::Uniform::default(),
         }
     }
 }

@@ -24,6 +24,16 @@ pub(super) struct Permission {
     pub whole_page: bool,
 }
 
+/// Physical addresses between which every access below machine mode is treated alike: most are in the same few ranges, and each
+/// step of a page-table walk asks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Uniform {
+    first: u64,
+    /// The one behind the last.
+    end: u64,
+    allowed: u8,
+}
+
 impl Riscv64 {
     /// Configuration byte of an entry.
     pub(super) fn pmp_configuration(&self, entry: usize) -> u8 {
@@ -68,7 +78,36 @@ impl Riscv64 {
     }
 
     /// What a mode may do with `width` bytes of physical memory that lie within one page.
-    pub(super) fn pmp_check(&self, physical: u64, width: u64, privilege: u8) -> Permission {
+    pub(super) fn pmp_check(&mut self, physical: u64, width: u64, privilege: u8) -> Permission {
+        let page = physical & !(PAGE_SIZE - 1);
+        let Uniform { first, end, allowed } = self.pmp_uniform;
+        if privilege != MACHINE && first <= page && page.saturating_add(PAGE_SIZE) <= end {
+            return Permission { allowed, whole_page: true };
+        }
+        let permission = self.pmp_look_up(physical, width, privilege);
+        if privilege != MACHINE && permission.whole_page {
+            self.pmp_uniform = self.pmp_uniform_around(page, permission.allowed);
+        }
+        permission
+    }
+
+    /// The range around a page, all of which is treated alike, in which what is allowed below machine mode is so.
+    fn pmp_uniform_around(&self, page: u64, allowed: u8) -> Uniform {
+        let mut range = Uniform { first: 0, end: u64::MAX, allowed };
+        for (low, high) in self.pmp_entries().filter_map(|entry| self.pmp_range(entry)).filter(|(low, high)| low < high)
+        {
+            if high <= page {
+                range.first = range.first.max(high);
+            } else if low > page {
+                range.end = range.end.min(low);
+            } else {
+                return Uniform { first: range.first.max(low), end: range.end.min(high), allowed };
+            }
+        }
+        range
+    }
+
+    fn pmp_look_up(&self, physical: u64, width: u64, privilege: u8) -> Permission {
         let page = physical & !(PAGE_SIZE - 1);
         let mut whole_page = true;
         for entry in self.pmp_entries() {
@@ -97,6 +136,7 @@ impl Riscv64 {
 
     /// Writes eight configuration bytes: `pmpcfg0` (`word` 0) or `pmpcfg2` (1).
     pub(super) fn set_pmpcfg(&mut self, word: usize, value: u64) {
+        self.pmp_uniform = Uniform::default();
         let mut new = 0;
         for entry in 0..8 {
             let old = self.pmp_configuration(word * 8 + entry);
@@ -116,6 +156,7 @@ impl Riscv64 {
 
     /// Writes an address register, unless its entry is locked, or the next one is and begins where this one ends.
     pub(super) fn set_pmpaddr(&mut self, entry: usize, value: u64) {
+        self.pmp_uniform = Uniform::default();
         let next = self.pmp_configuration(entry + 1);
         if self.pmp_configuration(entry) & LOCKED != 0 || next & LOCKED != 0 && next >> 3 & 3 == 1 {
             return;
@@ -133,7 +174,7 @@ mod tests {
 
     #[test]
     fn no_entry_denies_all_modes_but_machine_mode() {
-        let guest = Riscv64::new();
+        let mut guest = Riscv64::new();
         assert_eq!(guest.pmp_check(0x8000_0000, 8, SUPERVISOR), Permission { allowed: 0, whole_page: true });
         assert_eq!(guest.pmp_check(0x8000_0000, 8, MACHINE), Permission { allowed: 7, whole_page: true });
     }
@@ -157,13 +198,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_found_before_changes_no_answer() {
+        let mut guest = Riscv64::new();
+        // 16 bytes read-only, a page that may be executed, what lies below 0x9000 readable and writable, the rest nothing.
+        guest.set_pmpaddr(0, 0x2010 >> 2 | 1);
+        guest.set_pmpaddr(1, 0x4000 >> 2 | 0x1ff);
+        guest.set_pmpaddr(2, 0x9000 >> 2);
+        guest.set_pmpaddr(3, u64::MAX);
+        guest.set_pmpcfg(0, 0x18_0b_1c_19);
+        let places = (0..12).flat_map(|page| [0, 8, 0x10, 0xff8].map(|offset| page * 0x1000 + offset));
+        let answers: Vec<_> = places.clone().map(|place| guest.pmp_look_up(place, 8, SUPERVISOR)).collect();
+        assert!(answers.iter().any(|answer| !answer.whole_page));
+        for step in [1, 5, 7, 11] {
+            for at in (0..answers.len()).map(|at| at * step % answers.len()) {
+                let place = places.clone().nth(at).unwrap();
+                assert_eq!(guest.pmp_check(place, 8, SUPERVISOR), answers[at], "{place:#x}");
+            }
+        }
+    }
+
+    #[test]
     fn top_of_range_entries() {
         let mut guest = Riscv64::new();
         guest.set_pmpaddr(0, 0x1000 >> 2);
-        guest.set_pmpaddr(1, 0x3000 >> 2);
+        guest.set_pmpaddr(1, 0x2ff8 >> 2);
         guest.set_pmpcfg(0, 0x0900);
         assert_eq!(guest.pmp_check(0x0ff8, 8, SUPERVISOR).allowed, 0);
         assert_eq!(guest.pmp_check(0x1000, 8, SUPERVISOR), Permission { allowed: READ, whole_page: true });
-        assert_eq!(guest.pmp_check(0x2ffc, 8, SUPERVISOR).allowed, 0);
+        assert_eq!(guest.pmp_check(0x2ff4, 8, SUPERVISOR).allowed, 0);
     }
 }

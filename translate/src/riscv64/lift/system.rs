@@ -56,8 +56,11 @@ impl Lifter {
         if privilege == USER || privilege == SUPERVISOR && self.flags.traps_virtual_memory() {
             return Err(Illegal);
         }
-        if instruction.rs1() == 0 {
+        if instruction.rs1() == 0 && instruction.rs2() == 0 {
             self.builder.helper(helper_id::SFENCE_VMA, &[]);
+        } else if instruction.rs1() == 0 {
+            // Whichever it names, only the present one has translations.
+            self.builder.helper(helper_id::SFENCE_VMA_ADDRESS_SPACE, &[]);
         } else {
             let address = self.x(instruction.rs1());
             self.builder.helper(helper_id::SFENCE_VMA_ADDRESS, &[address]);
