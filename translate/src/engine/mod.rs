@@ -25,7 +25,7 @@ pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
 use translations::{Span, Wanted};
 
 /// Entries of the jump cache: so many pages, times so many places in each.
-pub(crate) const JUMP_CACHE_PAGES: u64 = 64;
+pub(crate) const JUMP_CACHE_PAGES: u64 = 256;
 pub(crate) const JUMP_CACHE_PLACES: u64 = 64;
 /// Bytes of an entry of the jump cache, for compiled code.
 pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
