@@ -4,6 +4,7 @@
 //! head of a region ([`region`]) that a background thread compiles. What processors share is the [`Translator`]; what
 //! each has for itself is its [`Engine`].
 
+mod jump_cache;
 mod queue;
 mod region;
 mod translations;
@@ -19,45 +20,17 @@ use crate::interpret::{self, Ended, Values, interpret};
 use crate::ir::{Block, MemoryMode};
 use crate::platform::{PAGE_SIZE, Platform};
 
+use jump_cache::JumpCache;
+pub(crate) use jump_cache::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry};
 pub use region::Region;
 pub(crate) use region::successors;
 pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
 use translations::{Span, Wanted};
 
-/// Entries of the jump cache: so many pages, times so many places in each.
-pub(crate) const JUMP_CACHE_PAGES: u64 = 256;
-pub(crate) const JUMP_CACHE_PLACES: u64 = 64;
-/// Bytes of an entry of the jump cache, for compiled code.
-pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
-/// [`JumpCacheEntry::flags`] of an empty entry; translation flags have 32 bits.
-const NO_FLAGS: u64 = u64::MAX;
 /// Most instructions in a block.
 const MOST_INSTRUCTIONS: usize = 64;
 /// How far beyond the page's end the code of an instruction may reach, bytes.
 const LONGEST_INSTRUCTION: u64 = 16;
-
-/// Where an address leads under certain flags. Compiled code reads it at indirect jumps and jumps between pages.
-#[repr(C)]
-#[derive(Debug)]
-pub(crate) struct JumpCacheEntry {
-    pub(crate) pc: u64,
-    pub(crate) flags: u64,
-    /// The cell of the translation.
-    pub(crate) cell: *const Cell,
-    /// Kept alive by the generation that the engine holds; stays when the entry is emptied.
-    translation: *const Translation,
-}
-
-impl JumpCacheEntry {
-    const EMPTY: JumpCacheEntry =
-        JumpCacheEntry { pc: 0, flags: NO_FLAGS, cell: std::ptr::null(), translation: std::ptr::null() };
-}
-
-/// The place of an address in the jump cache. [`crate::compile`] emits the same computation.
-pub(crate) fn jump_cache_index(pc: u64) -> usize {
-    ((pc / PAGE_SIZE % JUMP_CACHE_PAGES) * JUMP_CACHE_PLACES + (pc ^ (pc / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES)
-        as usize
-}
 
 /// Pages whose translation for instruction fetches is remembered.
 const FETCH_PAGES: usize = 256;
@@ -114,9 +87,7 @@ impl<G: Guest> Drop for Engine<G> {
 struct Dispatcher<G: Guest> {
     translator: Arc<Translator<G>>,
     generation: Arc<Generation>,
-    jump_cache: Box<[JumpCacheEntry]>,
-    /// Positions of entries of the jump cache that hold in this address space only, filled since it was entered.
-    local_jumps: Vec<usize>,
+    jump_cache: JumpCache,
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Values,
     /// Translation flags, as of the last look.
@@ -135,14 +106,12 @@ impl<G: Guest> Engine<G> {
     /// Processor `index` of the machine that `translator` serves.
     pub fn new(index: u64, guest: G, translator: Arc<Translator<G>>) -> Engine<G> {
         let mut cpu = Cpu::new(index, guest, translator.code_pages.clone());
-        let entries = (JUMP_CACHE_PAGES * JUMP_CACHE_PLACES) as usize;
-        let jump_cache: Box<[_]> = (0..entries).map(|_| JumpCacheEntry::EMPTY).collect();
+        let jump_cache = JumpCache::new();
         cpu.context.jump_cache = jump_cache.as_ptr();
         let dispatcher = Dispatcher {
             generation: translator.generation(),
             translator,
             jump_cache,
-            local_jumps: Vec::new(),
             fetch_pages: Box::new([NO_FETCH_PAGE; FETCH_PAGES]),
             values: Values::new(),
             flags: 0,
@@ -351,16 +320,14 @@ impl<G: Guest> Dispatcher<G> {
         if cpu.flushes != self.seen_flushes {
             self.seen_flushes = cpu.flushes;
             cpu.flushed_pages.clear();
-            self.clear_jump_cache();
+            self.jump_cache.clear();
             for page in self.fetch_pages.iter_mut() {
                 page.start = NO_PAGE;
             }
         }
         if cpu.address_space_flushes != self.seen_address_space_flushes {
             self.seen_address_space_flushes = cpu.address_space_flushes;
-            for position in self.local_jumps.drain(..) {
-                self.jump_cache[position].flags = NO_FLAGS;
-            }
+            self.jump_cache.clear_address_space();
             for page in self.fetch_pages.iter_mut().filter(|page| !page.global) {
                 page.start = NO_PAGE;
             }
@@ -369,18 +336,8 @@ impl<G: Guest> Dispatcher<G> {
             self.fetch_pages[fetch_page_index(address)].start = NO_PAGE;
             // A translation may begin on the page before.
             for page in [address, address.wrapping_sub(PAGE_SIZE)] {
-                let first = jump_cache_index(page & !(PAGE_SIZE - 1));
-                for entry in &mut self.jump_cache[first..first + JUMP_CACHE_PLACES as usize] {
-                    entry.flags = NO_FLAGS;
-                }
+                self.jump_cache.clear_page(page);
             }
-        }
-    }
-
-    fn clear_jump_cache(&mut self) {
-        self.local_jumps.clear();
-        for entry in &mut self.jump_cache {
-            entry.flags = NO_FLAGS;
         }
     }
 
@@ -388,12 +345,11 @@ impl<G: Guest> Dispatcher<G> {
     #[inline]
     fn find(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
         let pc = cpu.context.pc;
-        let entry = &self.jump_cache[jump_cache_index(pc)];
-        if entry.pc == pc && entry.flags == u64::from(self.flags) {
-            // SAFETY: entries that are not empty point to translations that `self.generation` keeps alive.
-            if unsafe { &*entry.translation }.is_valid() {
-                return Ok(entry.translation);
-            }
+        if let Some(translation) = self.jump_cache.get(pc, self.flags)
+            // SAFETY: it was filled from `self.generation`, which keeps it alive.
+            && unsafe { &*translation }.is_valid()
+        {
+            return Ok(translation);
         }
         self.find_slowly(cpu)
     }
@@ -401,8 +357,7 @@ impl<G: Guest> Dispatcher<G> {
     fn find_slowly(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
         if let Some(generation) = self.translator.newer_generation(&self.generation) {
             // Before the old one goes, and the translations with it.
-            self.local_jumps.clear();
-            self.jump_cache.fill_with(|| JumpCacheEntry::EMPTY);
+            self.jump_cache.forget();
             self.generation = generation;
         }
         cpu.counters.jump_cache_misses += 1;
@@ -419,9 +374,8 @@ impl<G: Guest> Dispatcher<G> {
             None
         };
         let key = Key { start: pc, physical, next_page, flags: self.flags };
-        let position = jump_cache_index(pc);
         // SAFETY: what an entry points to is kept alive by `self.generation`, or the pointer is null.
-        let before = unsafe { self.jump_cache[position].translation.as_ref() };
+        let before = unsafe { self.jump_cache.last(pc).as_ref() };
         // An address space that is entered again finds what it left: comparing keys is cheaper than hashing one.
         let pointer = match before.filter(|before| before.key == key && before.is_valid()) {
             Some(before) => std::ptr::from_ref(before),
@@ -435,20 +389,9 @@ impl<G: Guest> Dispatcher<G> {
         };
         let known = &self.fetch_pages[fetch_page_index(pc)];
         let in_global_page = known.start == pc & !(PAGE_SIZE - 1) && known.global;
-        if !in_global_page || key.next_page.is_some() {
-            // A guest that never changes its address space must not make the list grow without end.
-            if self.local_jumps.len() == self.jump_cache.len() {
-                self.clear_jump_cache();
-            }
-            self.local_jumps.push(position);
-        }
-        self.jump_cache[position] = JumpCacheEntry {
-            pc,
-            flags: u64::from(self.flags),
-            // SAFETY: as above.
-            cell: Arc::as_ptr(&unsafe { &*pointer }.cell),
-            translation: pointer,
-        };
+        // SAFETY: as above.
+        let translation = unsafe { &*pointer };
+        self.jump_cache.fill(pc, self.flags, translation, in_global_page && key.next_page.is_none());
         Ok(pointer)
     }
 

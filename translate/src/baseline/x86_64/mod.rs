@@ -135,7 +135,7 @@ fn add(memory: &CodeMemory, emit: impl FnOnce(&mut VecAssembler<X64Relocation>))
     memory.add(&code.finalize().ok()?)
 }
 
-/// Goes on at the address in `rax` under the flags in `ecx`. Mirrors [`crate::engine::jump_cache_index`].
+/// Goes on at the address in `rax` under the flags in `ecx`. Mirrors the jump cache's own computation.
 fn go_through_jump_cache(code: &mut VecAssembler<X64Relocation>, indirect: bool) {
     let page = PAGE_SIZE.trailing_zeros() as i8;
     let places = JUMP_CACHE_PLACES.trailing_zeros() as i8;
@@ -146,7 +146,8 @@ fn go_through_jump_cache(code: &mut VecAssembler<X64Relocation>, indirect: bool)
         ; and esi, JUMP_CACHE_PAGES as i32 - 1
         ; shl esi, places
         ; mov rdi, rax
-        ; shr rdi, places
+        ; shr edi, places
+        ; and edi, (PAGE_SIZE / JUMP_CACHE_PLACES) as i32 - 1
         ; xor edi, eax
         ; and edi, JUMP_CACHE_PLACES as i32 - 1
         ; add esi, edi

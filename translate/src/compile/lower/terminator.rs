@@ -86,13 +86,14 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().return_call_indirect(self.signatures.region, code, &[self.context]);
     }
 
-    /// Goes on at a computed address, to which the instruction at `source` jumps. Mirrors [`crate::engine::jump_cache_index`].
+    /// Goes on at a computed address, to which the instruction at `source` jumps. Mirrors the jump cache's own computation.
     pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value, source: Option<u64>) {
         self.store_context(pc, offset_of!(Context, pc));
         let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
         let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
         let page = self.builder.ins().ishl_imm_u(page, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
         let place = self.builder.ins().ushr_imm_u(pc, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
+        let place = self.builder.ins().band_imm_u(place, (PAGE_SIZE / JUMP_CACHE_PLACES) as i64 - 1);
         let place = self.builder.ins().bxor(pc, place);
         let place = self.builder.ins().band_imm_u(place, JUMP_CACHE_PLACES as i64 - 1);
         let index = self.builder.ins().iadd(page, place);

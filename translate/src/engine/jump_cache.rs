@@ -1,0 +1,139 @@
+//! The jump cache: where the dispatcher, and compiled code at jumps between pages and to computed addresses, look first for the
+//! translation of an address.
+
+use super::{Cell, Translation};
+use crate::platform::PAGE_SIZE;
+
+/// Groups of entries, each for the addresses of pages with the same residue.
+pub(crate) const JUMP_CACHE_PAGES: u64 = 128;
+/// Entries of a group.
+pub(crate) const JUMP_CACHE_PLACES: u64 = 256;
+/// Bytes of an entry, for compiled code.
+pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
+/// [`JumpCacheEntry::flags`] of an empty entry; translation flags have 32 bits.
+const NO_FLAGS: u64 = u64::MAX;
+
+/// Where an address leads under certain flags.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct JumpCacheEntry {
+    pub(crate) pc: u64,
+    pub(crate) flags: u64,
+    /// The cell of the translation.
+    pub(crate) cell: *const Cell,
+    /// Kept alive by the generation that the engine holds; stays when the entry is emptied.
+    translation: *const Translation,
+}
+
+impl JumpCacheEntry {
+    const EMPTY: JumpCacheEntry =
+        JumpCacheEntry { pc: 0, flags: NO_FLAGS, cell: std::ptr::null(), translation: std::ptr::null() };
+}
+
+/// Whose addresses a group of entries holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    None,
+    /// Those of the page that begins there.
+    One(u64),
+    Several,
+}
+
+/// The jump cache of one processor. Pointers in it are valid as long as the generation of translations that they were filled from.
+pub(super) struct JumpCache {
+    entries: Box<[JumpCacheEntry]>,
+    pages: [Pages; JUMP_CACHE_PAGES as usize],
+    /// Positions of entries that hold in this address space only, filled since it was entered.
+    local: Vec<usize>,
+}
+
+/// The position of an address. [`crate::compile`] and the baseline compiler emit the same computation.
+fn index(pc: u64) -> usize {
+    let place = (pc ^ (pc % PAGE_SIZE / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES;
+    (pc / PAGE_SIZE % JUMP_CACHE_PAGES * JUMP_CACHE_PLACES + place) as usize
+}
+
+fn group(pc: u64) -> usize {
+    (pc / PAGE_SIZE % JUMP_CACHE_PAGES) as usize
+}
+
+impl JumpCache {
+    pub(super) fn new() -> JumpCache {
+        let entries = (0..JUMP_CACHE_PAGES * JUMP_CACHE_PLACES).map(|_| JumpCacheEntry::EMPTY).collect();
+        JumpCache { entries, pages: [Pages::None; JUMP_CACHE_PAGES as usize], local: Vec::new() }
+    }
+
+    /// The entries, for compiled code.
+    pub(super) fn as_ptr(&self) -> *const JumpCacheEntry {
+        self.entries.as_ptr()
+    }
+
+    /// The translation of an address under certain flags.
+    #[inline]
+    pub(super) fn get(&self, pc: u64, flags: u32) -> Option<*const Translation> {
+        let entry = &self.entries[index(pc)];
+        (entry.pc == pc && entry.flags == u64::from(flags)).then_some(entry.translation)
+    }
+
+    /// The translation that was last in the entry of an address, even if it was emptied since; or null.
+    pub(super) fn last(&self, pc: u64) -> *const Translation {
+        self.entries[index(pc)].translation
+    }
+
+    /// Fills the entry of an address; `global`: for all address spaces.
+    pub(super) fn fill(&mut self, pc: u64, flags: u32, translation: &Translation, global: bool) {
+        if !global {
+            // A guest that never changes its address space must not make the list grow without end.
+            if self.local.len() == self.entries.len() {
+                self.clear();
+            }
+            self.local.push(index(pc));
+        }
+        let page = pc & !(PAGE_SIZE - 1);
+        let pages = &mut self.pages[group(pc)];
+        *pages =
+            if matches!(*pages, Pages::None) || *pages == Pages::One(page) { Pages::One(page) } else { Pages::Several };
+        let cell = std::sync::Arc::as_ptr(&translation.cell);
+        self.entries[index(pc)] = JumpCacheEntry { pc, flags: flags.into(), cell, translation };
+    }
+
+    fn clear_group(&mut self, group: usize) {
+        let places = JUMP_CACHE_PLACES as usize;
+        self.pages[group] = Pages::None;
+        for entry in &mut self.entries[group * places..][..places] {
+            entry.flags = NO_FLAGS;
+        }
+    }
+
+    /// Empties all entries.
+    pub(super) fn clear(&mut self) {
+        self.local.clear();
+        for group in 0..self.pages.len() {
+            if self.pages[group] != Pages::None {
+                self.clear_group(group);
+            }
+        }
+    }
+
+    /// Empties the entries of addresses in a page.
+    pub(super) fn clear_page(&mut self, address: u64) {
+        let held = self.pages[group(address)];
+        if held == Pages::Several || held == Pages::One(address & !(PAGE_SIZE - 1)) {
+            self.clear_group(group(address));
+        }
+    }
+
+    /// Empties the entries that hold in this address space only.
+    pub(super) fn clear_address_space(&mut self) {
+        for position in self.local.drain(..) {
+            self.entries[position].flags = NO_FLAGS;
+        }
+    }
+
+    /// Forgets everything, since the translations go.
+    pub(super) fn forget(&mut self) {
+        self.local.clear();
+        self.pages.fill(Pages::None);
+        self.entries.fill_with(|| JumpCacheEntry::EMPTY);
+    }
+}
