@@ -99,6 +99,12 @@ impl Emitter<'_> {
             }
             Terminator::LeaveIndirect { target } => {
                 self.load_value(0, target);
+                self.load_source(2, Source::Constant(self.block.instruction_address(self.block.ops.len())));
+                dynasm!(self.code
+                    ; .arch x64
+                    ; mov [rbp + offset_of!(Context, jump_source) as i32], rdx
+                    ; mov [rbp + offset_of!(Context, jump_target) as i32], rax
+                );
                 self.leave();
             }
             Terminator::Raise { exception, information } => {

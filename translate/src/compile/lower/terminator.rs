@@ -40,6 +40,9 @@ impl<G: Guest> Lowering<'_, G> {
             }
             Terminator::LeaveIndirect { target } => {
                 let target = self.value(target);
+                let source = self.constant(self.block.instruction_address(self.block.ops.len()));
+                self.store_context(source, offset_of!(Context, jump_source));
+                self.store_context(target, offset_of!(Context, jump_target));
                 self.leave(count, target);
             }
             Terminator::Raise { exception, information } => {

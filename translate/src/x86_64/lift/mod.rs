@@ -202,6 +202,8 @@ pub(super) struct Lifter {
     too_long: bool,
     /// The constant that is to be the linear address of the block's last byte, where that is checked.
     last_byte: Option<Value>,
+    /// The instruction before was STI: interrupts wait for the end of this one.
+    shadow: bool,
 }
 
 /// Lifts the block at linear address `start`.
@@ -226,6 +228,7 @@ pub(super) fn lift(
         arithmetic: FlagState::Unknown,
         too_long: false,
         last_byte: None,
+        shadow: false,
     };
     // What follows the first instruction must lie within the page.
     let to_page_end = (crate::platform::PAGE_SIZE - start % crate::platform::PAGE_SIZE) as usize;
@@ -237,8 +240,9 @@ pub(super) fn lift(
             let fits = decoder.position() <= to_page_end && decoder.last_error() != DecoderError::NoMoreBytes;
             let has_room = lifter.b.op_count() < Builder::MOST_OPS && lifter.b.instruction_count() < most_instructions;
             if !fits || !has_room || system::is_alone(&lifter.i) {
-                let target = start.wrapping_add(position as u64);
-                return Ok(lifter.finish_block(Terminator::Jump { target: flags.wrap(target) }));
+                let target = flags.wrap(start.wrapping_add(position as u64));
+                let terminator = if lifter.shadow { Terminator::Leave { target } } else { Terminator::Jump { target } };
+                return Ok(lifter.finish_block(terminator));
             }
         } else if decoder.last_error() == DecoderError::NoMoreBytes && code.len() < 16 {
             return Err(NeedsMoreCode);
@@ -258,7 +262,13 @@ pub(super) fn lift(
         if first && flags.has(Flags::SHADOW) {
             lifter.b.helper(id::END_SHADOW, &[]);
         }
+        let shadow = std::mem::take(&mut lifter.shadow);
         match lifter.instruction() {
+            Ok(Lifted::Next) if shadow => {
+                let target = flags.wrap(lifter.b.next_address());
+                return Ok(lifter.finish_shadow(Terminator::Leave { target }));
+            }
+            Ok(Lifted::End(terminator)) if shadow => return Ok(lifter.finish_shadow(terminator)),
             Ok(Lifted::Next) if flags.one_instruction() => {
                 let target = flags.wrap(lifter.b.next_address());
                 return Ok(lifter.finish(Terminator::Jump { target }));
@@ -285,15 +295,7 @@ impl Lifter {
         if !self.flags.one_instruction() {
             return self.finish_block(terminator);
         }
-        let target = match terminator {
-            Terminator::Jump { target } | Terminator::Leave { target } => self.b.constant(target),
-            Terminator::JumpIndirect { target, .. } | Terminator::LeaveIndirect { target } => target,
-            Terminator::Branch { condition, taken, not_taken } => {
-                let (taken, not_taken) = (self.b.constant(taken), self.b.constant(not_taken));
-                self.b.select(Type::I64, condition, taken, not_taken)
-            }
-            Terminator::Raise { .. } => return self.finish_block(terminator),
-        };
+        let Some(target) = self.target(terminator) else { return self.finish_block(terminator) };
         let target = if self.flags.has(Flags::TRAP | Flags::DEBUG) {
             use Mnemonic as M;
             let how = match self.i.mnemonic() {
@@ -316,6 +318,26 @@ impl Lifter {
             target
         };
         self.finish_block(Terminator::LeaveIndirect { target })
+    }
+
+    /// Ends the block with the instruction behind STI, after which interrupts are looked for.
+    fn finish_shadow(mut self, terminator: Terminator) -> Block {
+        let Some(target) = self.target(terminator) else { return self.finish_block(terminator) };
+        self.b.helper(id::END_SHADOW, &[]);
+        self.finish_block(Terminator::LeaveIndirect { target })
+    }
+
+    /// Where a terminator goes on; `None` if it raises an exception.
+    fn target(&mut self, terminator: Terminator) -> Option<Value> {
+        Some(match terminator {
+            Terminator::Jump { target } | Terminator::Leave { target } => self.b.constant(target),
+            Terminator::JumpIndirect { target, .. } | Terminator::LeaveIndirect { target } => target,
+            Terminator::Branch { condition, taken, not_taken } => {
+                let (taken, not_taken) = (self.b.constant(taken), self.b.constant(not_taken));
+                self.b.select(Type::I64, condition, taken, not_taken)
+            }
+            Terminator::Raise { .. } => return None,
+        })
     }
 
     fn finish_block(mut self, terminator: Terminator) -> Block {

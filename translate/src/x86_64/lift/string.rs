@@ -162,9 +162,10 @@ impl Lifter {
         {
             return Err(Raises::GENERAL_PROTECTION);
         }
-        let set = self.constant(u64::from(self.i.mnemonic() == Mnemonic::Sti));
+        let sets = self.i.mnemonic() == Mnemonic::Sti;
+        let set = self.constant(sets.into());
         self.helper(id::SET_INTERRUPT_FLAG, &[set]);
-        let target = self.flags.wrap(self.b.next_address());
-        Ok(Lifted::End(Terminator::Leave { target }))
+        self.shadow = sets;
+        Ok(Lifted::Next)
     }
 }

@@ -39,31 +39,20 @@ pub(super) fn is_alone(i: &Instruction) -> bool {
         | M::Int1
         | M::Int3
         | M::Into
-        | M::Syscall
-        | M::Sysret
-        | M::Sysretq
         | M::Sysenter
         | M::Sysexit
         | M::Sysexitq
         | M::Hlt
-        | M::Cli
-        | M::Sti
         | M::Popf
         | M::Popfd
         | M::Popfq
-        | M::Rdmsr
-        | M::Wrmsr
         | M::Lgdt
         | M::Lidt
         | M::Lldt
         | M::Ltr
         | M::Lmsw
         | M::Clts
-        | M::Invlpg
         | M::Invpcid
-        | M::Swapgs
-        | M::Stac
-        | M::Clac
         | M::In
         | M::Out
         | M::Insb
@@ -89,11 +78,7 @@ pub(super) fn is_alone(i: &Instruction) -> bool {
         | M::Xsaveopt64
         | M::Xsavec
         | M::Xsavec64
-        | M::Rdtsc
-        | M::Rdtscp
-        | M::Mwait
-        | M::Wrfsbase
-        | M::Wrgsbase => true,
+        | M::Mwait => true,
         _ => i.is_string_instruction() && (i.has_rep_prefix() || i.has_repne_prefix()),
     }
 }
@@ -195,7 +180,7 @@ impl Lifter {
                 let which = self.b.get(RCX);
                 let value = self.helper(id::READ_MSR, &[which]);
                 self.write_pair(value);
-                Ok(self.leave_to_next())
+                Ok(Lifted::Next)
             }
             M::Wrmsr => {
                 self.need_supervisor()?;
@@ -210,7 +195,7 @@ impl Lifter {
                     let number = self.typed(Type::I32, number);
                     self.write_sized(RCX, Type::I32, number);
                 }
-                Ok(self.leave_to_next())
+                Ok(Lifted::Next)
             }
             M::Rdpmc => {
                 let which = self.b.get(RCX);
@@ -298,7 +283,9 @@ impl Lifter {
                 if !self.flags.is_64_bit() {
                     return Err(Raises::INVALID_OPCODE);
                 }
-                self.privileged_change(id::SWAP_GS, &[])
+                self.need_supervisor()?;
+                self.helper(id::SWAP_GS, &[]);
+                Ok(Lifted::Next)
             }
             M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => self.segment_base_instruction(),
             M::Stac | M::Clac => {
@@ -618,7 +605,8 @@ impl Lifter {
         let operand = self.read(0)?;
         let value = self.widen(ty, operand.value);
         let name = self.constant(segment as u64);
-        self.change(id::WRITE_SEGMENT_BASE, &[name, value])
+        self.helper(id::WRITE_SEGMENT_BASE, &[name, value]);
+        Ok(Lifted::Next)
     }
 
     /// VERR, VERW, LAR, LSL.

@@ -135,7 +135,8 @@ impl Lifter {
             Inline::Shift(..) if by_immediate => [self.zero_vector(); 2],
             _ => self.read_vector(second)?,
         };
-        let a = self.read_register(self.number(first), count);
+        // A shuffle of one source may have it in memory.
+        let a = if self.is_memory(first) { b } else { self.read_register(self.number(first), count) };
         let zero = self.zero_vector();
         Ok(match inline {
             Inline::Lanes(op, lane) => self.on_halves(|lifter, half| lifter.lanes(op, lane, a[half], b[half])),
