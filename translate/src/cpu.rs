@@ -600,7 +600,7 @@ impl<G: Guest> Cpu<G> {
             self.counters.tlb_fills += 1;
             let entry = self.tlb.entry(address, mode);
             let mut filling = self.tlb.filling();
-            filling.note(&self.tlb, address, mode, translation.global);
+            filling.note(address, mode, translation.global);
             self.tlb.keep(address, mode);
             let writes = access == Access::Write && translation.writable && !self.code_pages.has_code(physical);
             if writes {

@@ -207,6 +207,10 @@ impl<G: Guest> Forward<G> {
                 Op::Extend { from, a: inner, .. } if from == to => Some(Folded::Value(inner)),
                 _ => None,
             },
+            Op::Bitcast { to, a, .. } => match self.ops[usize::from(a.0)] {
+                Op::Bitcast { from, a: inner, .. } if from == to => Some(Folded::Value(inner)),
+                _ => None,
+            },
             Op::Vector(op) => self.handed_on(op).map(Folded::Value),
             _ => None,
         }

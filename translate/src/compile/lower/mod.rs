@@ -75,6 +75,7 @@ pub(super) fn lower<G: Guest>(
         retired,
         dirty: Registers::default(),
         values: Vec::new(),
+        floats: Vec::new(),
         block: &region.blocks[0].block,
     };
     for (position, dirty) in dirty_at_start.into_iter().enumerate() {
@@ -132,6 +133,8 @@ struct Lowering<'a, G: Guest> {
     dirty: Registers,
     /// Results of the operations of the block in progress.
     values: Vec<Option<clif::Value>>,
+    /// For those that are the bits of an F64: that number.
+    floats: Vec<Option<clif::Value>>,
     block: &'a Block,
 }
 
@@ -141,6 +144,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.block = &region.blocks[position].block;
         self.dirty = dirty;
         self.values = vec![None; self.block.ops.len()];
+        self.floats = vec![None; self.block.ops.len()];
         self.builder.switch_to_block(self.blocks[position]);
         let loops = region.blocks[position..]
             .iter()
@@ -236,9 +240,9 @@ impl<G: Guest> Lowering<'_, G> {
                     self.builder.ins().iconst(clif_type(ty), immediate)
                 }
             },
-            Op::Get { register } => self.read_register(register),
+            Op::Get { register } => self.read_register(place, register),
             Op::Put { register, value } => {
-                self.write_register(register, self.value(value));
+                self.write_register(register, value);
                 return None;
             }
             Op::Binary { op, ty, a, b } => self.binary(op, ty, self.value(a), self.value(b)),
@@ -282,8 +286,12 @@ impl<G: Guest> Lowering<'_, G> {
                 let a = self.value(a);
                 self.builder.ins().ireduce(clif_type(to), a)
             }
-            Op::Bitcast { to, a, .. } => {
+            Op::Bitcast { to: Type::F64, a, .. } => self.as_float(a),
+            Op::Bitcast { from, to, a } => {
                 let a = self.value(a);
+                if from == Type::F64 {
+                    self.floats[place] = Some(a);
+                }
                 self.builder.ins().bitcast(clif_type(to), MemFlagsData::new(), a)
             }
             Op::Load { width, signed, mode, address, offset } => {

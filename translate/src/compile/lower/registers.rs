@@ -1,18 +1,18 @@
 //! Where guest registers are while a region runs.
 //!
 //! Each that the region uses has a variable. Two that the region uses as a vector have one together, out of which what the region
-//! does with only one of them is extracted.
+//! does with only one of them is extracted. One that is mostly used as a floating-point number is such a number.
 
 use std::mem::offset_of;
 
-use cranelift_codegen::ir::{self as clif, InstBuilder, types};
+use cranelift_codegen::ir::{self as clif, InstBuilder, MemFlagsData, types};
 use cranelift_frontend::{FunctionBuilder, Variable};
 
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::{Context, MOST_REGISTERS};
 use crate::engine::Region;
 use crate::guest::Guest;
-use crate::ir::{Op, Register, VectorOp};
+use crate::ir::{Block, Op, Register, Type, Value, VectorOp};
 
 /// A set of guest registers.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -43,11 +43,33 @@ pub(super) struct Homes {
     variables: Vec<Option<Variable>>,
     /// The first registers of vectors.
     vectors: Registers,
+    /// Registers that are F64.
+    floats: Registers,
 }
 
 /// The first of the two registers that make a vector.
 fn first(register: Register) -> Register {
     Register(register.0 & !1)
+}
+
+/// Counts for each register how often a block uses it as a floating-point number, less how often as an integer.
+fn count_float_uses(block: &Block, balance: &mut [i32; MOST_REGISTERS]) {
+    for op in &block.ops {
+        match *op {
+            Op::Bitcast { from: Type::I64, to: Type::F64, a } => {
+                if let Op::Get { register } = block.ops[usize::from(a.0)] {
+                    // The reading itself was counted as that of an integer.
+                    balance[usize::from(register.0)] += 2;
+                }
+            }
+            Op::Get { register } => balance[usize::from(register.0)] -= 1,
+            Op::Put { register, value } => {
+                let is_float = matches!(block.ops[usize::from(value.0)], Op::Bitcast { from: Type::F64, .. });
+                balance[usize::from(register.0)] += if is_float { 1 } else { -1 };
+            }
+            _ => {}
+        }
+    }
 }
 
 fn offset(register: Register) -> i32 {
@@ -57,7 +79,8 @@ fn offset(register: Register) -> i32 {
 impl Homes {
     /// Gives variables to what the region uses, and loads them.
     pub(super) fn of(region: &Region, builder: &mut FunctionBuilder, context: clif::Value) -> Homes {
-        let mut homes = Homes { variables: vec![None; MOST_REGISTERS], vectors: Registers::default() };
+        let (vectors, floats) = (Registers::default(), Registers::default());
+        let mut homes = Homes { variables: vec![None; MOST_REGISTERS], vectors, floats };
         let ops = || region.blocks.iter().flat_map(|block| &block.block.ops);
         for op in ops() {
             if let Op::Vector(VectorOp::Get { register } | VectorOp::Put { register, .. }) = op {
@@ -70,9 +93,15 @@ impl Homes {
                 used.insert(homes.home(*register));
             }
         }
+        let mut balance = [0; MOST_REGISTERS];
+        for block in &region.blocks {
+            count_float_uses(&block.block, &mut balance);
+        }
         for register in used.iter() {
-            let ty = if homes.vectors.contains(register) { types::I64X2 } else { types::I64 };
-            homes.variables[usize::from(register.0)] = Some(builder.declare_var(ty));
+            if balance[usize::from(register.0)] > 0 && !homes.vectors.contains(register) {
+                homes.floats.insert(register);
+            }
+            homes.variables[usize::from(register.0)] = Some(builder.declare_var(homes.ty(register)));
         }
         homes.load(builder, context);
         homes
@@ -83,6 +112,22 @@ impl Homes {
         if self.vectors.contains(first(register)) { first(register) } else { register }
     }
 
+    /// The type of the variable of a register that has one.
+    fn ty(&self, register: Register) -> clif::Type {
+        if self.vectors.contains(register) {
+            types::I64X2
+        } else if self.floats.contains(register) {
+            types::F64
+        } else {
+            types::I64
+        }
+    }
+
+    /// How the register is accessed in the context: vectors are not aligned to their size.
+    fn flags(&self, register: Register) -> MemFlagsData {
+        if self.vectors.contains(register) { guest_memory() } else { trusted() }
+    }
+
     fn variables(&self) -> impl Iterator<Item = (Register, Variable)> {
         let numbered = (0..=u8::MAX).map(Register).zip(&self.variables);
         numbered.filter_map(|(register, variable)| Some((register, (*variable)?)))
@@ -91,11 +136,7 @@ impl Homes {
     /// Loads all variables.
     pub(super) fn load(&self, builder: &mut FunctionBuilder, context: clif::Value) {
         for (register, variable) in self.variables() {
-            let value = if self.vectors.contains(register) {
-                builder.ins().load(types::I64X2, guest_memory(), context, offset(register))
-            } else {
-                builder.ins().load(types::I64, trusted(), context, offset(register))
-            };
+            let value = builder.ins().load(self.ty(register), self.flags(register), context, offset(register));
             builder.def_var(variable, value);
         }
     }
@@ -134,26 +175,44 @@ impl<G: Guest> Lowering<'_, G> {
         (variable, self.homes.vectors.contains(home).then_some(register.0 & 1))
     }
 
-    pub(super) fn read_register(&mut self, register: Register) -> clif::Value {
+    /// Reads a register by the operation at `place`.
+    pub(super) fn read_register(&mut self, place: usize, register: Register) -> clif::Value {
         let (variable, half) = self.variable(register);
         let value = self.builder.use_var(variable);
         match half {
             Some(half) => self.builder.ins().extractlane(value, half),
+            None if self.homes.floats.contains(register) => {
+                self.floats[place] = Some(value);
+                self.builder.ins().bitcast(types::I64, MemFlagsData::new(), value)
+            }
             None => value,
         }
     }
 
-    pub(super) fn write_register(&mut self, register: Register, value: clif::Value) {
+    pub(super) fn write_register(&mut self, register: Register, value: Value) {
         let (variable, half) = self.variable(register);
+        let new = self.value(value);
         let value = match half {
             Some(half) => {
                 let old = self.builder.use_var(variable);
-                self.builder.ins().insertlane(old, value, half)
+                self.builder.ins().insertlane(old, new, half)
             }
-            None => value,
+            None if self.homes.floats.contains(register) => self.as_float(value),
+            None => new,
         };
         self.builder.def_var(variable, value);
         self.dirty.insert(self.homes.home(register));
+    }
+
+    /// The floating-point number with the bits of an I64.
+    pub(super) fn as_float(&mut self, bits: Value) -> clif::Value {
+        match self.floats[usize::from(bits.0)] {
+            Some(float) => float,
+            None => {
+                let bits = self.value(bits);
+                self.builder.ins().bitcast(types::F64, MemFlagsData::new(), bits)
+            }
+        }
     }
 
     /// The vector in a register and the one behind it, as I64X2.
@@ -172,9 +231,9 @@ impl<G: Guest> Lowering<'_, G> {
     /// Stores what may have been written since the region was entered.
     pub(super) fn store_written_registers(&mut self) {
         for register in self.dirty.iter() {
-            let (variable, half) = self.variable(register);
+            let (variable, _) = self.variable(register);
             let value = self.builder.use_var(variable);
-            let flags = if half.is_some() { guest_memory() } else { trusted() };
+            let flags = self.homes.flags(register);
             self.builder.ins().store(flags, value, self.context, offset(register));
         }
     }

@@ -99,10 +99,10 @@ impl Lifter {
     /// Sets a register to the canonical NaN if `is_nan`, else to `value`.
     fn set_float_unless(&mut self, register: u8, ty: Type, is_nan: Value, value: Value) {
         let integer = bits_of(ty);
-        let bits = self.builder.bitcast(ty, integer, value);
-        let nan = self.builder.constant_of(integer, canonical_nan(ty));
-        let result = self.builder.select(integer, is_nan, nan, bits);
-        self.set_float_bits(register, ty, result);
+        let nan = self.builder.constant_of(ty, canonical_nan(ty));
+        let result = self.builder.select(ty, is_nan, nan, value);
+        let bits = self.builder.bitcast(ty, integer, result);
+        self.set_float_bits(register, ty, bits);
     }
 
     /// The rounding that the field `rm` asks for (volume I, 21.2).
