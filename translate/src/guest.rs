@@ -57,20 +57,34 @@ pub struct Effects {
     pub writes_registers: bool,
     /// It does something besides computing its result, so that it must be called even if nobody uses that.
     pub acts: bool,
-    /// It reads or writes the floating-point flags or rounding mode, the instruction counter, or what translation flags are
+    /// It reads or writes [`crate::cpu::Context::float_flags`], where those that compiled code has raised must be when it is called.
+    pub float_flags: bool,
+    /// It reads or writes the floating-point rounding mode, the instruction counter, or what translation flags are
     /// made of. A block with such a helper is only ever interpreted; it must be the only instruction of its block.
     pub interpreted: bool,
 }
 
 impl Effects {
     /// A function of its arguments only.
-    pub const PURE: Effects =
-        Effects { can_raise: false, reads_registers: false, writes_registers: false, acts: false, interpreted: false };
+    pub const PURE: Effects = Effects {
+        can_raise: false,
+        reads_registers: false,
+        writes_registers: false,
+        acts: false,
+        float_flags: false,
+        interpreted: false,
+    };
     /// May raise an exception, and touches no register.
     pub const RAISES: Effects = Effects { can_raise: true, acts: true, ..Effects::PURE };
     /// May do anything.
-    pub const ALL: Effects =
-        Effects { can_raise: true, reads_registers: true, writes_registers: true, acts: true, interpreted: true };
+    pub const ALL: Effects = Effects {
+        can_raise: true,
+        reads_registers: true,
+        writes_registers: true,
+        acts: true,
+        float_flags: true,
+        interpreted: true,
+    };
 }
 
 /// A function of the guest's that operations call.

@@ -27,7 +27,7 @@ use crate::guest::Guest;
 pub use memory::CodeMemory;
 pub(crate) use runtime::Thunks;
 pub use runtime::{EntryPoint, Runtime};
-pub(crate) use slow_path::Access;
+pub(crate) use slow_path::{Access, collect_float_flags};
 
 /// Why something was not compiled.
 #[derive(Debug, thiserror::Error)]

@@ -110,6 +110,12 @@ pub(super) extern "C" fn store_if_reserved<G: Guest>(cpu: &mut Cpu<G>, address: 
     }
 }
 
+/// Moves the exception flags that compiled code raised from the host's control register to [`crate::cpu::Context::float_flags`].
+pub(crate) extern "C" fn collect_float_flags<G: Guest>(cpu: &mut Cpu<G>, _: u64, _: u64, _: u64) -> u64 {
+    cpu.context.float_flags |= crate::float::take_guest_flags().0;
+    0
+}
+
 /// `a * b + c` of numbers of `BITS` bits, for hosts without an instruction for it.
 pub(super) extern "C" fn multiply_add<G: Guest, const BITS: u32>(cpu: &mut Cpu<G>, a: u64, b: u64, c: u64) -> u64 {
     let ty = if BITS == 32 { Type::F32 } else { Type::F64 };

@@ -65,6 +65,17 @@ mod x86_64 {
         flags(raised)
     }
 
+    /// Between [`enter_guest`] and [`leave_guest`]: gives the flags that compiled code raised, and clears them.
+    pub fn take_guest_flags() -> Flags {
+        let mut raised = 0_u32;
+        // SAFETY: the operand is valid memory.
+        unsafe { asm!("stmxcsr [{raised}]", raised = in(reg) &raw mut raised, options(nostack, preserves_flags)) };
+        let cleared = raised & !0x3f;
+        // SAFETY: the operand is valid memory; only flags change, which the compiler's code does not look at.
+        unsafe { asm!("ldmxcsr [{cleared}]", cleared = in(reg) &raw const cleared, options(nostack, preserves_flags)) };
+        flags(raised)
+    }
+
     /// Defines a function that executes one instruction under `control` and gives the result and MXCSR.
     macro_rules! operation {
         ($name:ident, $instruction:literal, $result:ty, $($operand:ident: $ty:ty = $class:ident),*) => {
@@ -192,6 +203,11 @@ mod other {
 
     /// Does nothing: on this host floating point is done in software.
     pub fn leave_guest(_saved: HostControl) -> Flags {
+        Flags::NONE
+    }
+
+    /// Does nothing: on this host floating point is done in software.
+    pub fn take_guest_flags() -> Flags {
         Flags::NONE
     }
 

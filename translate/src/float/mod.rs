@@ -12,7 +12,7 @@ mod soft;
 #[cfg(test)]
 mod tests;
 
-pub use host::{HostControl, enter_guest, leave_guest};
+pub use host::{HostControl, enter_guest, leave_guest, take_guest_flags};
 
 use crate::ir::{FloatBinaryOp, FloatComparison, Type};
 

@@ -4,6 +4,9 @@ use super::{MACHINE, Riscv64, SUPERVISOR, mmu};
 use crate::cpu::Cpu;
 use crate::float::Rounding;
 
+/// Number of `fflags`.
+pub(super) const FFLAGS: u32 = 1;
+
 /// Supervisor interrupts enabled.
 pub(super) const MSTATUS_SIE: u64 = 1 << 1;
 /// Machine interrupts enabled.

@@ -36,6 +36,7 @@ macro_rules! helpers {
 helpers! {
     CSR: "csr", 2, Effects::ALL, access_csr;
     PLAIN_CSR: "plain_csr", 2, Effects::RAISES, access_csr;
+    FLOAT_FLAGS_CSR: "float_flags_csr", 2, Effects { float_flags: true, ..Effects::RAISES }, access_csr;
     MRET: "mret", 0, Effects::ALL, machine_return;
     SRET: "sret", 0, Effects::ALL, supervisor_return;
     WFI: "wfi", 0, Effects::ALL, wait_for_interrupt;

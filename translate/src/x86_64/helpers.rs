@@ -29,8 +29,7 @@ pub(super) use xsave::encode_xsave;
 const ACTS: Effects = Effects::RAISES;
 
 /// As [`ACTS`], with registers as operands.
-const ACTS_ON_REGISTERS: Effects =
-    Effects { can_raise: true, reads_registers: true, writes_registers: true, acts: true, interpreted: false };
+const ACTS_ON_REGISTERS: Effects = Effects { reads_registers: true, writes_registers: true, ..Effects::RAISES };
 
 /// A function of registers and of nothing else.
 const ON_REGISTERS: Effects = Effects { can_raise: false, ..ACTS_ON_REGISTERS };

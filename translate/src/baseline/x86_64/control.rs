@@ -7,6 +7,7 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::registers::Source;
 use super::{Cold, Emitted, Emitter, Terminator};
+use crate::compile::collect_float_flags;
 use crate::cpu::{Context, Status};
 use crate::engine::Translation;
 use crate::guest::{Exception, Guest};
@@ -37,6 +38,12 @@ impl Emitter<'_> {
 
     pub(super) fn helper<G: Guest>(&mut self, place: usize, helper: HelperId, arguments: [Value; 3]) {
         let helper = &G::HELPERS[usize::from(helper.0)];
+        if helper.effects.float_flags {
+            // The arguments, too, must outlive this call.
+            self.save_for_call(place.saturating_sub(1));
+            dynasm!(self.code ; .arch x64 ; mov rdi, rbp);
+            self.call(collect_float_flags::<G> as *const u8);
+        }
         self.save_for_call(place);
         for (value, to) in arguments.into_iter().zip([6, 2, 1]).take(helper.arguments) {
             self.load_value(to, value);

@@ -18,7 +18,7 @@ use cranelift_codegen::isa::CallConv;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
 use super::runtime::{Runtime, plain_signature, region_signature};
-use super::slow_path::Access;
+use super::slow_path::{self, Access};
 use crate::cpu::{Context, Status};
 use crate::engine::{Generation, Region};
 use crate::guest::{Exception, Guest};
@@ -396,6 +396,9 @@ impl<G: Guest> Lowering<'_, G> {
         let effects = helper.effects;
         if effects.reads_registers || effects.writes_registers {
             self.store_written_registers();
+        }
+        if effects.float_flags {
+            self.call_helper(slow_path::collect_float_flags::<G> as *const u8, [zero; 3]);
         }
         let result = self.call_helper(helper.function as *const u8, values);
         if effects.writes_registers {

@@ -4,7 +4,7 @@ use super::{Illegal, Lifted, Lifter};
 use crate::ir::Terminator;
 use crate::riscv64::decode::Instruction;
 use crate::riscv64::helpers::is_plain_csr_access;
-use crate::riscv64::{MACHINE, SUPERVISOR, USER, exception, helper_id};
+use crate::riscv64::{MACHINE, SUPERVISOR, USER, csr, exception, helper_id};
 
 impl Lifter {
     pub(super) fn system(&mut self, instruction: Instruction) -> Lifted {
@@ -75,6 +75,11 @@ impl Lifter {
         let source = if instruction.funct3() & 4 != 0 { bits } else { self.x(instruction.rs1()) };
         if is_plain_csr_access(instruction.0) {
             let old = self.builder.helper(helper_id::PLAIN_CSR, &[bits, source]);
+            self.set_x(instruction.rd(), old);
+            return Ok(None);
+        }
+        if instruction.funct12() == csr::FFLAGS {
+            let old = self.builder.helper(helper_id::FLOAT_FLAGS_CSR, &[bits, source]);
             self.set_x(instruction.rd(), old);
             return Ok(None);
         }
