@@ -49,7 +49,8 @@ impl Flags {
     pub const DIVISION_BY_ZERO: Flags = Flags(8);
     /// The operation has no useful result.
     pub const INVALID: Flags = Flags(16);
-    /// An operand is subnormal. x86 has this flag; only the functions of x86-64 hosts report it, and no other guest looks at it.
+    /// An operand is subnormal. x86 has this flag; of arithmetic only the functions of x86-64 hosts report it, and no other guest
+    /// looks at it.
     pub const DENORMAL: Flags = Flags(32);
 
     /// Without [`Flags::DENORMAL`].
@@ -94,6 +95,12 @@ pub fn is_nan(ty: Type, bits: u64) -> bool {
 /// True for signalling NaNs.
 pub fn is_signalling_nan(ty: Type, bits: u64) -> bool {
     is_nan(ty, bits) && bits & canonical_nan(ty) != canonical_nan(ty)
+}
+
+/// True for numbers that are smaller than any normal one, but not zero.
+fn is_subnormal(ty: Type, bits: u64) -> bool {
+    let fraction = if ty == Type::F32 { 0x7f_ffff } else { 0xf_ffff_ffff_ffff };
+    bits & infinity(ty) == 0 && bits & fraction != 0
 }
 
 /// [`crate::ir::Op::FloatBinary`].
@@ -141,17 +148,23 @@ pub fn compare(op: FloatComparison, ty: Type, a: u64, b: u64) -> (bool, Flags) {
     let unordered = is_nan(ty, a) || is_nan(ty, b);
     let signalling = is_signalling_nan(ty, a) || is_signalling_nan(ty, b);
     let invalid = match op {
-        FloatComparison::Equal | FloatComparison::Unordered => signalling,
+        FloatComparison::Equal | FloatComparison::LessQuiet | FloatComparison::Unordered => signalling,
         FloatComparison::Less | FloatComparison::LessEqual => unordered,
     };
-    let flags = if invalid { Flags::INVALID } else { Flags::NONE };
+    let flags = if invalid {
+        Flags::INVALID
+    } else if !unordered && (is_subnormal(ty, a) || is_subnormal(ty, b)) {
+        Flags::DENORMAL
+    } else {
+        Flags::NONE
+    };
     if unordered {
         return (op == FloatComparison::Unordered, flags);
     }
     let (a, b) = (ordered(ty, a), ordered(ty, b));
     let result = match op {
         FloatComparison::Equal => a == b,
-        FloatComparison::Less => a < b,
+        FloatComparison::Less | FloatComparison::LessQuiet => a < b,
         FloatComparison::LessEqual => a <= b,
         FloatComparison::Unordered => false,
     };

@@ -152,6 +152,7 @@ pub(super) const FLOAT_BINARY: &Table<FloatBinaryOp> = &[
 pub(super) const FLOAT_COMPARISONS: &Table<FloatComparison> = &[
     ("float_equal", FloatComparison::Equal),
     ("float_less", FloatComparison::Less),
+    ("float_less_quiet", FloatComparison::LessQuiet),
     ("float_less_equal", FloatComparison::LessEqual),
     ("float_unordered", FloatComparison::Unordered),
 ];

@@ -103,6 +103,8 @@ pub enum FloatComparison {
     Equal,
     /// Less. Any NaN raises invalid.
     Less,
+    /// Less. Only a signalling NaN raises invalid.
+    LessQuiet,
     /// Less or equal. Any NaN raises invalid.
     LessEqual,
     /// One is a NaN. Only a signalling NaN raises invalid.

@@ -85,6 +85,10 @@ impl Emitter<'_> {
                 scalar!(self, ty, comisd, comiss, xmm1, xmm0);
                 self.set_if(Condition::Above, to);
             }
+            FloatComparison::LessQuiet => {
+                scalar!(self, ty, ucomisd, ucomiss, xmm1, xmm0);
+                self.set_if(Condition::Above, to);
+            }
             FloatComparison::LessEqual => {
                 scalar!(self, ty, comisd, comiss, xmm1, xmm0);
                 self.set_if(Condition::AboveEqual, to);

@@ -41,7 +41,7 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn float_compare(&mut self, op: FloatComparison, a: clif::Value, b: clif::Value) -> clif::Value {
         let condition = match op {
             FloatComparison::Equal => FloatCC::Equal,
-            FloatComparison::Less => FloatCC::LessThan,
+            FloatComparison::Less | FloatComparison::LessQuiet => FloatCC::LessThan,
             FloatComparison::LessEqual => FloatCC::LessThanOrEqual,
             FloatComparison::Unordered => FloatCC::Unordered,
         };

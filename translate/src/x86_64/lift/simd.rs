@@ -130,6 +130,12 @@ impl Lifter {
             M::Ucomiss | M::Vucomiss => self.compare_floats(Type::I32, true),
             M::Comisd | M::Vcomisd => self.compare_floats(Type::I64, false),
             M::Ucomisd | M::Vucomisd => self.compare_floats(Type::I64, true),
+            M::Cvtss2sd | M::Vcvtss2sd if !self.flags.has(Flags::UNUSUAL_FLOAT) => {
+                self.convert_float(Type::F32, Type::F64)
+            }
+            M::Cvtsd2ss | M::Vcvtsd2ss if !self.flags.has(Flags::UNUSUAL_FLOAT) => {
+                self.convert_float(Type::F64, Type::F32)
+            }
             M::Cvtsi2ss | M::Vcvtsi2ss => self.convert_integer(Type::I32),
             M::Cvtsi2sd | M::Vcvtsi2sd => self.convert_integer(Type::I64),
             M::Cvtss2si | M::Vcvtss2si => self.convert_to_integer(Type::I32, false),

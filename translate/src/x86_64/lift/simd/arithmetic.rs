@@ -1,7 +1,8 @@
 //! Floating-point arithmetic, comparisons and conversions.
 
-use crate::ir::{FloatBinaryOp, Op, Type, Value, VectorOp};
+use crate::ir::{BinaryOp, FloatBinaryOp, FloatComparison, Op, Type, Value, VectorOp};
 
+use super::super::super::flags;
 use super::super::super::helpers::id;
 use super::super::{Flags, Lifted, Lifter, Result};
 use super::float_type;
@@ -9,11 +10,36 @@ use super::float_type;
 impl Lifter {
     /// COMISS and its kin.
     pub(super) fn compare_floats(&mut self, ty: Type, quiet: bool) -> Result {
+        if !self.flags.has(Flags::UNUSUAL_FLOAT) {
+            let float = float_type(ty);
+            let b = self.read_float(1, float)?;
+            let a = self.read_float(0, float)?;
+            let compare =
+                |lifter: &mut Lifter, op: FloatComparison| lifter.b.push(Op::FloatCompare { op, ty: float, a, b });
+            let unordered = compare(self, FloatComparison::Unordered);
+            let equal = compare(self, FloatComparison::Equal);
+            let less = compare(self, if quiet { FloatComparison::LessQuiet } else { FloatComparison::Less });
+            let unordered = self.flag_if(unordered, flags::ZF | flags::PF | flags::CF);
+            let (equal, less) = (self.flag_if(equal, flags::ZF), self.flag_if(less, flags::CF));
+            let ordered = self.b.binary(BinaryOp::Or, Type::I64, equal, less);
+            let all = self.b.binary(BinaryOp::Or, Type::I64, unordered, ordered);
+            self.set_explicit_flags(all);
+            return Ok(Lifted::Next);
+        }
         let b = self.read_scalar(1, ty)?;
         let a = self.vector_half(0, 0);
         let how = self.constant(u64::from(ty == Type::I64) | u64::from(quiet) << 1);
         let all = self.helper(id::COMPARE_FLOATS, &[a, b, how]);
         self.set_explicit_flags(all);
+        Ok(Lifted::Next)
+    }
+
+    /// CVTSS2SD and CVTSD2SS.
+    pub(super) fn convert_float(&mut self, from: Type, to: Type) -> Result {
+        let (_, second) = self.sources();
+        let a = self.read_float(second, from)?;
+        let result = self.b.push(Op::FloatConvert { from, to, a });
+        self.write_low(to, result);
         Ok(Lifted::Next)
     }
 
