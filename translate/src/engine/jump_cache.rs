@@ -75,9 +75,10 @@ impl JumpCache {
         (entry.pc == pc && entry.flags == u64::from(flags)).then_some(entry.translation)
     }
 
-    /// The translation that was last in the entry of an address, even if it was emptied since; or null.
+    /// The last translation of an address, even if its entry was emptied since; null if the entry had another address.
     pub(super) fn last(&self, pc: u64) -> *const Translation {
-        self.entries[index(pc)].translation
+        let entry = &self.entries[index(pc)];
+        if entry.pc == pc { entry.translation } else { std::ptr::null() }
     }
 
     /// Fills the entry of an address; `global`: for all address spaces.

@@ -29,6 +29,8 @@ use translations::{Span, Wanted};
 
 /// Most instructions in a block.
 const MOST_INSTRUCTIONS: usize = 64;
+/// Most bytes of code of a block, but for an instruction that crosses into the next page: more than so many instructions have.
+const MOST_CODE: u64 = 1024;
 /// How far beyond the page's end the code of an instruction may reach, bytes.
 const LONGEST_INSTRUCTION: u64 = 16;
 
@@ -436,19 +438,21 @@ impl<G: Guest> Dispatcher<G> {
         let pc = cpu.context.pc;
         let to_page_end = PAGE_SIZE - pc % PAGE_SIZE;
         let physical = self.fetch_address(cpu, pc)?;
-        let mut code = vec![0; to_page_end as usize];
-        self.read_code(cpu, pc, physical, &mut code)?;
+        let mut room = [0; (MOST_CODE + LONGEST_INSTRUCTION) as usize];
+        let length = to_page_end.min(MOST_CODE) as usize;
+        self.read_code(cpu, pc, physical, &mut room[..length])?;
+        let mut code = &room[..length];
         let mut most = most_instructions;
-        let mut block = match G::lift(pc, &code, self.flags, G::features(cpu), most) {
+        let mut block = match G::lift(pc, code, self.flags, G::features(cpu), most) {
             Ok(block) => block,
             Err(NeedsMoreCode) => {
                 let next = pc.wrapping_add(to_page_end);
                 let physical = self.fetch_address(cpu, next)?;
-                let mut more = [0; LONGEST_INSTRUCTION as usize];
-                self.read_code(cpu, next, physical, &mut more)?;
-                code.extend_from_slice(&more);
+                let longer = length + LONGEST_INSTRUCTION as usize;
+                self.read_code(cpu, next, physical, &mut room[length..longer])?;
+                code = &room[..longer];
                 most = 1;
-                G::lift(pc, &code, self.flags, G::features(cpu), most).map_err(|NeedsMoreCode| {
+                G::lift(pc, code, self.flags, G::features(cpu), most).map_err(|NeedsMoreCode| {
                     // No guest has instructions that long.
                     cpu.stop_with(Exception { number: 0, information: pc })
                 })?
@@ -459,7 +463,7 @@ impl<G: Guest> Dispatcher<G> {
             let before =
                 block.instructions.iter().take_while(|at| pc.wrapping_add(u64::from(at.offset)) < next).count();
             if before < block.instructions.len()
-                && let Ok(shorter) = G::lift(pc, &code, self.flags, G::features(cpu), before.max(1))
+                && let Ok(shorter) = G::lift(pc, code, self.flags, G::features(cpu), before.max(1))
             {
                 block = shorter;
             }

@@ -51,7 +51,7 @@ pub enum Tiers {
 
 /// How often a block is interpreted before the baseline compiler takes it: its code is that much faster, and it takes as long as
 /// so many executions.
-const WARM: u32 = 16;
+const WARM: u32 = 5;
 
 /// What a block's executions make worth while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
