@@ -104,7 +104,8 @@ fn hex(bytes: &[u8]) -> String {
 
 struct Comparison {
     random: Random,
-    processor: Processor,
+    /// One for each compiler.
+    processors: [Processor; 2],
     host: Host,
     report: String,
 }
@@ -116,15 +117,16 @@ impl Comparison {
             eprintln!("SKIPPED: {test}: the host gives no memory for code");
             return None;
         };
-        let processor = Processor::new(Tiers::Immediate(RUNS / 2));
-        Some(Comparison { random: Random::new(seed), processor, host, report: String::new() })
+        let processors = [Tiers::Immediate(RUNS / 2), Tiers::Baseline(RUNS / 2)].map(Processor::new);
+        Some(Comparison { random: Random::new(seed), processors, host, report: String::new() })
     }
 
     fn check(&mut self, instruction: &[u8]) {
         let random = &mut self.random;
         let code = program(instruction);
-        let address = self.processor.add_program(&code);
-        for _ in 0..RUNS {
+        let addresses = [0, 1].map(|index| self.processors[index].add_program(&code));
+        for run in 0..2 * RUNS {
+            let which = run as usize % 2;
             let mut data = [0; DATA_BYTES];
             for place in [0..128, OPERAND..OPERAND + 32] {
                 for value in data[place].chunks_exact_mut(8) {
@@ -139,7 +141,7 @@ impl Comparison {
                 place.copy_from_slice(&(value as u32).to_le_bytes());
             }
             let (mut here, mut there) = (data, data);
-            let ended = self.processor.run(address, &mut here);
+            let ended = self.processors[which].run(addresses[which], &mut here);
             assert_eq!(ended, Ended::Normally, "{instruction:02x?}");
             self.host.run(&code, &mut there);
             if is_plain_arithmetic(instruction) {
@@ -182,7 +184,7 @@ impl Comparison {
 
     fn finish(self) {
         assert!(self.report.is_empty(), "{}", self.report);
-        assert!(self.processor.regions_compiled() > 0);
+        assert!(self.processors[0].regions_compiled() > 0);
     }
 }
 

@@ -51,6 +51,37 @@ pub(crate) fn interrupts_wait_while_they_are_off(subject: &Subject) -> Outcome {
     Ok(())
 }
 
+/// x86-64: STI lets interrupts in behind the next instruction, however soon CLI comes then, and not before it.
+pub(crate) fn interrupts_come_behind_the_instruction_after_sti(subject: &Subject) -> Outcome {
+    /// STI; CLI.
+    const NO_WINDOW: &[u8] = &[0xfb, 0xfa];
+    /// STI; NOP; CLI.
+    const WINDOW: &[u8] = &[0xfb, 0x90, 0xfa];
+    /// STI; JMP to what follows; CLI.
+    const WINDOW_BEHIND_A_JUMP: &[u8] = &[0xfb, 0xeb, 0x00, 0xfa];
+
+    for window in [WINDOW, WINDOW_BEHIND_A_JUMP] {
+        let mut machine = Machine::new(subject, 1);
+        let (data, input) = (machine.layout.data, machine.layout.input);
+        machine.load(&Program::handler(machine.architecture, data));
+        let mut program = machine.program();
+        program.repeat(10, |program| {
+            program.raw(NO_WINDOW);
+        });
+        program.load(Width::Eight, data).store(Width::Eight, data + 8);
+        program.repeat(subject.iterations, |program| {
+            program.raw(window);
+        });
+        program.load(Width::Eight, data).store(Width::Eight, data + 16).done();
+        machine.load(&program);
+        machine.write(data + 8, &[0xff; 8]);
+        machine.vcpus[0].handle().set_interrupt(input, true);
+        machine.run_to_end();
+        assert_eq!((machine.read_u64(data + 8), machine.read_u64(data + 16)), (0, 1), "before and after");
+    }
+    Ok(())
+}
+
 /// A level that falls before the guest looks leaves no interrupt behind.
 pub(crate) fn a_lowered_interrupt_is_gone(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);

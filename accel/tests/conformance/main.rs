@@ -87,6 +87,7 @@ macro_rules! x86_64_suites {
                 debugging::a_guest_steps_itself,
                 debugging::watchpoints_in_user_mode,
                 interrupts::a_requested_nmi_moves_with_the_state,
+                interrupts::interrupts_come_behind_the_instruction_after_sti,
                 io::access_across_the_end_of_memory,
                 io::unusual_instructions_reach_devices,
                 management::a_handler_has_memory_of_its_own,
