@@ -48,6 +48,8 @@ fn qmp_controls_the_running_guest() {
     let registers = client.execute("human-monitor-command", json!({"command-line": "info registers"}));
     assert!(registers.as_str().is_some_and(|text| text.contains("mstatus")), "{registers}");
 
+    // The client may have been there in time to hear of the start.
+    client.events_so_far();
     client.execute("stop", json!({}));
     assert_eq!(client.events_so_far(), ["STOP"]);
     assert_eq!(client.execute("query-status", json!({}))["running"], false);

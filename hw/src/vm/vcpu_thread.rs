@@ -61,6 +61,7 @@ impl VcpuThread {
         let thread = shared.clone();
         std::thread::Builder::new().name(format!("vcpu {index}")).spawn(move || {
             let id = rustix::thread::gettid().as_raw_nonzero().get();
+            let _guard = AbortOnPanic;
             // The other side waits for it.
             let _ = sender.send(id);
             thread.serve(index, vcpu, &*bus, exited);
@@ -165,6 +166,17 @@ impl VcpuThread {
         }
         self.handle.kick();
         receiver.recv().ok()
+    }
+}
+
+/// Ends the program when the thread that holds it panics: every command to the machine would wait for its processor forever.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
     }
 }
 

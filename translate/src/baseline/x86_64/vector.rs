@@ -42,7 +42,7 @@ impl Emitter<'_> {
                 let to = self.copy_vector(place, a);
                 self.shift_lanes(op, lane, to, count)?;
             }
-            VectorOp::Shuffle { shuffle, a, b } => self.shuffle(place, shuffle, a, b)?,
+            VectorOp::Shuffle { shuffle, a, b } => self.shuffle(place, shuffle, a, b),
             VectorOp::Widen { signed, lane, a } => {
                 let to = self.define_vector(place);
                 let from = self.read_vector(a, 0);
@@ -249,51 +249,40 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    fn shuffle(&mut self, place: usize, shuffle: Shuffle, a: Value, b: Value) -> Emitted {
-        let control = |control: u8| control as i8;
-        match shuffle {
-            Shuffle::LowHalves(chosen) => {
-                let to = self.define_vector(place);
-                let from = self.read_vector(a, 0);
-                dynasm!(self.code ; .arch x64 ; pshuflw Rx(to), Rx(from), control(chosen));
-                return Ok(());
-            }
-            Shuffle::HighHalves(chosen) => {
-                let to = self.define_vector(place);
-                let from = self.read_vector(a, 0);
-                dynasm!(self.code ; .arch x64 ; pshufhw Rx(to), Rx(from), control(chosen));
-                return Ok(());
-            }
-            Shuffle::Words(chosen) if a == b => {
-                let to = self.define_vector(place);
-                let from = self.read_vector(a, 0);
-                dynasm!(self.code ; .arch x64 ; pshufd Rx(to), Rx(from), control(chosen));
-                return Ok(());
-            }
-            Shuffle::Align(first) => {
-                // The instruction's destination is the upper operand.
-                let (to, from) = self.two_vectors(place, b, a);
-                dynasm!(self.code ; .arch x64 ; palignr Rx(to), Rx(from), control(first));
-                return Ok(());
-            }
-            _ => {}
+    fn shuffle(&mut self, place: usize, shuffle: Shuffle, a: Value, b: Value) {
+        /// Emits an instruction that replaces its first operand.
+        macro_rules! two {
+            ($a:expr, $b:expr, $name:ident $(, $control:expr)?) => {{
+                let (to, from) = self.two_vectors(place, $a, $b);
+                dynasm!(self.code ; .arch x64 ; $name Rx(to), Rx(from) $(, $control as i8)?)
+            }};
         }
-        let (to, from) = self.two_vectors(place, a, b);
-        match shuffle {
-            Shuffle::InterleaveLow(Type::I8) => dynasm!(self.code ; .arch x64 ; punpcklbw Rx(to), Rx(from)),
-            Shuffle::InterleaveLow(Type::I16) => dynasm!(self.code ; .arch x64 ; punpcklwd Rx(to), Rx(from)),
-            Shuffle::InterleaveLow(Type::I32) => dynasm!(self.code ; .arch x64 ; punpckldq Rx(to), Rx(from)),
-            Shuffle::InterleaveLow(_) => dynasm!(self.code ; .arch x64 ; punpcklqdq Rx(to), Rx(from)),
-            Shuffle::InterleaveHigh(Type::I8) => dynasm!(self.code ; .arch x64 ; punpckhbw Rx(to), Rx(from)),
-            Shuffle::InterleaveHigh(Type::I16) => dynasm!(self.code ; .arch x64 ; punpckhwd Rx(to), Rx(from)),
-            Shuffle::InterleaveHigh(Type::I32) => dynasm!(self.code ; .arch x64 ; punpckhdq Rx(to), Rx(from)),
-            Shuffle::InterleaveHigh(_) => dynasm!(self.code ; .arch x64 ; punpckhqdq Rx(to), Rx(from)),
-            Shuffle::Words(chosen) => dynasm!(self.code ; .arch x64 ; shufps Rx(to), Rx(from), control(chosen)),
-            Shuffle::Doubles(chosen) => dynasm!(self.code ; .arch x64 ; shufpd Rx(to), Rx(from), control(chosen)),
-            Shuffle::Blend(chosen) => dynasm!(self.code ; .arch x64 ; pblendw Rx(to), Rx(from), control(chosen)),
-            Shuffle::LowHalves(_) | Shuffle::HighHalves(_) | Shuffle::Align(_) => return Err(Unsupported),
+        /// Emits one that does not.
+        macro_rules! one {
+            ($name:ident, $control:expr) => {{
+                let to = self.define_vector(place);
+                let from = self.read_vector(a, 0);
+                dynasm!(self.code ; .arch x64 ; $name Rx(to), Rx(from), $control as i8)
+            }};
         }
-        Ok(())
+        match shuffle {
+            Shuffle::InterleaveLow(Type::I8) => two!(a, b, punpcklbw),
+            Shuffle::InterleaveLow(Type::I16) => two!(a, b, punpcklwd),
+            Shuffle::InterleaveLow(Type::I32) => two!(a, b, punpckldq),
+            Shuffle::InterleaveLow(_) => two!(a, b, punpcklqdq),
+            Shuffle::InterleaveHigh(Type::I8) => two!(a, b, punpckhbw),
+            Shuffle::InterleaveHigh(Type::I16) => two!(a, b, punpckhwd),
+            Shuffle::InterleaveHigh(Type::I32) => two!(a, b, punpckhdq),
+            Shuffle::InterleaveHigh(_) => two!(a, b, punpckhqdq),
+            Shuffle::Words(control) if a == b => one!(pshufd, control),
+            Shuffle::Words(control) => two!(a, b, shufps, control),
+            Shuffle::Doubles(control) => two!(a, b, shufpd, control),
+            Shuffle::LowHalves(control) => one!(pshuflw, control),
+            Shuffle::HighHalves(control) => one!(pshufhw, control),
+            // The instruction's destination is the upper operand.
+            Shuffle::Align(first) => two!(b, a, palignr, first),
+            Shuffle::Blend(control) => two!(a, b, pblendw, control),
+        }
     }
 
     fn widen(&mut self, signed: bool, lane: Type, to: u8, from: u8) {

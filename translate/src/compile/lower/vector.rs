@@ -135,54 +135,45 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     fn lane_op(&mut self, op: LaneOp, lane: Type, a: Value, b: Value) -> clif::Value {
-        match op {
-            LaneOp::MulHighSigned | LaneOp::MulHighUnsigned => return self.multiply_high(op, a, b),
-            LaneOp::MulLowHalvesSigned | LaneOp::MulLowHalvesUnsigned => return self.multiply_low_halves(op, a, b),
-            LaneOp::MulAddHalves => return self.multiply_add_halves(a, b),
-            _ => {}
-        }
-        let (a, b) = (self.lanes_of(a, lane), self.lanes_of(b, lane));
+        let (x, y) = (self.lanes_of(a, lane), self.lanes_of(b, lane));
         let ins = self.builder.ins();
         match op {
-            LaneOp::Add => ins.iadd(a, b),
-            LaneOp::Sub => ins.isub(a, b),
-            LaneOp::Mul => ins.imul(a, b),
-            LaneOp::And => ins.band(a, b),
-            LaneOp::Or => ins.bor(a, b),
-            LaneOp::Xor => ins.bxor(a, b),
-            LaneOp::NotAnd => ins.band_not(b, a),
-            LaneOp::AddSaturatingSigned => ins.sadd_sat(a, b),
-            LaneOp::AddSaturatingUnsigned => ins.uadd_sat(a, b),
-            LaneOp::SubSaturatingSigned => ins.ssub_sat(a, b),
-            LaneOp::SubSaturatingUnsigned => ins.usub_sat(a, b),
-            LaneOp::MinSigned => ins.smin(a, b),
-            LaneOp::MinUnsigned => ins.umin(a, b),
-            LaneOp::MaxSigned => ins.smax(a, b),
-            LaneOp::MaxUnsigned => ins.umax(a, b),
-            LaneOp::Average => ins.avg_round(a, b),
-            LaneOp::Equal => ins.icmp(IntCC::Equal, a, b),
-            LaneOp::GreaterSigned => ins.icmp(IntCC::SignedGreaterThan, a, b),
-            LaneOp::NarrowSigned => ins.snarrow(a, b),
-            LaneOp::NarrowUnsigned => ins.unarrow(a, b),
-            LaneOp::Permute if cfg!(target_arch = "x86_64") => ins.x86_pshufb(a, b),
+            LaneOp::Add => ins.iadd(x, y),
+            LaneOp::Sub => ins.isub(x, y),
+            LaneOp::Mul => ins.imul(x, y),
+            LaneOp::MulHighSigned | LaneOp::MulHighUnsigned => self.multiply_high(op, x, y),
+            LaneOp::MulLowHalvesSigned | LaneOp::MulLowHalvesUnsigned => self.multiply_low_halves(op, x, y),
+            LaneOp::MulAddHalves => self.multiply_add_halves(x, y),
+            LaneOp::And => ins.band(x, y),
+            LaneOp::Or => ins.bor(x, y),
+            LaneOp::Xor => ins.bxor(x, y),
+            LaneOp::NotAnd => ins.band_not(y, x),
+            LaneOp::AddSaturatingSigned => ins.sadd_sat(x, y),
+            LaneOp::AddSaturatingUnsigned => ins.uadd_sat(x, y),
+            LaneOp::SubSaturatingSigned => ins.ssub_sat(x, y),
+            LaneOp::SubSaturatingUnsigned => ins.usub_sat(x, y),
+            LaneOp::MinSigned => ins.smin(x, y),
+            LaneOp::MinUnsigned => ins.umin(x, y),
+            LaneOp::MaxSigned => ins.smax(x, y),
+            LaneOp::MaxUnsigned => ins.umax(x, y),
+            LaneOp::Average => ins.avg_round(x, y),
+            LaneOp::Equal => ins.icmp(IntCC::Equal, x, y),
+            LaneOp::GreaterSigned => ins.icmp(IntCC::SignedGreaterThan, x, y),
+            LaneOp::NarrowSigned => ins.snarrow(x, y),
+            LaneOp::NarrowUnsigned => ins.unarrow(x, y),
+            LaneOp::Permute if cfg!(target_arch = "x86_64") => ins.x86_pshufb(x, y),
             // Only the lowest four bits and the highest of a control count.
             LaneOp::Permute => {
                 let mask = self.builder.ins().iconst(types::I8, 0x8f);
                 let mask = self.builder.ins().splat(types::I8X16, mask);
-                let b = self.builder.ins().band(b, mask);
-                self.builder.ins().swizzle(a, b)
+                let y = self.builder.ins().band(y, mask);
+                self.builder.ins().swizzle(x, y)
             }
-            LaneOp::MulHighSigned
-            | LaneOp::MulHighUnsigned
-            | LaneOp::MulLowHalvesSigned
-            | LaneOp::MulLowHalvesUnsigned
-            | LaneOp::MulAddHalves => a,
         }
     }
 
     /// The high halves of products of 16 bits: of wider ones, narrowed again.
-    fn multiply_high(&mut self, op: LaneOp, a: Value, b: Value) -> clif::Value {
-        let (a, b) = (self.lanes_of(a, Type::I16), self.lanes_of(b, Type::I16));
+    fn multiply_high(&mut self, op: LaneOp, a: clif::Value, b: clif::Value) -> clif::Value {
         let signed = op == LaneOp::MulHighSigned;
         let halves = [false, true].map(|high| {
             let [a, b] = [a, b].map(|value| {
@@ -203,9 +194,9 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     /// Products of the even lanes of 32 bits.
-    fn multiply_low_halves(&mut self, op: LaneOp, a: Value, b: Value) -> clif::Value {
+    fn multiply_low_halves(&mut self, op: LaneOp, a: clif::Value, b: clif::Value) -> clif::Value {
         let [a, b] = [a, b].map(|value| {
-            let bytes = self.lanes_of(value, Type::I8);
+            let bytes = self.cast(value, types::I8X16);
             // The even lanes become the lower half, which is widened.
             let even = self.choose_bytes(bytes, bytes, crate::ir::Shuffle::Words(0b10_00_10_00).bytes());
             let even = self.cast(even, types::I32X4);
@@ -215,8 +206,8 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().imul(a, b)
     }
 
-    fn multiply_add_halves(&mut self, a: Value, b: Value) -> clif::Value {
-        let (a, b) = (self.lanes_of(a, Type::I16), self.lanes_of(b, Type::I16));
+    fn multiply_add_halves(&mut self, a: clif::Value, b: clif::Value) -> clif::Value {
+        let (a, b) = (self.cast(a, types::I16X8), self.cast(b, types::I16X8));
         let [a_low, b_low] = [a, b].map(|value| self.builder.ins().swiden_low(value));
         let [a_high, b_high] = [a, b].map(|value| self.builder.ins().swiden_high(value));
         let low = self.builder.ins().imul(a_low, b_low);
