@@ -206,8 +206,24 @@ fn start(random: &mut Random, pool: &[u8], bits: u32) -> Start {
     start
 }
 
+/// Set in the process that does the work.
+const OWN_PROCESS: &str = "BROLGA_ORACLE_OWN_PROCESS";
+
+/// In a process of its own: the kernel loads a local descriptor table when it goes from one process to another, and on hosts whose KVM
+/// loses it, threads of the process that also runs KVM find theirs gone.
 #[test]
 fn legacy_instructions_end_alike_everywhere() {
+    if std::env::var_os(OWN_PROCESS).is_some() {
+        return compare_legacy_instructions();
+    }
+    let mut command = std::process::Command::new(std::env::current_exe().expect("the test is a program"));
+    command.args(["--exact", "legacy::legacy_instructions_end_alike_everywhere", "--nocapture"]).env(OWN_PROCESS, "1");
+    let output = command.output().expect("the test runs again");
+    eprint!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn compare_legacy_instructions() {
     let test = "legacy_instructions_end_alike_everywhere";
     let mut native = match Native::new() {
         Ok(native) if host_is_amd() => Some(native),
