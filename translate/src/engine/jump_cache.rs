@@ -50,7 +50,7 @@ pub(super) struct JumpCache {
 /// The position of an address. [`crate::compile`] and the baseline compiler emit the same computation.
 fn index(pc: u64) -> usize {
     let place = (pc ^ (pc % PAGE_SIZE / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES;
-    (pc / PAGE_SIZE % JUMP_CACHE_PAGES * JUMP_CACHE_PLACES + place) as usize
+    group(pc) * JUMP_CACHE_PLACES as usize + place as usize
 }
 
 fn group(pc: u64) -> usize {
@@ -92,8 +92,11 @@ impl JumpCache {
         }
         let page = pc & !(PAGE_SIZE - 1);
         let pages = &mut self.pages[group(pc)];
-        *pages =
-            if matches!(*pages, Pages::None) || *pages == Pages::One(page) { Pages::One(page) } else { Pages::Several };
+        *pages = match *pages {
+            Pages::Several => Pages::Several,
+            Pages::One(other) if other != page => Pages::Several,
+            Pages::None | Pages::One(_) => Pages::One(page),
+        };
         let cell = std::sync::Arc::as_ptr(&translation.cell);
         self.entries[index(pc)] = JumpCacheEntry { pc, flags: flags.into(), cell, translation };
     }

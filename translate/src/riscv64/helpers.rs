@@ -1,5 +1,6 @@
 //! Functions that lifted code calls.
 
+use super::decode::Instruction;
 use super::{Riscv64, csr, exception, mmu, trap};
 use crate::cpu::Cpu;
 use crate::guest::{Effects, Exception, Guest, Helper};
@@ -60,19 +61,22 @@ helpers! {
     FLOAT_MULTIPLY_ADD_D_RMM: "float_multiply_add_d_rmm", 3, ADDS_FLAGS, float::multiply_add::<64, 4>;
 }
 
-/// A Zicsr instruction that neither reads what compiled code keeps to itself (floating-point flags, the count of instructions) nor
-/// changes what later instructions depend on before the next trap, so that it may stand among others.
-pub(super) fn is_plain_csr_access(instruction: u32) -> bool {
-    let writes = instruction >> 12 & 3 == 1 || instruction >> 15 & 0x1f != 0;
-    match instruction >> 20 {
+/// The helper of a Zicsr instruction that neither reads what compiled code keeps to itself (the count of instructions) nor changes
+/// what later instructions depend on before the next trap, so that it may stand among others; `None` of any other instruction.
+pub(super) fn plain_csr_helper(instruction: Instruction) -> Option<HelperId> {
+    let funct3 = instruction.funct3();
+    let writes = funct3 & 3 == 1 || instruction.rs1() != 0;
+    let is_plain = match instruction.funct12() {
+        csr::FFLAGS => return Some(id::FLOAT_FLAGS_CSR),
         // stvec, sscratch, sepc, scause, stval; mtvec, mscratch, mepc, mcause, mtval
         0x105 | 0x140..=0x143 | 0x305 | 0x340..=0x343 => true,
         // sstatus, sie, sip, satp; mstatus, mie, mip; time
         0x100 | 0x104 | 0x144 | 0x180 | 0x300 | 0x304 | 0x344 | 0xc01 if !writes => true,
         // CSRRCI that takes SIE away from sstatus
-        0x100 => instruction >> 12 & 7 == 7 && instruction >> 15 & 0x1f == 2,
+        0x100 => funct3 == 7 && instruction.rs1() == 2,
         _ => false,
-    }
+    };
+    is_plain.then_some(id::PLAIN_CSR)
 }
 
 /// The Zicsr instruction whose bits are `instruction`; `source` is the value of rs1. Gives the register's old value.

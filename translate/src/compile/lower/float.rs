@@ -10,13 +10,30 @@ use super::{Lowering, clif_type, trusted};
 use crate::cpu::Context;
 use crate::float::Flags;
 use crate::guest::Guest;
-use crate::ir::{FloatComparison, Type};
+use crate::ir::{FloatBinaryOp, FloatComparison, Type};
 
 impl<G: Guest> Lowering<'_, G> {
     /// Makes the operation's exception flags count even if its result does not.
     pub(super) fn keep_flags(&mut self, result: clif::Value) -> clif::Value {
         self.store_context(result, offset_of!(Context, float_scratch));
         result
+    }
+
+    /// Arithmetic on numbers, or on all lanes of vectors.
+    pub(super) fn float_binary(&mut self, op: FloatBinaryOp, a: clif::Value, b: clif::Value) -> clif::Value {
+        let ins = self.builder.ins();
+        let result = match op {
+            FloatBinaryOp::Add => ins.fadd(a, b),
+            FloatBinaryOp::Sub => ins.fsub(a, b),
+            FloatBinaryOp::Mul => ins.fmul(a, b),
+            FloatBinaryOp::Div => ins.fdiv(a, b),
+        };
+        self.keep_flags(result)
+    }
+
+    pub(super) fn square_root(&mut self, a: clif::Value) -> clif::Value {
+        let result = self.builder.ins().sqrt(a);
+        self.keep_flags(result)
     }
 
     pub(super) fn multiply_add(&mut self, ty: Type, a: clif::Value, b: clif::Value, c: clif::Value) -> clif::Value {

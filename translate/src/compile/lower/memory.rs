@@ -43,17 +43,17 @@ impl<G: Guest> Lowering<'_, G> {
         (self.builder.ins().iadd(address, addend), missed)
     }
 
-    /// Calls a slow path and leaves if it did not complete.
+    /// Calls a slow path, with what it is to know of the access in one word, and leaves if it did not complete.
     pub(super) fn slow_path(
         &mut self,
         place: usize,
         thunk: *const u8,
         address: clif::Value,
-        access: Access,
+        access: i64,
         value: Option<clif::Value>,
     ) {
         let target = self.constant(thunk as u64);
-        let access = self.builder.ins().iconst(types::I64, access.encode());
+        let access = self.builder.ins().iconst(types::I64, access);
         let mut arguments = vec![self.context, address, access];
         arguments.extend(value);
         let signature = self.signatures.slow_path[usize::from(value.is_some())];
@@ -83,7 +83,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, self.runtime.thunks.load, address, access, None);
+        self.slow_path(place, self.runtime.thunks.load, address, access.encode(), None);
         let loaded = self.result();
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(done);
@@ -103,7 +103,7 @@ impl<G: Guest> Lowering<'_, G> {
         let done = self.builder.create_block();
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, self.runtime.thunks.store, address, access, Some(value));
+        self.slow_path(place, self.runtime.thunks.store, address, access.encode(), Some(value));
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
@@ -115,11 +115,8 @@ impl<G: Guest> Lowering<'_, G> {
         let (across, done) = (self.cold_block(), self.builder.create_block());
         self.builder.ins().brif(crosses, across, &[], done, &[]);
         self.builder.switch_to_block(across);
-        let target = self.constant(self.runtime.thunks.probe_write as u64);
-        let access = self.builder.ins().iconst(types::I64, i64::from(mode.0) | i64::from(bytes) << 8);
-        let signature = self.signatures.slow_path[0];
-        self.builder.ins().call_indirect(signature, target, &[self.context, address, access]);
-        self.check_status(place);
+        let access = i64::from(mode.0) | i64::from(bytes) << 8;
+        self.slow_path(place, self.runtime.thunks.probe_write, address, access, None);
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
@@ -156,7 +153,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64);
         self.builder.ins().jump(done, &[BlockArg::Value(old)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, self.runtime.thunks.read_modify_write, address, access, Some(value));
+        self.slow_path(place, self.runtime.thunks.read_modify_write, address, access.encode(), Some(value));
         let old = self.result();
         self.builder.ins().jump(done, &[BlockArg::Value(old)]);
         self.builder.switch_to_block(done);

@@ -22,7 +22,7 @@ use super::slow_path::{self, Access};
 use crate::cpu::{Context, Status};
 use crate::engine::{Generation, Region};
 use crate::guest::{Exception, Guest};
-use crate::ir::{Block, Comparison, FloatBinaryOp, Op, Type, UnaryOp, Value};
+use crate::ir::{Block, Comparison, Op, Type, UnaryOp, Value};
 use registers::{Homes, Registers};
 
 /// Lowers `region` into `function`. Jumps out of the region go through cells of `generation`.
@@ -317,39 +317,26 @@ impl<G: Guest> Lowering<'_, G> {
                 let (address, expected, new) = (self.value(address), self.value(expected), self.value(new));
                 self.store_context(expected, offset_of!(Context, result));
                 let thunk = self.runtime.thunks.exchange_if;
-                self.slow_path(place, thunk, address, Access::new(width, mode), Some(new));
+                self.slow_path(place, thunk, address, Access::new(width, mode).encode(), Some(new));
                 self.result()
             }
             Op::LoadReserved { width, mode, address } => {
                 let thunk = self.runtime.thunks.reserve;
-                self.slow_path(place, thunk, self.value(address), Access::new(width, mode), None);
+                self.slow_path(place, thunk, self.value(address), Access::new(width, mode).encode(), None);
                 self.result()
             }
             Op::StoreConditional { width, mode, address, value } => {
                 let thunk = self.runtime.thunks.store_if_reserved;
-                self.slow_path(place, thunk, self.value(address), Access::new(width, mode), Some(self.value(value)));
+                let access = Access::new(width, mode).encode();
+                self.slow_path(place, thunk, self.value(address), access, Some(self.value(value)));
                 self.result()
             }
             Op::Fence => {
                 self.builder.ins().fence();
                 return None;
             }
-            Op::FloatBinary { op, a, b, .. } => {
-                let (a, b) = (self.value(a), self.value(b));
-                let ins = self.builder.ins();
-                let result = match op {
-                    FloatBinaryOp::Add => ins.fadd(a, b),
-                    FloatBinaryOp::Sub => ins.fsub(a, b),
-                    FloatBinaryOp::Mul => ins.fmul(a, b),
-                    FloatBinaryOp::Div => ins.fdiv(a, b),
-                };
-                self.keep_flags(result)
-            }
-            Op::FloatSquareRoot { a, .. } => {
-                let a = self.value(a);
-                let result = self.builder.ins().sqrt(a);
-                self.keep_flags(result)
-            }
+            Op::FloatBinary { op, a, b, .. } => self.float_binary(op, self.value(a), self.value(b)),
+            Op::FloatSquareRoot { a, .. } => self.square_root(self.value(a)),
             Op::FloatMultiplyAdd { ty, a, b, c } => self.multiply_add(ty, self.value(a), self.value(b), self.value(c)),
             Op::FloatCompare { op, a, b, .. } => self.float_compare(op, self.value(a), self.value(b)),
             Op::FloatConvert { to, a, .. } => {

@@ -8,7 +8,7 @@ use cranelift_codegen::ir::{self as clif, BlockArg, ConstantData, Endianness, In
 use super::{Lowering, guest_memory};
 use crate::cpu::Context;
 use crate::guest::Guest;
-use crate::ir::{FloatBinaryOp, LaneOp, LaneShift, MemoryMode, Op, Type, Value, VectorOp};
+use crate::ir::{LaneOp, LaneShift, MemoryMode, Op, Type, Value, VectorOp};
 
 /// The vector of lanes of a type.
 fn vector_of(lane: Type) -> clif::Type {
@@ -72,19 +72,11 @@ impl<G: Guest> Lowering<'_, G> {
             }
             VectorOp::Float { op, lane, a, b } => {
                 let (a, b) = (self.lanes_of(a, lane), self.lanes_of(b, lane));
-                let ins = self.builder.ins();
-                let result = match op {
-                    FloatBinaryOp::Add => ins.fadd(a, b),
-                    FloatBinaryOp::Sub => ins.fsub(a, b),
-                    FloatBinaryOp::Mul => ins.fmul(a, b),
-                    FloatBinaryOp::Div => ins.fdiv(a, b),
-                };
-                self.keep_flags(result)
+                self.float_binary(op, a, b)
             }
             VectorOp::SquareRoot { lane, a } => {
                 let a = self.lanes_of(a, lane);
-                let result = self.builder.ins().sqrt(a);
-                self.keep_flags(result)
+                self.square_root(a)
             }
         })
     }
@@ -256,7 +248,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64X2);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(missed);
-        self.vector_slow_path(place, self.runtime.thunks.load_vector, address, mode);
+        self.slow_path(place, self.runtime.thunks.load_vector, address, mode.0.into(), None);
         let offset = offset_of!(Context, result) as i32;
         let loaded = self.builder.ins().load(types::I64X2, guest_memory(), self.context, offset);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
@@ -271,17 +263,8 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
         self.builder.ins().store(guest_memory(), value, self.context, offset_of!(Context, result) as i32);
-        self.vector_slow_path(place, self.runtime.thunks.store_vector, address, mode);
+        self.slow_path(place, self.runtime.thunks.store_vector, address, mode.0.into(), None);
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
-    }
-
-    /// Calls the slow path of a vector's access and leaves if it did not complete.
-    fn vector_slow_path(&mut self, place: usize, thunk: *const u8, address: clif::Value, mode: MemoryMode) {
-        let target = self.constant(thunk as u64);
-        let access = self.constant(mode.0.into());
-        let signature = self.signatures.slow_path[0];
-        self.builder.ins().call_indirect(signature, target, &[self.context, address, access]);
-        self.check_status(place);
     }
 }

@@ -13,7 +13,7 @@ use super::{MACHINE, Riscv64, SUPERVISOR, compressed, csr, exception, mmu};
 use crate::guest::NeedsMoreCode;
 use crate::ir::{Block, Builder, MemoryMode, Op, Register, Terminator, Type, Value};
 use crate::platform::PAGE_SIZE;
-use crate::riscv64::helpers::is_plain_csr_access;
+use crate::riscv64::helpers::plain_csr_helper;
 
 /// Everything besides code that lifting depends on, see [`crate::guest::Guest::flags`].
 ///
@@ -247,7 +247,7 @@ fn stands_alone(instruction: Instruction) -> bool {
     let is_fence_i = instruction.opcode() == 0x0f && instruction.funct3() == 1;
     // All of the system instructions but ECALL and EBREAK, which only raise, and what is plain.
     let is_system = instruction.opcode() == 0x73 && instruction.0 & !(1 << 20) != 0x73;
-    let is_plain = instruction.funct3() & 3 != 0 && is_plain_csr_access(instruction.0);
+    let is_plain = instruction.funct3() & 3 != 0 && plain_csr_helper(instruction).is_some();
     is_fence_i || is_system && !is_plain
 }
 

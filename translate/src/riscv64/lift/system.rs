@@ -3,8 +3,8 @@
 use super::{Illegal, Lifted, Lifter};
 use crate::ir::Terminator;
 use crate::riscv64::decode::Instruction;
-use crate::riscv64::helpers::is_plain_csr_access;
-use crate::riscv64::{MACHINE, SUPERVISOR, USER, csr, exception, helper_id};
+use crate::riscv64::helpers::plain_csr_helper;
+use crate::riscv64::{MACHINE, SUPERVISOR, USER, exception, helper_id};
 
 impl Lifter {
     pub(super) fn system(&mut self, instruction: Instruction) -> Lifted {
@@ -73,19 +73,10 @@ impl Lifter {
         let bits = self.builder.constant(instruction.0.into());
         // The immediate forms have their operand in the instruction.
         let source = if instruction.funct3() & 4 != 0 { bits } else { self.x(instruction.rs1()) };
-        if is_plain_csr_access(instruction.0) {
-            let old = self.builder.helper(helper_id::PLAIN_CSR, &[bits, source]);
-            self.set_x(instruction.rd(), old);
-            return Ok(None);
-        }
-        if instruction.funct12() == csr::FFLAGS {
-            let old = self.builder.helper(helper_id::FLOAT_FLAGS_CSR, &[bits, source]);
-            self.set_x(instruction.rd(), old);
-            return Ok(None);
-        }
-        let old = self.builder.helper(helper_id::CSR, &[bits, source]);
+        let plain = plain_csr_helper(instruction);
+        let old = self.builder.helper(plain.unwrap_or(helper_id::CSR), &[bits, source]);
         self.set_x(instruction.rd(), old);
-        self.leave()
+        if plain.is_some() { Ok(None) } else { self.leave() }
     }
 
     fn leave(&self) -> Lifted {
