@@ -141,11 +141,27 @@ impl Cmos {
     /// Notes the interrupts that came due since the last look, sets the line, and arms the timer for the next.
     fn update(&self, state: &mut CmosState) {
         let now = self.now(state);
+        self.note_events(state, now);
+        self.drive(state, now);
+    }
+
+    /// Reads register C, which acknowledges: the line falls, so that controllers that wait for edges see the next interrupt. What
+    /// comes due meanwhile is for the timer.
+    fn acknowledge(&self, state: &mut CmosState) -> u8 {
+        let now = self.now(state);
+        self.note_events(state, now);
+        self.drive(state, now);
+        let value = std::mem::take(&mut state.bytes[usize::from(REGISTER_C)]);
+        self.drive(state, now);
+        value
+    }
+
+    /// Notes in register C what came due up to the time of day `now`.
+    fn note_events(&self, state: &mut CmosState, now: u64) {
         let looked = std::mem::replace(&mut state.looked, now);
         let enabled = state.bytes[usize::from(REGISTER_B)];
         let mut flags = 0;
-        let period = Cmos::period(state);
-        if let Some(period) = period
+        if let Some(period) = Cmos::period(state)
             && now / period != looked / period
         {
             flags |= C_PERIODIC;
@@ -157,13 +173,18 @@ impl Cmos {
             }
         }
         state.bytes[usize::from(REGISTER_C)] |= flags;
+    }
+
+    /// Sets the line as registers B and C say, and arms the timer for what comes after the time of day `now`.
+    fn drive(&self, state: &mut CmosState, now: u64) {
+        let enabled = state.bytes[usize::from(REGISTER_B)];
         let pending = state.bytes[usize::from(REGISTER_C)] & 0x70;
         let interrupt = pending & enabled & 0x70 != 0;
         state.bytes[usize::from(REGISTER_C)] = pending | if interrupt { C_INTERRUPT } else { 0 };
         self.line.set(interrupt);
         // While the line is up nothing new can happen to it.
         let next_second = (now / SECOND + 1).saturating_mul(SECOND);
-        let next = match period {
+        let next = match Cmos::period(state) {
             Some(period) if enabled & C_PERIODIC != 0 => (now / period + 1).saturating_mul(period).min(next_second),
             _ => next_second,
         };
@@ -291,12 +312,7 @@ impl PioDevice for Cmos {
                 let updating = if left <= UPDATE_TIME && !setting { A_UPDATE_IN_PROGRESS } else { 0 };
                 return u64::from(state.bytes[usize::from(REGISTER_A)] & !A_UPDATE_IN_PROGRESS | updating);
             }
-            REGISTER_C => {
-                self.update(&mut state);
-                let value = std::mem::take(&mut state.bytes[usize::from(REGISTER_C)]);
-                self.update(&mut state);
-                return u64::from(value);
-            }
+            REGISTER_C => return u64::from(self.acknowledge(&mut state)),
             _ => {}
         }
         u64::from(state.bytes[usize::from(index)])
@@ -417,6 +433,23 @@ mod tests {
         for _ in 0..3 {
             assert!(lines.wait(8, true, Duration::from_secs(10)));
             assert_eq!(read(&cmos, REGISTER_C) & 0xc0, 0xc0);
+        }
+    }
+
+    #[test]
+    fn each_acknowledgement_lets_the_line_fall() {
+        let (cmos, lines, clock) = device();
+        // 8192 interrupts a second, so that many come due while the register is read.
+        write(&cmos, REGISTER_A, 3);
+        write(&cmos, REGISTER_B, B_24_HOURS | C_PERIODIC);
+        clock.resume();
+        let mut acknowledged = 0;
+        while acknowledged < 1000 {
+            let falls = lines.falls(8);
+            if read(&cmos, REGISTER_C) & C_INTERRUPT != 0 {
+                acknowledged += 1;
+                assert_eq!(lines.falls(8), falls + 1);
+            }
         }
     }
 

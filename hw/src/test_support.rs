@@ -18,11 +18,18 @@ use crate::interrupt::{InterruptController, InterruptLine};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::VirtioMmio;
 
-/// Interrupt lines that remember their levels and how often they rose.
+/// Interrupt lines that remember their levels and how often they changed.
 #[derive(Default)]
 pub(crate) struct Lines {
-    levels: Mutex<BTreeMap<u32, (bool, u32)>>,
+    levels: Mutex<BTreeMap<u32, Line>>,
     changed: Condvar,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Line {
+    level: bool,
+    rises: u32,
+    falls: u32,
 }
 
 impl Lines {
@@ -33,17 +40,24 @@ impl Lines {
         InterruptLine::new(self.clone(), number)
     }
     pub(crate) fn level(&self, number: u32) -> bool {
-        self.levels.lock().get(&number).is_some_and(|(level, _)| *level)
+        self.get(number).level
     }
     /// How often line `number` rose.
     pub(crate) fn rises(&self, number: u32) -> u32 {
-        self.levels.lock().get(&number).map_or(0, |(_, rises)| *rises)
+        self.get(number).rises
+    }
+    /// How often line `number` fell.
+    pub(crate) fn falls(&self, number: u32) -> u32 {
+        self.get(number).falls
+    }
+    fn get(&self, number: u32) -> Line {
+        self.levels.lock().get(&number).copied().unwrap_or_default()
     }
     /// Waits until line `number` has `level`; false if it takes longer than `limit`.
     pub(crate) fn wait(&self, number: u32, level: bool, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut levels = self.levels.lock();
-        while levels.get(&number).is_some_and(|(level, _)| *level) != level {
+        while levels.get(&number).is_some_and(|line| line.level) != level {
             if self.changed.wait_until(&mut levels, deadline).timed_out() {
                 return false;
             }
@@ -56,8 +70,9 @@ impl InterruptController for Lines {
     fn set_input(&self, number: u32, level: bool) {
         let mut levels = self.levels.lock();
         let entry = levels.entry(number).or_default();
-        entry.1 += u32::from(level && !entry.0);
-        entry.0 = level;
+        entry.rises += u32::from(level && !entry.level);
+        entry.falls += u32::from(entry.level && !level);
+        entry.level = level;
         self.changed.notify_all();
     }
 }

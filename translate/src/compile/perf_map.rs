@@ -21,7 +21,9 @@ pub fn enable() -> std::io::Result<()> {
 /// Records a piece of code.
 pub(crate) fn record(start: *const u8, bytes: usize, name: impl FnOnce() -> String) {
     if let Some(file) = FILE.get() {
+        // In one write, so that no line is cut short where the program ends meanwhile.
+        let line = format!("{:x} {bytes:x} {}\n", start as usize, name());
         // A full disk costs the user names in a report, and the guest nothing.
-        let _ = writeln!(file.lock(), "{:x} {bytes:x} {}", start as usize, name());
+        let _ = file.lock().write_all(line.as_bytes());
     }
 }
