@@ -113,6 +113,9 @@ pub trait Guest: Sized + Send + 'static {
     /// rounding mode class, the regime of memory accesses).
     fn flags(cpu: &Cpu<Self>) -> u32;
 
+    /// True if code lifted under these flags is the same wherever it is mapped, but for what is relative to where it is.
+    fn is_position_independent(flags: u32) -> bool;
+
     /// What else lifting depends on, and what is the same for all processors of a machine as long as it lives: which
     /// extensions its model has.
     type Features: Copy;

@@ -46,14 +46,17 @@ pub enum Ended {
     Stopped,
 }
 
-/// Executes a block. It must have been made for this guest, and be well-formed.
+/// Executes a block at [`crate::cpu::Context::pc`]. It must have been made for this guest, and be well-formed.
 pub fn interpret<G: Guest>(cpu: &mut Cpu<G>, block: &Block, values: &mut Values) -> Ended {
     let (values, high) = (&mut *values.low, &mut *values.high);
+    let start = cpu.context.pc;
+    let at = |target: u64| start.wrapping_add_signed(block.distance(target));
+    let instruction_at = |position: usize| start.wrapping_add(block.instruction_distance(position));
     for (position, op) in block.ops.iter().enumerate() {
         match execute(cpu, op, values, high, position) {
             Ok(value) => values[position & 0xffff] = value,
             Err(Stopped) => {
-                cpu.context.pc = block.instruction_address(position);
+                cpu.context.pc = instruction_at(position);
                 cpu.context.instructions += block.instruction_index(position) as u64;
                 return Ended::Stopped;
             }
@@ -61,24 +64,24 @@ pub fn interpret<G: Guest>(cpu: &mut Cpu<G>, block: &Block, values: &mut Values)
     }
     let value = |value: Value| values[usize::from(value.0)];
     let (pc, ended) = match block.terminator {
-        Terminator::Jump { target } => (target, Ended::Next),
+        Terminator::Jump { target } => (at(target), Ended::Next),
         Terminator::Branch { condition, taken, not_taken } => {
-            (if value(condition) != 0 { taken } else { not_taken }, Ended::Next)
+            (at(if value(condition) != 0 { taken } else { not_taken }), Ended::Next)
         }
         Terminator::JumpIndirect { target, .. } => {
-            cpu.context.jump_source = block.instruction_address(block.ops.len());
+            cpu.context.jump_source = instruction_at(block.ops.len());
             cpu.context.jump_target = value(target);
             (value(target), Ended::Next)
         }
-        Terminator::Leave { target } => (target, Ended::Leave),
+        Terminator::Leave { target } => (at(target), Ended::Leave),
         Terminator::LeaveIndirect { target } => {
-            cpu.context.jump_source = block.instruction_address(block.ops.len());
+            cpu.context.jump_source = instruction_at(block.ops.len());
             cpu.context.jump_target = value(target);
             (value(target), Ended::Leave)
         }
         Terminator::Raise { exception, information } => {
-            cpu.stop_with(Exception { number: exception, information });
-            cpu.context.pc = block.instruction_address(block.ops.len());
+            cpu.stop_with(Exception { number: exception, information: value(information) });
+            cpu.context.pc = instruction_at(block.ops.len());
             cpu.context.instructions += block.instructions.len() as u64 - 1;
             return Ended::Stopped;
         }
@@ -99,6 +102,7 @@ fn execute<G: Guest>(
     let value = |value: Value| values[usize::from(value.0)];
     Ok(match *op {
         Op::Const { bits, .. } => bits,
+        Op::CodeAddress { distance } => cpu.context.pc.wrapping_add_signed(distance),
         Op::Get { register } => cpu.context.registers[usize::from(register.0)],
         Op::Put { register, value: v } => {
             cpu.context.registers[usize::from(register.0)] = value(v);

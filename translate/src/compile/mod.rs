@@ -83,7 +83,7 @@ impl<G: Guest> Compiler<G> {
         lower::lower::<G>(&self.runtime, region, generation, &mut self.context.func, &mut self.builder_context);
         let code = finish(&*self.runtime.isa, &mut self.context)?;
         let entry = generation.code.add(&code).ok_or(CompileError::Full)?;
-        let (head, blocks) = (region.blocks[0].key.start, region.blocks.len());
+        let (head, blocks) = (region.blocks[0].block.start, region.blocks.len());
         perf_map::record(entry, code.len(), || format!("region {head:#x} of {blocks}"));
         Ok(EntryPoint(entry))
     }

@@ -23,7 +23,6 @@ use crate::platform::{PAGE_SIZE, Platform};
 use jump_cache::JumpCache;
 pub(crate) use jump_cache::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry};
 pub use region::Region;
-pub(crate) use region::successors;
 pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
 use translations::{Span, Wanted};
 
@@ -375,7 +374,10 @@ impl<G: Guest> Dispatcher<G> {
         } else {
             None
         };
-        let key = Key { start: pc, physical, next_page, flags: self.flags };
+        // Code that may run at any address is translated once, wherever it is mapped; but breakpoints are at an address.
+        let movable = G::is_position_independent(self.flags) && !self.translator.has_breakpoint_in_page(pc);
+        let start = if movable { pc % PAGE_SIZE } else { pc };
+        let key = Key { start, physical, next_page, flags: self.flags };
         // SAFETY: what an entry points to is kept alive by `self.generation`, or the pointer is null.
         let before = unsafe { self.jump_cache.last(pc).as_ref() };
         // An address space that is entered again finds what it left: comparing keys is cheaper than hashing one.

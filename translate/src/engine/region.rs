@@ -20,20 +20,23 @@ pub struct Region {
 }
 
 impl Region {
-    /// Position of the block at a guest-virtual address.
-    pub fn position(&self, address: u64) -> Option<usize> {
-        self.blocks.iter().position(|block| block.key.start == address)
+    /// Position of the block with this key.
+    pub fn position(&self, key: &Key) -> Option<usize> {
+        self.blocks.iter().position(|block| block.key == *key)
     }
 }
 
-/// The addresses at which a terminator may go on, as far as they are known.
-pub(crate) fn successors(terminator: &Terminator) -> impl Iterator<Item = u64> + use<> {
-    let (first, second) = match *terminator {
-        Terminator::Jump { target } => (Some(target), None),
-        Terminator::Branch { taken, not_taken, .. } => (Some(not_taken), Some(taken)),
-        _ => (None, None),
-    };
-    first.into_iter().chain(second)
+impl Translation {
+    /// The blocks of its page at which it may go on, as far as they are known.
+    pub(crate) fn successors(&self) -> impl Iterator<Item = Key> + use<> {
+        let (first, second) = match self.block.terminator {
+            Terminator::Jump { target } => (Some(target), None),
+            Terminator::Branch { taken, not_taken, .. } => (Some(not_taken), Some(taken)),
+            _ => (None, None),
+        };
+        let near = [first, second].map(|target| self.key.in_same_page(self.block.distance(target?)));
+        near.into_iter().flatten()
+    }
 }
 
 /// Gathers what was executed and can be reached from `head` by direct jumps within its page.
@@ -52,7 +55,7 @@ pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
             continue;
         }
         ops += block.block.ops.len();
-        waiting.extend(successors(&block.block.terminator).filter_map(|target| key.in_same_page(target)));
+        waiting.extend(block.successors());
         blocks.push(block);
     }
     Region { blocks }

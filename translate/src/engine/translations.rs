@@ -26,7 +26,7 @@ const MOST_IR: usize = 512 << 20;
 /// What a translation was made from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    /// Guest-virtual address.
+    /// Guest-virtual address; where the address makes no difference, only its place in the page.
     pub start: u64,
     /// Guest-physical address.
     pub physical: u64,
@@ -420,7 +420,7 @@ impl<G: Guest> Translator<G> {
             generation.code_is_full.store(true, Ordering::Relaxed);
             return false;
         };
-        perf_map::record(entry, code.len(), || format!("block {:#x}", translation.key.start));
+        perf_map::record(entry, code.len(), || format!("block {:#x}", translation.block.start));
         translation.link_baseline(EntryPoint(entry), self.tiers);
         true
     }
@@ -458,6 +458,7 @@ impl<G: Guest> Translator<G> {
     fn invalidate_around(&self, address: u64) {
         let generation = self.generation();
         for translation in generation.translations.read().values() {
+            // Of code that may run anywhere, there is none in use in a page with a breakpoint.
             if address.wrapping_sub(translation.key.start) < u64::from(translation.block.length) {
                 translation.invalidate_now();
             }
@@ -466,6 +467,13 @@ impl<G: Guest> Translator<G> {
 
     pub(super) fn is_breakpoint(&self, address: u64) -> bool {
         self.breakpoints.read().contains_key(&address)
+    }
+
+    /// True if a breakpoint is in the guest-virtual page of an address.
+    pub(super) fn has_breakpoint_in_page(&self, address: u64) -> bool {
+        let breakpoints = self.breakpoints.read();
+        let start = address & !(PAGE_SIZE - 1);
+        !breakpoints.is_empty() && breakpoints.range(start..=start | (PAGE_SIZE - 1)).next().is_some()
     }
 
     /// The first breakpoint behind `start` and before `end`.
@@ -531,7 +539,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
                 request.generation.code_is_full.store(true, Ordering::Relaxed);
             }
             head.give_up();
-            tracing::debug!("the region at {:#x} stays interpreted: {error}", head.key.start);
+            tracing::debug!("the region at {:#x} stays interpreted: {error}", head.block.start);
             return;
         }
     };
@@ -548,15 +556,21 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
 }
 
 impl Key {
-    /// The key of another address in the same page under the same flags; `None` for one in another page.
-    pub(crate) fn in_same_page(&self, start: u64) -> Option<Key> {
+    /// The key of code in the same page under the same flags, at a distance in bytes; `None` if that is in another page, or may reach it.
+    pub(crate) fn in_same_page(&self, distance: i64) -> Option<Key> {
+        let start = self.start.wrapping_add_signed(distance);
         let same_page = start / PAGE_SIZE == self.start / PAGE_SIZE;
         let reaches_next = PAGE_SIZE - start % PAGE_SIZE < super::LONGEST_INSTRUCTION;
         (same_page && !reaches_next).then(|| Key {
             start,
-            physical: self.physical - self.physical % PAGE_SIZE + start % PAGE_SIZE,
+            physical: self.physical.wrapping_add_signed(distance),
             next_page: None,
             flags: self.flags,
         })
+    }
+
+    /// How far behind `other`, in the same page, it is, bytes.
+    pub(crate) fn distance_from(&self, other: &Key) -> i64 {
+        self.physical.wrapping_sub(other.physical) as i64
     }
 }

@@ -77,6 +77,11 @@ impl Builder {
         self.push(Op::Const { ty, bits: bits & ty.mask() })
     }
 
+    /// The I64 value of a guest-virtual address that depends on where the block is.
+    pub fn code_address(&mut self, address: u64) -> Value {
+        self.push(Op::CodeAddress { distance: address.wrapping_sub(self.start) as i64 })
+    }
+
     /// Reads a register.
     pub fn get(&mut self, register: Register) -> Value {
         self.push(Op::Get { register })

@@ -100,9 +100,13 @@ pub struct InstructionStart {
 }
 
 /// What one guest basic block does.
+///
+/// The same code may be mapped at several addresses, and then the block is shared: what it says of addresses in
+/// code, in terminators and by [`Op::CodeAddress`], is meant as a distance from its start. It is executed with
+/// [`crate::cpu::Context::pc`] at the address where it starts this time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Block {
-    /// Guest-virtual address of the first instruction.
+    /// Guest-virtual address of the first instruction, when the block was lifted.
     pub start: u64,
     /// Length of the guest code in bytes; it lies within one page, or is one instruction that crosses into the next.
     pub length: u16,
@@ -115,10 +119,15 @@ pub struct Block {
 }
 
 impl Block {
-    /// Guest-virtual address of the instruction that the operation at position `op` belongs to; the last one's for the
-    /// terminator (`op == ops.len()`).
-    pub fn instruction_address(&self, op: usize) -> u64 {
-        self.start.wrapping_add(u64::from(self.instructions[self.instruction_index(op)].offset))
+    /// How far from the start the instruction begins that the operation at position `op` belongs to, bytes; the last one for
+    /// the terminator (`op == ops.len()`).
+    pub fn instruction_distance(&self, op: usize) -> u64 {
+        u64::from(self.instructions[self.instruction_index(op)].offset)
+    }
+
+    /// How far from the start an address that the block was lifted with is.
+    pub fn distance(&self, target: u64) -> i64 {
+        target.wrapping_sub(self.start) as i64
     }
 
     /// How many instructions of the block come before the one that the operation at position `op` belongs to.
@@ -166,8 +175,8 @@ pub enum Terminator {
     Raise {
         /// Number of the exception, for [`crate::guest::Guest::raise`].
         exception: u32,
-        /// What the architecture reports with it (such as the faulting instruction's bits).
-        information: u64,
+        /// [`Type::I64`]: what the architecture reports with it (such as the faulting instruction's bits).
+        information: Value,
     },
 }
 

@@ -178,6 +178,11 @@ pub enum Op {
         /// Its bits; those above the type's width are zero.
         bits: u64,
     },
+    /// The I64 guest-virtual address at a distance from the block's start. The same code may be mapped at several addresses.
+    CodeAddress {
+        /// Bytes from the block's start on, backwards too.
+        distance: i64,
+    },
     /// The I64 value of a guest register.
     Get {
         /// Which.
@@ -446,7 +451,8 @@ impl Op {
             | Op::FloatConvert { to, .. }
             | Op::IntegerToFloat { to, .. } => Some(to),
             Op::Compare { .. } | Op::FloatCompare { .. } => Some(Type::I8),
-            Op::Get { .. }
+            Op::CodeAddress { .. }
+            | Op::Get { .. }
             | Op::Load { .. }
             | Op::AtomicReadModifyWrite { .. }
             | Op::AtomicCompareExchange { .. }

@@ -11,7 +11,7 @@ impl Op {
             }
         };
         match self {
-            Op::Const { .. } | Op::Get { .. } | Op::Fence => {}
+            Op::Const { .. } | Op::CodeAddress { .. } | Op::Get { .. } | Op::Fence => {}
             Op::Put { value, .. } => set(&mut [value]),
             Op::Vector(op) => op.map_operands(map),
             Op::Binary { a, b, .. }
@@ -59,8 +59,9 @@ impl Terminator {
         match self {
             Terminator::Branch { condition: value, .. }
             | Terminator::JumpIndirect { target: value, .. }
-            | Terminator::LeaveIndirect { target: value } => *value = map(*value),
-            Terminator::Jump { .. } | Terminator::Leave { .. } | Terminator::Raise { .. } => {}
+            | Terminator::LeaveIndirect { target: value }
+            | Terminator::Raise { information: value, .. } => *value = map(*value),
+            Terminator::Jump { .. } | Terminator::Leave { .. } => {}
         }
     }
 

@@ -153,7 +153,7 @@ fn terminator(line: &str) -> Parsed<Option<Terminator>> {
         }
         "raise" => {
             let [exception, information] = operands(rest)?;
-            Terminator::Raise { exception: small(exception)?, information: number(information)? }
+            Terminator::Raise { exception: small(exception)?, information: value(information)? }
         }
         _ => match name.strip_prefix("jump_indirect.") {
             Some(kind) => {
@@ -299,6 +299,11 @@ fn operation_itself(text: &str, names: &impl Names) -> Parsed<Op> {
         ["raise_if"] => {
             let [condition, exception, information] = operands(rest)?;
             Op::RaiseIf { condition: value(condition)?, exception: small(exception)?, information: value(information)? }
+        }
+        ["code_address"] => {
+            let [distance] = operands(rest)?;
+            let problem = |_| format!("`{distance}` is not a distance: a decimal number of at most 64 bits, signed");
+            Op::CodeAddress { distance: distance.parse().map_err(problem)? }
         }
         ["const", name] => {
             let [bits] = operands(rest)?;

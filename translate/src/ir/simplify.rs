@@ -111,6 +111,7 @@ impl<G: Guest> Forward<G> {
             _ => match self.folded(&op) {
                 Some(Folded::Value(value)) => value,
                 Some(Folded::Const { ty, bits }) => self.push(Op::Const { ty, bits }),
+                Some(Folded::CodeAddress { distance }) => self.push(Op::CodeAddress { distance }),
                 None => self.push(op),
             },
         }
@@ -165,12 +166,23 @@ impl<G: Guest> Forward<G> {
         }
     }
 
+    fn code_address(&self, value: Value) -> Option<i64> {
+        match self.ops[usize::from(value.0)] {
+            Op::CodeAddress { distance } => Some(distance),
+            _ => None,
+        }
+    }
+
     /// What an operation without effects comes to, if that is simpler.
     fn folded(&self, op: &Op) -> Option<Folded> {
         let constant = |ty: Type, bits: u64| Some(Folded::Const { ty, bits });
         match *op {
             Op::Binary { op, ty, a, b } => match (self.constant(a), self.constant(b)) {
                 (Some(a), Some(b)) => constant(ty, interpret::binary(op, ty, a, b)),
+                (None, Some(bits)) if op == BinaryOp::Add && self.code_address(a).is_some() => {
+                    let distance = self.code_address(a)?.wrapping_add(bits as i64);
+                    Some(Folded::CodeAddress { distance })
+                }
                 (None, Some(bits)) => {
                     let neutral = match op {
                         BinaryOp::Add
@@ -220,12 +232,14 @@ impl<G: Guest> Forward<G> {
 enum Folded {
     Value(Value),
     Const { ty: Type, bits: u64 },
+    CodeAddress { distance: i64 },
 }
 
 /// The operation does nothing but compute its result.
 fn is_pure<G: Guest>(op: &Op) -> bool {
     match op {
         Op::Const { .. }
+        | Op::CodeAddress { .. }
         | Op::Get { .. }
         | Op::Binary { .. }
         | Op::Unary { .. }

@@ -93,7 +93,7 @@ impl<N: Names> fmt::Display for Text<'_, N> {
             }
             Terminator::Leave { target } => writeln!(f, "leave {target:#x}"),
             Terminator::LeaveIndirect { target } => writeln!(f, "leave_indirect {target}"),
-            Terminator::Raise { exception, information } => writeln!(f, "raise {exception}, {information:#x}"),
+            Terminator::Raise { exception, information } => writeln!(f, "raise {exception}, {information}"),
         }
     }
 }
@@ -165,6 +165,7 @@ impl<N: Names> Text<'_, N> {
     fn op(&self, f: &mut fmt::Formatter<'_>, op: &Op) -> fmt::Result {
         match *op {
             Op::Const { ty, bits } => write!(f, "const.{ty} {bits:#x}"),
+            Op::CodeAddress { distance } => write!(f, "code_address {distance}"),
             Op::Get { register } => {
                 f.write_str("get ")?;
                 self.register(f, register)

@@ -90,6 +90,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
         Op::Const { ty, bits } => {
             require(bits & !ty.mask() == 0 && ty != Type::V128, || format!("{bits:#x} is not a constant of type {ty}"))
         }
+        Op::CodeAddress { .. } => Ok(()),
         Op::Get { register: number } => register::<G>(number),
         Op::Put { register: number, value } => {
             register::<G>(number)?;
@@ -302,6 +303,7 @@ fn terminator(block: &Block) -> Result<(), String> {
         Terminator::JumpIndirect { target, .. } | Terminator::LeaveIndirect { target } => {
             operand(&block.ops, target, Type::I64)
         }
-        Terminator::Jump { .. } | Terminator::Leave { .. } | Terminator::Raise { .. } => Ok(()),
+        Terminator::Raise { information, .. } => operand(&block.ops, information, Type::I64),
+        Terminator::Jump { .. } | Terminator::Leave { .. } => Ok(()),
     }
 }

@@ -185,6 +185,10 @@ impl Guest for Riscv64 {
         lift::Flags::of(&cpu.guest).0
     }
 
+    fn is_position_independent(_: u32) -> bool {
+        true
+    }
+
     type Features = ();
 
     fn features(_: &Cpu<Riscv64>) {}

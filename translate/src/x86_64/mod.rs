@@ -49,6 +49,10 @@ impl Guest for X86_64 {
         lift::Flags::of(cpu).0
     }
 
+    fn is_position_independent(flags: u32) -> bool {
+        lift::Flags(flags).is_64_bit()
+    }
+
     type Features = features::InstructionSet;
 
     fn features(cpu: &Cpu<X86_64>) -> features::InstructionSet {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
-use super::registers::Source;
 use super::{Cold, Emitted, Emitter, Terminator};
 use crate::compile::collect_float_flags;
 use crate::cpu::{Context, Status};
@@ -29,8 +28,6 @@ impl Emitter<'_> {
             ; mov rax, QWORD translation as i64
             ; mov [rbp + offset_of!(Context, hot) as i32], rax
             ; =>leave
-            ; mov rax, QWORD self.block.start as i64
-            ; mov [rbp + offset_of!(Context, pc) as i32], rax
             ; ret
             ; =>go_on
         );
@@ -95,18 +92,17 @@ impl Emitter<'_> {
             }
             Terminator::JumpIndirect { target, .. } => {
                 self.load_value(0, target);
-                let source = self.block.instruction_address(self.block.ops.len());
-                self.load_source(2, Source::Constant(source));
+                self.load_own_address(2);
                 self.store_pc();
                 self.go_through_jump_cache(self.baseline.stubs.indirect);
             }
             Terminator::Leave { target } => {
-                self.load_source(0, Source::Constant(target));
+                self.load_code_address(0, self.block.distance(target));
                 self.leave();
             }
             Terminator::LeaveIndirect { target } => {
                 self.load_value(0, target);
-                self.load_source(2, Source::Constant(self.block.instruction_address(self.block.ops.len())));
+                self.load_own_address(2);
                 dynasm!(self.code
                     ; .arch x64
                     ; mov [rbp + offset_of!(Context, jump_source) as i32], rdx
@@ -115,13 +111,27 @@ impl Emitter<'_> {
                 self.leave();
             }
             Terminator::Raise { exception, information } => {
-                self.load_source(0, Source::Constant(information));
+                self.load_value(0, information);
                 self.set_exception(exception);
                 let exit = self.exit(self.block.ops.len());
                 dynasm!(self.code ; .arch x64 ; jmp =>exit);
             }
         }
         Ok(())
+    }
+
+    /// Loads the guest-virtual address at a distance from the block's start.
+    pub(super) fn load_code_address(&mut self, to: u8, distance: i64) {
+        let pc = offset_of!(Context, pc) as i32;
+        match i32::try_from(distance) {
+            Ok(distance) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + pc] ; add Rq(to), distance),
+            Err(_) => dynasm!(self.code ; .arch x64 ; mov Rq(to), QWORD distance ; add Rq(to), [rbp + pc]),
+        }
+    }
+
+    /// Loads the guest-virtual address of the block's last instruction.
+    fn load_own_address(&mut self, to: u8) {
+        self.load_code_address(to, self.block.instruction_distance(self.block.ops.len()) as i64);
     }
 
     /// Stores the program counter from `rax`.
@@ -140,19 +150,23 @@ impl Emitter<'_> {
             dynasm!(self.code ; .arch x64 ; jmp =>again);
             return;
         }
-        self.load_source(0, Source::Constant(target));
-        self.store_pc();
-        match self.translation.key.in_same_page(target) {
+        let distance = self.block.distance(target);
+        match self.translation.key.in_same_page(distance) {
             Some(key) => {
                 let cell = Arc::as_ptr(&self.generation.cell(key));
                 dynasm!(self.code
                     ; .arch x64
+                    ; add QWORD [rbp + offset_of!(Context, pc) as i32], distance as i32
                     ; mov rax, QWORD cell as i64
                     ; mov rdi, rbp
                     ; jmp QWORD [rax]
                 );
             }
-            None => self.go_through_jump_cache(self.baseline.stubs.direct),
+            None => {
+                self.load_code_address(0, distance);
+                self.store_pc();
+                self.go_through_jump_cache(self.baseline.stubs.direct);
+            }
         }
     }
 

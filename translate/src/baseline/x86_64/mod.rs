@@ -256,6 +256,10 @@ impl<'a> Emitter<'a> {
     fn op<G: Guest>(&mut self, place: usize, op: &Op) -> Emitted {
         match *op {
             Op::Const { bits, .. } => self.registers.define_constant(place, bits),
+            Op::CodeAddress { distance } => {
+                let to = self.define(place);
+                self.load_code_address(to, distance);
+            }
             Op::Get { register } => {
                 let to = self.define(place);
                 dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + register_offset(register)]);
@@ -366,14 +370,12 @@ impl<'a> Emitter<'a> {
             }
         }
         for (instruction, label) in std::mem::take(&mut self.exits) {
-            let offset = u64::from(self.block.instructions[instruction].offset);
-            let address = self.block.start.wrapping_add(offset);
+            let distance = self.block.instructions[instruction].offset;
             dynasm!(self.code
                 ; .arch x64
                 ; =>label
                 ; add QWORD [rbp + offset_of!(Context, instructions) as i32], instruction as i32
-                ; mov rax, QWORD address as i64
-                ; mov [rbp + offset_of!(Context, pc) as i32], rax
+                ; add QWORD [rbp + offset_of!(Context, pc) as i32], i32::from(distance)
                 ; ret
             );
         }

@@ -77,6 +77,7 @@ pub(super) fn lower<G: Guest>(
         values: Vec::new(),
         floats: Vec::new(),
         block: &region.blocks[0].block,
+        from_head: 0,
     };
     for (position, dirty) in dirty_at_start.into_iter().enumerate() {
         lowering.lower_block(position, dirty);
@@ -136,19 +137,21 @@ struct Lowering<'a, G: Guest> {
     /// For those that are the bits of an F64: that number.
     floats: Vec<Option<clif::Value>>,
     block: &'a Block,
+    /// How far from the head the block in progress starts, bytes.
+    from_head: i64,
 }
 
 impl<G: Guest> Lowering<'_, G> {
     fn lower_block(&mut self, position: usize, dirty: Registers) {
         let region = self.region;
         self.block = &region.blocks[position].block;
+        self.from_head = region.blocks[position].key.distance_from(&region.blocks[0].key);
         self.dirty = dirty;
         self.values = vec![None; self.block.ops.len()];
         self.floats = vec![None; self.block.ops.len()];
         self.builder.switch_to_block(self.blocks[position]);
-        let loops = region.blocks[position..]
-            .iter()
-            .any(|block| crate::engine::successors(&block.block.terminator).any(|target| target == self.block.start));
+        let own = region.blocks[position].key;
+        let loops = region.blocks[position..].iter().any(|block| block.successors().any(|next| next == own));
         if position == 0 || loops {
             self.check_attention();
         }
@@ -177,10 +180,23 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().brif(word, leave, &[], stay, &[]);
         self.builder.switch_to_block(leave);
         self.write_back(0);
-        let pc = self.constant(self.block.start);
-        self.store_context(pc, offset_of!(Context, pc));
+        self.store_pc(0);
         self.builder.ins().return_(&[]);
         self.builder.switch_to_block(stay);
+    }
+
+    /// The guest-virtual address at a distance from the start of the block in progress. Until the region is left, the program counter
+    /// is where it was entered: at the head.
+    fn code_address(&mut self, distance: i64) -> clif::Value {
+        let pc = self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, pc) as i32);
+        let distance = distance.wrapping_add(self.from_head);
+        if distance == 0 { pc } else { self.builder.ins().iadd_imm_s(pc, distance) }
+    }
+
+    /// Sets the program counter to that address, because the region is left.
+    fn store_pc(&mut self, distance: i64) {
+        let pc = self.code_address(distance);
+        self.store_context(pc, offset_of!(Context, pc));
     }
 
     fn cold_block(&mut self) -> clif::Block {
@@ -203,8 +219,7 @@ impl<G: Guest> Lowering<'_, G> {
     /// Returns to the dispatcher because the operation at `place` did not complete; the status is set.
     fn exit_stopped(&mut self, place: usize) {
         self.write_back(self.block.instruction_index(place));
-        let pc = self.constant(self.block.instruction_address(place));
-        self.store_context(pc, offset_of!(Context, pc));
+        self.store_pc(self.block.instruction_distance(place) as i64);
         self.builder.ins().return_(&[]);
     }
 
@@ -240,6 +255,7 @@ impl<G: Guest> Lowering<'_, G> {
                     self.builder.ins().iconst(clif_type(ty), immediate)
                 }
             },
+            Op::CodeAddress { distance } => self.code_address(distance),
             Op::Get { register } => self.read_register(place, register),
             Op::Put { register, value } => {
                 self.write_register(register, value);

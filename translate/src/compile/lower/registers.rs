@@ -154,8 +154,8 @@ impl Homes {
                         at_end.insert(self.home(*register));
                     }
                 }
-                for target in crate::engine::successors(&translation.block.terminator) {
-                    if let Some(next) = region.position(target) {
+                for next in translation.successors() {
+                    if let Some(next) = region.position(&next) {
                         let before = dirty[next];
                         dirty[next].union(&at_end);
                         changed |= dirty[next] != before;

@@ -31,22 +31,22 @@ impl<G: Guest> Lowering<'_, G> {
             Terminator::JumpIndirect { target, .. } => {
                 let target = self.value(target);
                 self.write_back(count);
-                let source = self.block.instruction_address(self.block.ops.len());
+                let source = self.code_address(self.block.instruction_distance(self.block.ops.len()) as i64);
                 self.go_through_jump_cache(key.flags, target, Some(source));
             }
             Terminator::Leave { target } => {
-                let target = self.constant(target);
+                let target = self.code_address(self.block.distance(target));
                 self.leave(count, target);
             }
             Terminator::LeaveIndirect { target } => {
                 let target = self.value(target);
-                let source = self.constant(self.block.instruction_address(self.block.ops.len()));
+                let source = self.code_address(self.block.instruction_distance(self.block.ops.len()) as i64);
                 self.store_context(source, offset_of!(Context, jump_source));
                 self.store_context(target, offset_of!(Context, jump_target));
                 self.leave(count, target);
             }
             Terminator::Raise { exception, information } => {
-                let information = self.constant(information);
+                let information = self.value(information);
                 self.set_exception(exception, information);
                 self.exit_stopped(self.block.ops.len());
             }
@@ -63,7 +63,9 @@ impl<G: Guest> Lowering<'_, G> {
 
     /// Goes on at a known address: inside the region, through the cell of code in the same page, or through the jump cache.
     pub(super) fn go_to(&mut self, key: Key, count: usize, target: u64) {
-        if let Some(next) = self.region.position(target) {
+        let distance = self.block.distance(target);
+        let near = key.in_same_page(distance);
+        if let Some(next) = near.and_then(|key| self.region.position(&key)) {
             let retired = self.builder.use_var(self.retired);
             let retired = self.builder.ins().iadd_imm_s(retired, count as i64);
             self.builder.def_var(self.retired, retired);
@@ -71,15 +73,17 @@ impl<G: Guest> Lowering<'_, G> {
             return;
         }
         self.write_back(count);
-        let pc = self.constant(target);
-        match key.in_same_page(target) {
+        match near {
             Some(key) => {
-                self.store_context(pc, offset_of!(Context, pc));
+                self.store_pc(distance);
                 let cell = Arc::as_ptr(&self.generation.cell(key));
                 let cell = self.constant(cell as u64);
                 self.enter_cell(cell);
             }
-            None => self.go_through_jump_cache(key.flags, pc, None),
+            None => {
+                let pc = self.code_address(distance);
+                self.go_through_jump_cache(key.flags, pc, None);
+            }
         }
     }
 
@@ -90,7 +94,7 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     /// Goes on at a computed address, to which the instruction at `source` jumps. Mirrors the jump cache's own computation.
-    pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value, source: Option<u64>) {
+    pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value, source: Option<clif::Value>) {
         self.store_context(pc, offset_of!(Context, pc));
         let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
         let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
@@ -116,7 +120,6 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().brif(hit, found, &[], missed, &[]);
         self.builder.switch_to_block(missed);
         if let Some(source) = source {
-            let source = self.constant(source);
             self.store_context(source, offset_of!(Context, jump_source));
             self.store_context(pc, offset_of!(Context, jump_target));
         }

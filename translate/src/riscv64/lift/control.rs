@@ -1,6 +1,6 @@
 //! Jumps, branches and fences (volume I, 2.5, 2.7 and chapter 6).
 
-use super::{Illegal, Lifted, Lifter};
+use super::{Illegal, Known, Lifted, Lifter};
 use crate::ir::{BinaryOp, Comparison, IndirectJump, Op, Terminator, Type};
 use crate::riscv64::decode::Instruction;
 
@@ -29,7 +29,7 @@ impl Lifter {
     /// JAL.
     pub(super) fn jump(&mut self, instruction: Instruction) -> Lifted {
         let target = self.builder.address().wrapping_add_signed(i64::from(instruction.immediate_j()));
-        self.set_x_number(instruction.rd(), self.builder.next_address());
+        self.link(instruction.rd());
         Ok(Some(Terminator::Jump { target }))
     }
 
@@ -39,9 +39,9 @@ impl Lifter {
             return Err(Illegal);
         }
         let (rd, rs1, offset) = (instruction.rd(), instruction.rs1(), instruction.immediate_i());
-        if let Some(base) = self.number(rs1) {
+        if let Some(Known::CodeAddress(base)) = self.known(rs1) {
             let target = base.wrapping_add_signed(i64::from(offset)) & !1;
-            self.set_x_number(rd, self.builder.next_address());
+            self.link(rd);
             return Ok(Some(Terminator::Jump { target }));
         }
         let mut target = self.x(rs1);
@@ -51,7 +51,7 @@ impl Lifter {
         }
         let mask = self.builder.constant(!1);
         let target = self.builder.binary(BinaryOp::And, Type::I64, target, mask);
-        self.set_x_number(rd, self.builder.next_address());
+        self.link(rd);
         let kind = if is_link(rd) {
             IndirectJump::Call
         } else if is_link(rs1) {

@@ -1,6 +1,6 @@
 //! Integer arithmetic: RV64I (volume I, chapters 2 and 4) and M (chapter 13).
 
-use super::{Illegal, Lifted, Lifter};
+use super::{Illegal, Known, Lifted, Lifter};
 use crate::ir::{BinaryOp, Comparison, Type, Value};
 use crate::riscv64::decode::Instruction;
 
@@ -36,8 +36,8 @@ impl Lifter {
 
     /// ADDI, which is also how constants and copies are made.
     fn add_immediate(&mut self, rd: u8, rs1: u8, immediate: i32) {
-        if let Some(number) = self.number(rs1) {
-            self.set_x_number(rd, number.wrapping_add_signed(immediate.into()));
+        if let Some(known) = self.known(rs1) {
+            self.set_x_known(rd, known.plus(immediate));
             return;
         }
         let a = self.x(rs1);
@@ -123,9 +123,9 @@ impl Lifter {
         let (rd, rs1) = (instruction.rd(), instruction.rs1());
         let op = match (instruction.funct3(), instruction.funct7()) {
             (0, _) => {
-                if let Some(number) = self.number(rs1) {
+                if let Some(Known::Number(number)) = self.known(rs1) {
                     let sum = (number as i32).wrapping_add(instruction.immediate_i());
-                    self.set_x_number(rd, i64::from(sum) as u64);
+                    self.set_x_known(rd, Known::Number(i64::from(sum) as u64));
                     return Ok(None);
                 }
                 let a = self.x(rs1);

@@ -110,14 +110,31 @@ type Lifted = Result<Option<Terminator>, Illegal>;
 /// The number of the register that holds f0.
 const FIRST_FLOAT: u8 = 32;
 
+/// A value that is known when the block is lifted.
+#[derive(Clone, Copy)]
+enum Known {
+    Number(u64),
+    /// One that depends on where the code is: as it is where the block was lifted.
+    CodeAddress(u64),
+}
+
+impl Known {
+    fn plus(self, number: i32) -> Known {
+        match self {
+            Known::Number(sum) => Known::Number(sum.wrapping_add_signed(number.into())),
+            Known::CodeAddress(sum) => Known::CodeAddress(sum.wrapping_add_signed(number.into())),
+        }
+    }
+}
+
 /// A block in the making, and what is known of the registers at this point of it.
 struct Lifter {
     builder: Builder,
     flags: Flags,
     /// The value that a register holds, so that it is not read again.
     values: [Option<Value>; 64],
-    /// The value as a number, for integer registers.
-    numbers: [Option<u64>; 32],
+    /// What is known of the value, for integer registers.
+    known: [Option<Known>; 32],
     /// The I32 bits of floating-point registers that were found to hold a single-precision number.
     singles: [Option<Value>; 32],
 }
@@ -147,8 +164,8 @@ impl Lifter {
     }
 
     /// Value of an integer register, where it is known.
-    fn number(&self, register: u8) -> Option<u64> {
-        if register == 0 { Some(0) } else { self.numbers[usize::from(register) % 32] }
+    fn known(&self, register: u8) -> Option<Known> {
+        if register == 0 { Some(Known::Number(0)) } else { self.known[usize::from(register) % 32] }
     }
 
     /// Sets an integer register to an I64.
@@ -156,17 +173,25 @@ impl Lifter {
         if register != 0 {
             self.builder.put(Register(register), value);
             self.values[usize::from(register) % 64] = Some(value);
-            self.numbers[usize::from(register) % 32] = None;
+            self.known[usize::from(register) % 32] = None;
         }
     }
 
-    /// Sets an integer register to a number.
-    fn set_x_number(&mut self, register: u8, number: u64) {
+    /// Sets an integer register to what is known.
+    fn set_x_known(&mut self, register: u8, known: Known) {
         if register != 0 {
-            let value = self.builder.constant(number);
+            let value = match known {
+                Known::Number(number) => self.builder.constant(number),
+                Known::CodeAddress(address) => self.builder.code_address(address),
+            };
             self.set_x(register, value);
-            self.numbers[usize::from(register) % 32] = Some(number);
+            self.known[usize::from(register) % 32] = Some(known);
         }
+    }
+
+    /// Sets a register to the address behind the instruction, as jumps do.
+    fn link(&mut self, register: u8) {
+        self.set_x_known(register, Known::CodeAddress(self.builder.next_address()));
     }
 
     /// Sets a floating-point register to an I64.
@@ -208,8 +233,8 @@ impl Lifter {
             0x0f => self.fence(instruction),
             0x13 => self.immediate_arithmetic(instruction),
             0x17 => {
-                let number = self.builder.address().wrapping_add_signed(i64::from(instruction.immediate_u()));
-                self.set_x_number(instruction.rd(), number);
+                let address = self.builder.address().wrapping_add_signed(i64::from(instruction.immediate_u()));
+                self.set_x_known(instruction.rd(), Known::CodeAddress(address));
                 Ok(None)
             }
             0x1b => self.immediate_arithmetic_32(instruction),
@@ -218,7 +243,7 @@ impl Lifter {
             0x2f => self.atomic(instruction),
             0x33 => self.arithmetic(instruction),
             0x37 => {
-                self.set_x_number(instruction.rd(), i64::from(instruction.immediate_u()) as u64);
+                self.set_x_known(instruction.rd(), Known::Number(i64::from(instruction.immediate_u()) as u64));
                 Ok(None)
             }
             0x3b => self.arithmetic_32(instruction),
@@ -255,7 +280,7 @@ fn stands_alone(instruction: Instruction) -> bool {
 pub(super) fn lift(start: u64, code: &[u8], flags: Flags, most_instructions: usize) -> Result<Block, NeedsMoreCode> {
     let in_page = (PAGE_SIZE - start % PAGE_SIZE) as usize;
     let mut lifter =
-        Lifter { builder: Builder::new(start), flags, values: [None; 64], numbers: [None; 32], singles: [None; 32] };
+        Lifter { builder: Builder::new(start), flags, values: [None; 64], known: [None; 32], singles: [None; 32] };
     let mut offset = 0;
     while offset < in_page {
         let first = offset == 0;
@@ -277,10 +302,10 @@ pub(super) fn lift(start: u64, code: &[u8], flags: Flags, most_instructions: usi
         }
         lifter.builder.instruction(length);
         let lifted = expanded.ok_or(Illegal).and_then(|bits| lifter.instruction(Instruction(bits)));
-        let terminator = lifted.unwrap_or(Some(Terminator::Raise {
-            exception: exception::ILLEGAL_INSTRUCTION,
-            information: u64::from(bits),
-        }));
+        let terminator = lifted.unwrap_or_else(|Illegal| {
+            let information = lifter.builder.constant(u64::from(bits));
+            Some(Terminator::Raise { exception: exception::ILLEGAL_INSTRUCTION, information })
+        });
         if let Some(terminator) = terminator {
             return Ok(lifter.builder.finish(terminator));
         }

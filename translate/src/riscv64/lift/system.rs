@@ -23,13 +23,15 @@ impl Lifter {
         }
         match instruction.funct12() {
             // ECALL
-            0x000 => Ok(Some(Terminator::Raise {
-                exception: exception::USER_ENVIRONMENT_CALL + u32::from(privilege),
-                information: 0,
-            })),
+            0x000 => {
+                let information = self.builder.constant(0);
+                let exception = exception::USER_ENVIRONMENT_CALL + u32::from(privilege);
+                Ok(Some(Terminator::Raise { exception, information }))
+            }
             // EBREAK
             0x001 => {
-                Ok(Some(Terminator::Raise { exception: exception::BREAKPOINT, information: self.builder.address() }))
+                let information = self.builder.code_address(self.builder.address());
+                Ok(Some(Terminator::Raise { exception: exception::BREAKPOINT, information }))
             }
             // SRET
             0x102 if privilege == MACHINE || privilege == SUPERVISOR && !self.flags.traps_supervisor_return() => {

@@ -34,11 +34,10 @@ impl Lifter {
 
     /// The offset in the code segment of the next instruction, as an I64.
     pub(super) fn next_offset(&mut self) -> Value {
-        let next = self.flags.wrap(self.b.next_address());
+        let next = self.next_value();
         if self.flags.has(Flags::FLAT_CODE) {
-            return self.constant(next);
+            return next;
         }
-        let next = self.constant(next);
         let base = self.b.get(segment_base(SegmentName::Cs));
         let offset = self.b.binary(BinaryOp::Sub, Type::I64, next, base);
         let mask = self.constant(0xffff_ffff);

@@ -137,7 +137,7 @@ impl Flags {
         }
     }
 
-    fn is_64_bit(self) -> bool {
+    pub(super) fn is_64_bit(self) -> bool {
         self.has(Flags::CODE_64)
     }
 
@@ -276,7 +276,8 @@ pub(super) fn lift(
             Ok(Lifted::Next) => {}
             Ok(Lifted::End(terminator)) => return Ok(lifter.finish(terminator)),
             Err(Raises(exception)) => {
-                return Ok(lifter.finish_block(Terminator::Raise { exception, information: 0 }));
+                let information = lifter.constant(0);
+                return Ok(lifter.finish_block(Terminator::Raise { exception, information }));
             }
         }
     }
@@ -307,7 +308,7 @@ impl Lifter {
             let how = self.constant(how as u64);
             // No other instruction begins again.
             let again = if self.i.is_string_instruction() && (self.i.has_rep_prefix() || self.i.has_repne_prefix()) {
-                let own = self.constant(self.b.address());
+                let own = self.code_constant(self.b.address());
                 let again = self.b.compare(Comparison::Equal, Type::I64, target, own);
                 self.b.zero_extend(Type::I8, Type::I64, again)
             } else {
@@ -330,10 +331,10 @@ impl Lifter {
     /// Where a terminator goes on; `None` if it raises an exception.
     fn target(&mut self, terminator: Terminator) -> Option<Value> {
         Some(match terminator {
-            Terminator::Jump { target } | Terminator::Leave { target } => self.b.constant(target),
+            Terminator::Jump { target } | Terminator::Leave { target } => self.code_constant(target),
             Terminator::JumpIndirect { target, .. } | Terminator::LeaveIndirect { target } => target,
             Terminator::Branch { condition, taken, not_taken } => {
-                let (taken, not_taken) = (self.b.constant(taken), self.b.constant(not_taken));
+                let (taken, not_taken) = (self.code_constant(taken), self.code_constant(not_taken));
                 self.b.select(Type::I64, condition, taken, not_taken)
             }
             Terminator::Raise { .. } => return None,
@@ -347,6 +348,12 @@ impl Lifter {
             self.b.change_constant(last, self.flags.wrap(self.start).wrapping_add(length - 1));
         }
         crate::ir::simplify::<X86_64>(self.b.finish(terminator))
+    }
+
+    /// The linear address of code in the neighbourhood. Outside 64-bit mode it wraps, so that there the address at which the block
+    /// was lifted counts, and the block is for that address only.
+    fn code_constant(&mut self, linear: u64) -> Value {
+        if self.flags.is_64_bit() { self.b.code_address(linear) } else { self.b.constant(self.flags.wrap(linear)) }
     }
 
     fn constant(&mut self, bits: u64) -> Value {

@@ -285,8 +285,12 @@ impl Lifter {
         let base = i.memory_base();
         let displacement = i.memory_displacement64();
         if i.is_ip_rel_memory_operand() {
-            let mask = if base == Named::EIP { 0xffff_ffff } else { u64::MAX };
-            return (self.constant(i.ip_rel_memory_address() & mask), 0);
+            let address = self.b.code_address(i.ip_rel_memory_address());
+            if base != Named::EIP {
+                return (address, 0);
+            }
+            let mask = self.constant(0xffff_ffff);
+            return (self.b.binary(BinaryOp::And, Type::I64, address, mask), 0);
         }
         let address_bits = match (base, i.memory_index()) {
             (Named::None, Named::None) => match i.memory_displ_size() {

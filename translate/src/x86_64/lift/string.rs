@@ -50,9 +50,8 @@ impl Lifter {
                 until_equal: self.i.has_repne_prefix(),
             };
             let how = self.constant(how.encode());
-            let next = self.flags.wrap(self.b.next_address());
-            let next = self.constant(next);
-            let again = self.constant(self.b.address());
+            let next = self.next_value();
+            let again = self.code_constant(self.b.address());
             let target = self.helper(id::REPEATED_STRING, &[how, next, again]);
             return Ok(Lifted::End(if is_io {
                 Terminator::LeaveIndirect { target }

@@ -84,9 +84,9 @@ pub(super) fn is_alone(i: &Instruction) -> bool {
 }
 
 impl Lifter {
-    fn next_value(&mut self) -> Value {
-        let next = self.flags.wrap(self.b.next_address());
-        self.constant(next)
+    /// The linear address of the next instruction.
+    pub(super) fn next_value(&mut self) -> Value {
+        self.code_constant(self.b.next_address())
     }
 
     pub(super) fn leave_to_next(&mut self) -> Lifted {

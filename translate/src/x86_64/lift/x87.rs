@@ -65,9 +65,7 @@ impl Lifter {
 
     /// The linear address of the instruction.
     fn own_address(&mut self) -> Value {
-        let address = self.b.address();
-        let address = self.flags.wrap(address);
-        self.constant(address)
+        self.code_constant(self.b.address())
     }
 
     fn x87_on_registers(&mut self, opcode: u16) -> Result {
