@@ -29,7 +29,7 @@ pub struct Context {
     pub float_flags: u32,
     /// Rounding mode of floating-point arithmetic.
     pub float_rounding: crate::float::Rounding,
-    /// Address of the next instruction, while no code runs.
+    /// Address of the next instruction, while no code runs; while a block or a compiled region does, where it was entered.
     pub pc: u64,
     /// Instructions retired.
     pub instructions: u64,
@@ -57,6 +57,8 @@ pub struct Context {
     pub reservation_value: u64,
     /// The exception of [`Status::Raised`].
     pub exception: Exception,
+    /// Functions that compiled code calls, in the order of `crate::compile::Function`; null where nothing is compiled.
+    pub(crate) functions: *const *const u8,
     /// The jump cache: see [`crate::engine`].
     pub(crate) jump_cache: *const crate::engine::JumpCacheEntry,
     /// The block that asks to be compiled better; compiled code returns before it. Null if there is none.
@@ -69,8 +71,8 @@ pub struct Context {
     pub registers: [u64; MOST_REGISTERS],
 }
 
-// SAFETY: the pointers point into `Signals` and `Tlb`, which the `Cpu` keeps alive and which are `Sync`, and into the jump
-// cache, which belongs to the same thread as the `Cpu` itself.
+// SAFETY: the pointers point into `Signals` and `Tlb`, which the `Cpu` keeps alive and which are `Sync`, into the table of
+// functions, which never changes, and into the jump cache, which belongs to the same thread as the `Cpu` itself.
 unsafe impl Send for Context {}
 
 /// [`Context::reservation_address`] when there is no reservation; not a multiple of an access width.
@@ -217,6 +219,7 @@ impl<G: Guest> Cpu<G> {
                 reservation_address: NO_RESERVATION,
                 reservation_value: 0,
                 exception: Exception { number: 0, information: 0 },
+                functions: std::ptr::null(),
                 jump_cache: std::ptr::null(),
                 hot: std::ptr::null(),
                 spilled: [0; SPILL_SLOTS],

@@ -1,7 +1,7 @@
 //! Hosts without a baseline compiler.
 
-use crate::compile::Thunks;
-use crate::engine::{Generation, Translation};
+use crate::compile::{Code, Function};
+use crate::engine::Translation;
 use crate::guest::Guest;
 
 /// A baseline compiler; there is none.
@@ -18,13 +18,13 @@ impl Baseline {
         match *self {}
     }
 
+    /// Functions that its code calls.
+    pub(crate) fn stubs(&self) -> [(Function, *const u8); 2] {
+        match *self {}
+    }
+
     /// Compiles a block.
-    pub(crate) fn compile<G: Guest>(
-        &self,
-        _thunks: &Thunks,
-        _translation: &Translation,
-        _generation: &Generation,
-    ) -> Option<Vec<u8>> {
+    pub(crate) fn compile<G: Guest>(&self, _translation: &Translation) -> Option<Code> {
         match *self {}
     }
 }

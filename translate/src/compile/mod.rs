@@ -7,6 +7,7 @@
 //! Cranelift runs without optimisation passes (`opt_level` none): they would fold floating-point constants under the wrong
 //! rounding mode and lose their exception flags, and cost more than they gain in regions of this size.
 
+mod code;
 mod lower;
 mod memory;
 pub mod perf_map;
@@ -16,18 +17,20 @@ mod slow_path;
 use std::sync::Arc;
 
 use cranelift_codegen::Context as CompilerContext;
+use cranelift_codegen::FinalizedRelocTarget;
+use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
-use cranelift_codegen::ir::Function;
-use cranelift_codegen::isa::OwnedTargetIsa;
+use cranelift_codegen::ir as clif;
+use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 
-use crate::engine::{Generation, Region};
+use crate::engine::Region;
 use crate::guest::Guest;
+pub(crate) use code::{Code, Function, Relocation, Target};
 pub use memory::CodeMemory;
-pub(crate) use runtime::Thunks;
 pub use runtime::{EntryPoint, Runtime};
-pub(crate) use slow_path::{Access, collect_float_flags};
+pub(crate) use slow_path::Access;
 
 /// Why something was not compiled.
 #[derive(Debug, thiserror::Error)]
@@ -77,34 +80,37 @@ impl<G: Guest> Compiler<G> {
         Compiler { runtime, context: CompilerContext::new(), builder_context: FunctionBuilderContext::new() }
     }
 
-    /// Compiles a region into the memory of its generation, whose cells its jumps go through.
-    pub(crate) fn compile(&mut self, region: &Region, generation: &Generation) -> Result<EntryPoint, CompileError> {
+    /// Compiles a region.
+    pub(crate) fn compile(&mut self, region: &Region) -> Result<Code, CompileError> {
         self.context.clear();
-        lower::lower::<G>(&self.runtime, region, generation, &mut self.context.func, &mut self.builder_context);
-        let code = finish(&*self.runtime.isa, &mut self.context)?;
-        let entry = generation.code.add(&code).ok_or(CompileError::Full)?;
-        let (head, blocks) = (region.blocks[0].block.start, region.blocks.len());
-        perf_map::record(entry, code.len(), || format!("region {head:#x} of {blocks}"));
-        Ok(EntryPoint(entry))
+        lower::lower::<G>(&self.runtime, region, &mut self.context.func, &mut self.builder_context);
+        finish(&*self.runtime.isa, &mut self.context)
     }
 }
 
-/// Compiles the function of `context` to position-independent bytes.
-fn finish(isa: &dyn cranelift_codegen::isa::TargetIsa, context: &mut CompilerContext) -> Result<Vec<u8>, CompileError> {
-    let refused = |function: &Function, error: &dyn std::fmt::Display| {
+/// Compiles the function of `context`.
+fn finish(isa: &dyn TargetIsa, context: &mut CompilerContext) -> Result<Code, CompileError> {
+    let refused = |function: &clif::Function, error: &dyn std::fmt::Display| {
         CompileError::Refused(format!("{}: {error}", function.display_spec()))
     };
-    let result = context
-        .compile(isa, &mut ControlPlane::default())
-        .map(|compiled| (compiled.code_buffer().to_vec(), compiled.buffer.relocs().len()));
-    match result {
-        Ok((code, 0)) => Ok(code),
-        Ok((_, relocations)) => {
-            Err(refused(&context.func, &format!("{relocations} relocations, where none is expected")))
-        }
+    let compiled = match context.compile(isa, &mut ControlPlane::default()) {
+        Ok(compiled) => (compiled.code_buffer().to_vec(), compiled.buffer.relocs().to_vec()),
         Err(error) => {
             let error = format!("{:?}", error.inner);
-            Err(refused(&context.func, &error))
+            return Err(refused(&context.func, &error));
         }
-    }
+    };
+    let (bytes, relocations) = compiled;
+    let relocations = relocations.iter().map(|relocation| {
+        let name = match &relocation.target {
+            FinalizedRelocTarget::ExternalName(clif::ExternalName::User(name)) if relocation.kind == Reloc::Abs8 => {
+                name
+            }
+            _ => return Err(refused(&context.func, &format!("{relocation:?} is not expected"))),
+        };
+        let name = &context.func.params.user_named_funcs()[*name];
+        Ok(Relocation { offset: relocation.offset, target: lower::target(name) })
+    });
+    let relocations = relocations.collect::<Result<_, _>>()?;
+    Ok(Code { bytes, relocations })
 }

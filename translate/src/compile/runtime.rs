@@ -3,11 +3,11 @@
 use std::marker::PhantomData;
 
 use cranelift_codegen::Context as CompilerContext;
-use cranelift_codegen::ir::{AbiParam, Function, InstBuilder, Signature, UserFuncName, types};
+use cranelift_codegen::ir::{self as clif, AbiParam, InstBuilder, Signature, UserFuncName, types};
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use super::{CodeMemory, CompileError, finish, host_isa, slow_path};
+use super::{Code, CodeMemory, CompileError, Function, finish, host_isa, slow_path};
 use crate::baseline::Baseline;
 use crate::cpu::Cpu;
 use crate::float;
@@ -24,7 +24,8 @@ pub struct EntryPoint(pub *const u8);
 /// Code and addresses that compiled regions of one guest architecture use.
 pub struct Runtime<G: Guest> {
     pub(super) isa: OwnedTargetIsa,
-    pub(crate) thunks: Thunks,
+    /// In the order of [`Function`].
+    functions: Box<[*const u8]>,
     /// The compiler of single blocks, where the host has one.
     pub(crate) baseline: Option<Baseline>,
     /// The host multiplies and adds in one instruction.
@@ -35,23 +36,11 @@ pub struct Runtime<G: Guest> {
     _guest: PhantomData<fn() -> G>,
 }
 
-// SAFETY: the addresses point into `_memory`, which is never written to after the constructor.
+// SAFETY: the addresses point into `_memory` and the memory of `baseline`, which are never written to after the constructor, and
+// to functions.
 unsafe impl<G: Guest> Send for Runtime<G> {}
 // SAFETY: as above.
 unsafe impl<G: Guest> Sync for Runtime<G> {}
-
-/// Addresses of the slow paths, callable under [`CallConv::PreserveAll`].
-pub(crate) struct Thunks {
-    pub(crate) load: *const u8,
-    pub(crate) store: *const u8,
-    pub(crate) load_vector: *const u8,
-    pub(crate) store_vector: *const u8,
-    pub(crate) probe_write: *const u8,
-    pub(crate) read_modify_write: *const u8,
-    pub(crate) exchange_if: *const u8,
-    pub(crate) reserve: *const u8,
-    pub(crate) store_if_reserved: *const u8,
-}
 
 impl<G: Guest> Runtime<G> {
     /// Generates the code for this host.
@@ -68,22 +57,39 @@ impl<G: Guest> Runtime<G> {
         // SAFETY: the code was generated with this signature under the platform's C convention.
         let enter = unsafe { std::mem::transmute::<*const u8, extern "C" fn(*mut Cpu<G>, *const u8)>(enter) };
         let return_to_dispatcher = EntryPoint(maker.return_to_dispatcher()?);
-        let thunks = Thunks {
-            load: maker.thunk(slow_path::load::<G> as *const u8, 3)?,
-            store: maker.thunk(slow_path::store::<G> as *const u8, 4)?,
-            load_vector: maker.thunk(slow_path::load_vector::<G> as *const u8, 3)?,
-            store_vector: maker.thunk(slow_path::store_vector::<G> as *const u8, 3)?,
-            probe_write: maker.thunk(slow_path::probe_write::<G> as *const u8, 3)?,
-            read_modify_write: maker.thunk(slow_path::read_modify_write::<G> as *const u8, 4)?,
-            exchange_if: maker.thunk(slow_path::exchange_if::<G> as *const u8, 4)?,
-            reserve: maker.thunk(slow_path::reserve::<G> as *const u8, 3)?,
-            store_if_reserved: maker.thunk(slow_path::store_if_reserved::<G> as *const u8, 4)?,
-        };
+        let mut functions = vec![std::ptr::null(); Function::COUNT].into_boxed_slice();
+        for (function, target, arguments) in [
+            (Function::Load, slow_path::load::<G> as *const u8, 3),
+            (Function::Store, slow_path::store::<G> as *const u8, 4),
+            (Function::LoadVector, slow_path::load_vector::<G> as *const u8, 3),
+            (Function::StoreVector, slow_path::store_vector::<G> as *const u8, 3),
+            (Function::ProbeWrite, slow_path::probe_write::<G> as *const u8, 3),
+            (Function::ReadModifyWrite, slow_path::read_modify_write::<G> as *const u8, 4),
+            (Function::ExchangeIf, slow_path::exchange_if::<G> as *const u8, 4),
+            (Function::Reserve, slow_path::reserve::<G> as *const u8, 3),
+            (Function::StoreIfReserved, slow_path::store_if_reserved::<G> as *const u8, 4),
+        ] {
+            functions[function.index()] = maker.thunk(target, arguments)?;
+        }
+        if let Some(baseline) = &baseline {
+            for (function, stub) in baseline.stubs() {
+                functions[function.index()] = stub;
+            }
+        }
+        for (function, target) in [
+            (Function::CollectFloatFlags, slow_path::collect_float_flags::<G> as *const u8),
+            (Function::MultiplyAdd32, slow_path::multiply_add::<G, 32> as *const u8),
+            (Function::MultiplyAdd64, slow_path::multiply_add::<G, 64> as *const u8),
+        ] {
+            functions[function.index()] = target;
+        }
+        let helpers = G::HELPERS.iter().map(|helper| helper.function as *const u8);
+        let functions = functions.into_iter().chain(helpers).collect();
         let has_multiply_add =
             isa.isa_flags().iter().any(|flag| flag.name == "has_fma" && flag.as_bool() == Some(true))
                 || cfg!(target_arch = "aarch64");
         Ok(Runtime {
-            thunks,
+            functions,
             baseline,
             has_multiply_add,
             enter,
@@ -92,6 +98,11 @@ impl<G: Guest> Runtime<G> {
             _memory: memory,
             _guest: PhantomData,
         })
+    }
+
+    /// The table of functions for [`Context::functions`](crate::cpu::Context::functions).
+    pub(crate) fn functions(&self) -> *const *const u8 {
+        self.functions.as_ptr()
     }
 
     /// Code that returns at once, for cells without any.
@@ -142,7 +153,7 @@ impl Maker<'_> {
         body: impl FnOnce(&mut FunctionBuilder, &[cranelift_codegen::ir::Value]),
     ) -> Result<*const u8, CompileError> {
         self.context.clear();
-        self.context.func = Function::with_name_signature(UserFuncName::default(), signature);
+        self.context.func = clif::Function::with_name_signature(UserFuncName::default(), signature);
         let mut builder_context = FunctionBuilderContext::new();
         let mut builder = FunctionBuilder::new(&mut self.context.func, &mut builder_context);
         let entry = builder.create_block();
@@ -153,8 +164,9 @@ impl Maker<'_> {
         body(&mut builder, &parameters);
         builder.ins().return_(&[]);
         builder.finalize(self.isa.frontend_config());
-        let code = finish(&**self.isa, &mut self.context)?;
-        self.memory.add(&code).ok_or(CompileError::Full)
+        // Such code refers to nothing.
+        let Code { bytes, .. } = finish(&**self.isa, &mut self.context)?;
+        self.memory.add(&bytes).ok_or(CompileError::Full)
     }
 
     /// `enter(cpu, code)`: calls code under the tail convention.

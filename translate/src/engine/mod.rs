@@ -109,6 +109,7 @@ impl<G: Guest> Engine<G> {
         let mut cpu = Cpu::new(index, guest, translator.code_pages.clone());
         let jump_cache = JumpCache::new();
         cpu.context.jump_cache = jump_cache.as_ptr();
+        cpu.context.functions = translator.functions();
         let dispatcher = Dispatcher {
             generation: translator.generation(),
             translator,

@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use super::queue::{Queue, Request};
 use super::region;
 use crate::code::{CodePages, Invalidate};
-use crate::compile::{CodeMemory, CompileError, Compiler, EntryPoint, Runtime, perf_map};
+use crate::compile::{Code, CodeMemory, Compiler, EntryPoint, Runtime, Target, perf_map};
 use crate::cpu::Cpu;
 use crate::guest::Guest;
 use crate::interpret::Ended;
@@ -314,9 +314,39 @@ impl Generation {
         translation
     }
 
+    /// Gives the code of a block, or of the region that begins with it, its place; `None` if there is no more room.
+    fn place(&self, code: Code, translation: &Translation) -> Option<Placed> {
+        let Code { mut bytes, relocations } = code;
+        for relocation in &relocations {
+            let address = match relocation.target {
+                Target::Translation => std::ptr::from_ref(translation) as u64,
+                Target::Cell(distance) => {
+                    let key = translation.key.in_same_page(distance.into())?;
+                    Arc::as_ptr(&self.cell(key)) as u64
+                }
+            };
+            let offset = relocation.offset as usize;
+            bytes.get_mut(offset..offset + 8)?.copy_from_slice(&address.to_ne_bytes());
+        }
+        match self.code.add(&bytes) {
+            Some(start) => Some(Placed { start, bytes: bytes.len() }),
+            None => {
+                self.code_is_full.store(true, Ordering::Relaxed);
+                None
+            }
+        }
+    }
+
     fn is_full(&self) -> bool {
         self.ir_bytes.load(Ordering::Relaxed) > MOST_IR as u64 || self.code_is_full.load(Ordering::Relaxed)
     }
+}
+
+/// Compiled code at its place.
+#[derive(Clone, Copy)]
+struct Placed {
+    start: *const u8,
+    bytes: usize,
 }
 
 /// What the processors of one machine share: translated code, the compiler and the breakpoints.
@@ -398,6 +428,11 @@ impl<G: Guest> Translator<G> {
         Some(generation.clone())
     }
 
+    /// Functions that compiled code calls, for [`Context::functions`](crate::cpu::Context::functions).
+    pub(super) fn functions(&self) -> *const *const u8 {
+        self.runtime.as_ref().map_or(std::ptr::null(), |runtime| runtime.functions())
+    }
+
     /// Enters compiled code.
     pub(super) fn call(&self, cpu: &mut Cpu<G>, entry: EntryPoint) -> Ended {
         match &self.runtime {
@@ -415,13 +450,10 @@ impl<G: Guest> Translator<G> {
     pub(super) fn compile_baseline(&self, generation: &Generation, translation: &Translation) -> bool {
         let Some(runtime) = &self.runtime else { return false };
         let Some(baseline) = &runtime.baseline else { return false };
-        let Some(code) = baseline.compile::<G>(&runtime.thunks, translation, generation) else { return false };
-        let Some(entry) = generation.code.add(&code) else {
-            generation.code_is_full.store(true, Ordering::Relaxed);
-            return false;
-        };
-        perf_map::record(entry, code.len(), || format!("block {:#x}", translation.block.start));
-        translation.link_baseline(EntryPoint(entry), self.tiers);
+        let Some(code) = baseline.compile::<G>(translation) else { return false };
+        let Some(entry) = generation.place(code, translation) else { return false };
+        perf_map::record(entry.start, entry.bytes, || format!("block {:#x}", translation.block.start));
+        translation.link_baseline(EntryPoint(entry.start), self.tiers);
         true
     }
 
@@ -532,22 +564,21 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
     if region.blocks.is_empty() {
         return;
     }
-    let entry = match compiler.compile(&region, &request.generation) {
-        Ok(entry) => entry,
+    let code = match compiler.compile(&region) {
+        Ok(code) => code,
         Err(error) => {
-            if matches!(error, CompileError::Full) {
-                request.generation.code_is_full.store(true, Ordering::Relaxed);
-            }
             head.give_up();
             tracing::debug!("the region at {:#x} stays interpreted: {error}", head.block.start);
             return;
         }
     };
+    let Some(entry) = request.generation.place(code, head) else { return };
+    perf_map::record(entry.start, entry.bytes, || format!("region {:#x} of {}", head.block.start, region.blocks.len()));
     for block in &region.blocks {
         block.regions.lock().push(Arc::downgrade(head));
     }
     head.has_region.store(true, Ordering::SeqCst);
-    head.link(entry.0);
+    head.link(entry.start);
     count.fetch_add(1, Ordering::Relaxed);
     // One that was invalidated before it knew of this region has not unlinked it.
     if !region.blocks.iter().all(|block| block.is_valid()) {

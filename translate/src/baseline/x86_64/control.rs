@@ -1,12 +1,11 @@
 //! The beginning and the end of a block, helpers and exceptions.
 
 use std::mem::offset_of;
-use std::sync::Arc;
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::{Cold, Emitted, Emitter, Terminator};
-use crate::compile::collect_float_flags;
+use crate::compile::{Function, Relocation, Target};
 use crate::cpu::{Context, Status};
 use crate::engine::Translation;
 use crate::guest::{Exception, Guest};
@@ -16,37 +15,44 @@ impl Emitter<'_> {
     /// Leaves before the block if another thread wants the processor, or if it was executed often enough to be compiled better.
     pub(super) fn count_execution(&mut self) {
         let (leave, go_on) = (self.code.new_dynamic_label(), self.code.new_dynamic_label());
-        let translation = std::ptr::from_ref::<Translation>(self.translation);
+        dynasm!(self.code ; .arch x64 ; mov rax, [rbp + offset_of!(Context, attention) as i32]);
+        // To rcx.
+        dynasm!(self.code ; .arch x64 ; mov rcx, QWORD 0);
+        self.relocate(Target::Translation);
         dynasm!(self.code
             ; .arch x64
-            ; mov rax, [rbp + offset_of!(Context, attention) as i32]
-            ; mov rcx, QWORD self.translation.countdown.as_ptr() as i64
             ; cmp DWORD [rax], 0
             ; jne =>leave
-            ; sub DWORD [rcx], 1
+            ; sub DWORD [rcx + offset_of!(Translation, countdown) as i32], 1
             ; jns =>go_on
-            ; mov rax, QWORD translation as i64
-            ; mov [rbp + offset_of!(Context, hot) as i32], rax
+            ; mov [rbp + offset_of!(Context, hot) as i32], rcx
             ; =>leave
             ; ret
             ; =>go_on
         );
     }
 
+    /// The eight bytes just emitted are to be an address.
+    fn relocate(&mut self, target: Target) {
+        let offset = self.code.offset().0 as u32 - 8;
+        self.relocations.push(Relocation { offset, target });
+    }
+
     pub(super) fn helper<G: Guest>(&mut self, place: usize, helper: HelperId, arguments: [Value; 3]) {
+        let function = Function::Helper(helper);
         let helper = &G::HELPERS[usize::from(helper.0)];
         if helper.effects.float_flags {
             // The arguments, too, must outlive this call.
             self.save_for_call(place.saturating_sub(1));
             dynasm!(self.code ; .arch x64 ; mov rdi, rbp);
-            self.call(collect_float_flags::<G> as *const u8);
+            self.call(Function::CollectFloatFlags);
         }
         self.save_for_call(place);
         for (value, to) in arguments.into_iter().zip([6, 2, 1]).take(helper.arguments) {
             self.load_value(to, value);
         }
         dynasm!(self.code ; .arch x64 ; mov rdi, rbp);
-        self.call(helper.function as *const u8);
+        self.call(function);
         if helper.effects.can_raise {
             self.check_status(place);
         }
@@ -94,7 +100,7 @@ impl Emitter<'_> {
                 self.load_value(0, target);
                 self.load_own_address(2);
                 self.store_pc();
-                self.go_through_jump_cache(self.baseline.stubs.indirect);
+                self.go_through_jump_cache(Function::GoIndirect);
             }
             Terminator::Leave { target } => {
                 self.load_code_address(0, self.block.distance(target));
@@ -152,31 +158,31 @@ impl Emitter<'_> {
         }
         let distance = self.block.distance(target);
         match self.translation.key.in_same_page(distance) {
-            Some(key) => {
-                let cell = Arc::as_ptr(&self.generation.cell(key));
+            Some(_) => {
                 dynasm!(self.code
                     ; .arch x64
                     ; add QWORD [rbp + offset_of!(Context, pc) as i32], distance as i32
-                    ; mov rax, QWORD cell as i64
                     ; mov rdi, rbp
-                    ; jmp QWORD [rax]
+                    ; mov rax, QWORD 0
                 );
+                self.relocate(Target::Cell(distance as i16));
+                dynasm!(self.code ; .arch x64 ; jmp QWORD [rax]);
             }
             None => {
                 self.load_code_address(0, distance);
                 self.store_pc();
-                self.go_through_jump_cache(self.baseline.stubs.direct);
+                self.go_through_jump_cache(Function::GoDirect);
             }
         }
     }
 
     /// Goes on at the address in `rax`.
-    fn go_through_jump_cache(&mut self, stub: *const u8) {
+    fn go_through_jump_cache(&mut self, stub: Function) {
         dynasm!(self.code
             ; .arch x64
             ; mov ecx, self.translation.key.flags as i32
-            ; mov rsi, QWORD stub as i64
-            ; jmp rsi
+            ; mov rsi, [rbp + offset_of!(Context, functions) as i32]
+            ; jmp QWORD [rsi + stub.offset()]
         );
     }
 }

@@ -6,7 +6,7 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::registers::Source;
 use super::{Cold, Emitter, Loaded};
-use crate::compile::Access;
+use crate::compile::{Access, Function};
 use crate::cpu::Context;
 use crate::ir::{AtomicOp, MemoryMode, Value, Width};
 use crate::platform::PAGE_SIZE;
@@ -74,7 +74,7 @@ impl Emitter<'_> {
             (Width::Double, _) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rsi]),
         }
         let access = Access { signed, ..Access::new(width, mode) };
-        self.cold_slow_path(missed, self.thunks.load, access.encode(), None, Some(Loaded::Word(to)), place);
+        self.cold_slow_path(missed, Function::Load, access.encode(), None, Some(Loaded::Word(to)), place);
     }
 
     pub(super) fn store(
@@ -97,7 +97,7 @@ impl Emitter<'_> {
         }
         let value = self.source(value);
         let access = Access::new(width, mode).encode();
-        self.cold_slow_path(missed, self.thunks.store, access, Some(value), None, place);
+        self.cold_slow_path(missed, Function::Store, access, Some(value), None, place);
     }
 
     pub(super) fn load_vector(&mut self, place: usize, mode: MemoryMode, address: Value, offset: i32) {
@@ -106,7 +106,7 @@ impl Emitter<'_> {
         let missed = self.look_up(16, mode, false);
         dynasm!(self.code ; .arch x64 ; movups Rx(to), [rsi]);
         let access = i64::from(mode.0);
-        self.cold_slow_path(missed, self.thunks.load_vector, access, None, Some(Loaded::Vector(to)), place);
+        self.cold_slow_path(missed, Function::LoadVector, access, None, Some(Loaded::Vector(to)), place);
     }
 
     pub(super) fn store_vector(&mut self, place: usize, mode: MemoryMode, address: Value, offset: i32, value: Value) {
@@ -115,14 +115,14 @@ impl Emitter<'_> {
         let from = self.read_vector(value, 0);
         let missed = self.look_up(16, mode, true);
         dynasm!(self.code ; .arch x64 ; movups [rsi], Rx(from));
-        let (thunk, access) = (self.thunks.store_vector, i64::from(mode.0));
-        self.cold_slow_path(missed, thunk, access, Some(Source::Vector(from)), None, place);
+        let (function, access) = (Function::StoreVector, i64::from(mode.0));
+        self.cold_slow_path(missed, function, access, Some(Source::Vector(from)), None, place);
     }
 
     fn cold_slow_path(
         &mut self,
         from: DynamicLabel,
-        thunk: *const u8,
+        function: Function,
         access: i64,
         value: Option<Source>,
         result: Option<Loaded>,
@@ -130,7 +130,7 @@ impl Emitter<'_> {
     ) {
         let back = self.code.new_dynamic_label();
         dynasm!(self.code ; .arch x64 ; =>back);
-        self.cold.push(Cold::SlowPath { from, back, thunk, access, value, result, place });
+        self.cold.push(Cold::SlowPath { from, back, function, access, value, result, place });
     }
 
     pub(super) fn probe_write(&mut self, place: usize, bytes: u8, mode: MemoryMode, address: Value, offset: i32) {
@@ -144,13 +144,13 @@ impl Emitter<'_> {
             ; ja =>crosses
         );
         let access = i64::from(mode.0) | i64::from(bytes) << 8;
-        self.cold_slow_path(crosses, self.thunks.probe_write, access, None, None, place);
+        self.cold_slow_path(crosses, Function::ProbeWrite, access, None, None, place);
     }
 
     /// Calls a slow path in line, with the address in `rsi` and the value in `rcx`.
-    fn call_slow_path(&mut self, place: usize, thunk: *const u8, access: Access) {
+    fn call_slow_path(&mut self, place: usize, function: Function, access: Access) {
         dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access.encode() as i32);
-        self.call(thunk);
+        self.call(function);
         self.check_status(place);
         let to = self.define(place);
         dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset_of!(Context, result) as i32]);
@@ -167,7 +167,7 @@ impl Emitter<'_> {
     ) {
         self.address(address, 0);
         self.load_value(1, value);
-        self.call_slow_path(place, self.thunks.read_modify_write, Access { atomic: op, ..Access::new(width, mode) });
+        self.call_slow_path(place, Function::ReadModifyWrite, Access { atomic: op, ..Access::new(width, mode) });
     }
 
     pub(super) fn compare_exchange(
@@ -182,12 +182,12 @@ impl Emitter<'_> {
         self.address(address, 0);
         self.store_context(offset_of!(Context, result) as i32, expected);
         self.load_value(1, new);
-        self.call_slow_path(place, self.thunks.exchange_if, Access::new(width, mode));
+        self.call_slow_path(place, Function::ExchangeIf, Access::new(width, mode));
     }
 
     pub(super) fn load_reserved(&mut self, place: usize, width: Width, mode: MemoryMode, address: Value) {
         self.address(address, 0);
-        self.call_slow_path(place, self.thunks.reserve, Access::new(width, mode));
+        self.call_slow_path(place, Function::Reserve, Access::new(width, mode));
     }
 
     pub(super) fn store_conditional(
@@ -200,6 +200,6 @@ impl Emitter<'_> {
     ) {
         self.address(address, 0);
         self.load_value(1, value);
-        self.call_slow_path(place, self.thunks.store_if_reserved, Access::new(width, mode));
+        self.call_slow_path(place, Function::StoreIfReserved, Access::new(width, mode));
     }
 }

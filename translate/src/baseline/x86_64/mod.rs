@@ -17,9 +17,9 @@ use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 
 use super::Uses;
-use crate::compile::{CodeMemory, Thunks};
+use crate::compile::{Code, CodeMemory, Function, Relocation};
 use crate::cpu::Context;
-use crate::engine::{Generation, JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Translation};
+use crate::engine::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Translation};
 use crate::guest::Guest;
 use crate::ir::{Block, Op, Register, Terminator, Type, Value};
 use crate::platform::PAGE_SIZE;
@@ -37,19 +37,9 @@ type Emitted = Result<(), Unsupported>;
 /// The baseline compiler of a machine: the code that its blocks share.
 pub(crate) struct Baseline {
     enter: *const u8,
-    stubs: Stubs,
+    stubs: [(Function, *const u8); 2],
     features: Features,
     _memory: CodeMemory,
-}
-
-/// Where blocks go on at addresses that only the jump cache knows. Both take the address in `rax` and translation flags in `ecx`;
-/// the program counter is stored already.
-#[derive(Clone, Copy)]
-struct Stubs {
-    /// For jumps to known addresses.
-    direct: *const u8,
-    /// For computed ones, with the address of the instruction that jumps in `rdx`.
-    indirect: *const u8,
 }
 
 /// What not every x86-64 host has.
@@ -90,7 +80,8 @@ impl Baseline {
             multiply_add: is_x86_feature_detected!("fma"),
             vectors: is_x86_feature_detected!("sse4.2"),
         };
-        Some(Baseline { enter, stubs: Stubs { direct, indirect }, features, _memory: memory })
+        let stubs = [(Function::GoDirect, direct), (Function::GoIndirect, indirect)];
+        Some(Baseline { enter, stubs, features, _memory: memory })
     }
 
     /// Code through which other code is entered: a function of the platform's convention, of the context and the code to enter.
@@ -98,13 +89,14 @@ impl Baseline {
         self.enter
     }
 
-    /// Compiles a block to position-independent code; `None` if that is not possible.
-    pub(crate) fn compile<G: Guest>(
-        &self,
-        thunks: &Thunks,
-        translation: &Translation,
-        generation: &Generation,
-    ) -> Option<Vec<u8>> {
+    /// Where blocks go on at addresses that only the jump cache knows. Both take the address in `rax` and translation flags in `ecx`;
+    /// the program counter is stored already. That for computed addresses has the address of the instruction that jumps in `rdx`.
+    pub(crate) fn stubs(&self) -> [(Function, *const u8); 2] {
+        self.stubs
+    }
+
+    /// Compiles a block; `None` if that is not possible.
+    pub(crate) fn compile<G: Guest>(&self, translation: &Translation) -> Option<Code> {
         let block = &translation.block;
         let arguments = |op: &Op| match op {
             Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
@@ -116,15 +108,15 @@ impl Baseline {
             uses: Uses::of(block, arguments),
             registers: Registers::new(block.ops.len()),
             baseline: self,
-            thunks,
             translation,
-            generation,
+            relocations: Vec::new(),
             cold: Vec::new(),
             exits: Vec::new(),
             flags: None,
         };
         emitter.block::<G>().ok()?;
-        emitter.code.finalize().ok()
+        let relocations = std::mem::take(&mut emitter.relocations);
+        Some(Code { bytes: emitter.code.finalize().ok()?, relocations })
     }
 }
 
@@ -178,7 +170,7 @@ enum Cold {
     SlowPath {
         from: DynamicLabel,
         back: DynamicLabel,
-        thunk: *const u8,
+        function: Function,
         access: i64,
         /// Of a vector, its register.
         value: Option<registers::Source>,
@@ -203,9 +195,8 @@ struct Emitter<'a> {
     uses: Uses,
     registers: Registers,
     baseline: &'a Baseline,
-    thunks: &'a Thunks,
     translation: &'a Translation,
-    generation: &'a Generation,
+    relocations: Vec<Relocation>,
     cold: Vec<Cold>,
     /// Where the code leaves because an operation of the instruction with this number did not complete.
     exits: Vec<(usize, DynamicLabel)>,
@@ -306,12 +297,12 @@ impl<'a> Emitter<'a> {
     }
 
     /// Calls a function, whose stack pointer must be aligned.
-    fn call(&mut self, function: *const u8) {
+    fn call(&mut self, function: Function) {
         dynasm!(self.code
             ; .arch x64
-            ; mov rax, QWORD function as i64
+            ; mov rax, [rbp + offset_of!(Context, functions) as i32]
             ; sub rsp, 8
-            ; call rax
+            ; call QWORD [rax + function.offset()]
             ; add rsp, 8
         );
     }
@@ -340,7 +331,7 @@ impl<'a> Emitter<'a> {
     fn cold_code(&mut self) {
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::SlowPath { from, back, thunk, access, value, result, place } => {
+                Cold::SlowPath { from, back, function, access, value, result, place } => {
                     dynasm!(self.code ; .arch x64 ; =>from);
                     match value {
                         Some(registers::Source::Vector(vector)) => {
@@ -350,7 +341,7 @@ impl<'a> Emitter<'a> {
                         None => {}
                     }
                     dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access as i32);
-                    self.call(thunk);
+                    self.call(function);
                     self.check_status(place);
                     let offset = offset_of!(Context, result) as i32;
                     match result {

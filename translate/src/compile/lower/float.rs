@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::{self as clif, InstBuilder, MemFlagsData, types};
 
-use super::super::slow_path;
+use super::super::Function;
 use super::{Lowering, clif_type, trusted};
 use crate::cpu::Context;
 use crate::float::Flags;
@@ -42,8 +42,8 @@ impl<G: Guest> Lowering<'_, G> {
             return self.keep_flags(result);
         }
         let function = match ty {
-            Type::F32 => slow_path::multiply_add::<G, 32> as *const u8,
-            _ => slow_path::multiply_add::<G, 64> as *const u8,
+            Type::F32 => Function::MultiplyAdd32,
+            _ => Function::MultiplyAdd64,
         };
         let integer = if ty == Type::F32 { types::I32 } else { types::I64 };
         let arguments = [a, b, c].map(|operand| {

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, MemFlagsData, types};
 
-use super::super::slow_path::Access;
+use super::super::{Access, Function};
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::Context;
 use crate::guest::Guest;
@@ -47,12 +47,12 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn slow_path(
         &mut self,
         place: usize,
-        thunk: *const u8,
+        function: Function,
         address: clif::Value,
         access: i64,
         value: Option<clif::Value>,
     ) {
-        let target = self.constant(thunk as u64);
+        let target = self.function(function);
         let access = self.builder.ins().iconst(types::I64, access);
         let mut arguments = vec![self.context, address, access];
         arguments.extend(value);
@@ -83,7 +83,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, self.runtime.thunks.load, address, access.encode(), None);
+        self.slow_path(place, Function::Load, address, access.encode(), None);
         let loaded = self.result();
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(done);
@@ -103,7 +103,7 @@ impl<G: Guest> Lowering<'_, G> {
         let done = self.builder.create_block();
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, self.runtime.thunks.store, address, access.encode(), Some(value));
+        self.slow_path(place, Function::Store, address, access.encode(), Some(value));
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
@@ -116,7 +116,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().brif(crosses, across, &[], done, &[]);
         self.builder.switch_to_block(across);
         let access = i64::from(mode.0) | i64::from(bytes) << 8;
-        self.slow_path(place, self.runtime.thunks.probe_write, address, access, None);
+        self.slow_path(place, Function::ProbeWrite, address, access, None);
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
@@ -153,7 +153,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64);
         self.builder.ins().jump(done, &[BlockArg::Value(old)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, self.runtime.thunks.read_modify_write, address, access.encode(), Some(value));
+        self.slow_path(place, Function::ReadModifyWrite, address, access.encode(), Some(value));
         let old = self.result();
         self.builder.ins().jump(done, &[BlockArg::Value(old)]);
         self.builder.switch_to_block(done);

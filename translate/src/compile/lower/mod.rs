@@ -13,27 +13,31 @@ mod vector;
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{self as clif, Function, InstBuilder, MemFlagsData, SigRef, UserFuncName, types};
+use cranelift_codegen::ir::{self as clif, InstBuilder, MemFlagsData, SigRef, UserFuncName, types};
 use cranelift_codegen::isa::CallConv;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
 use super::runtime::{Runtime, plain_signature, region_signature};
-use super::slow_path::{self, Access};
+use super::{Access, Function, Target};
 use crate::cpu::{Context, Status};
-use crate::engine::{Generation, Region};
+use crate::engine::{Key, Region};
 use crate::guest::{Exception, Guest};
 use crate::ir::{Block, Comparison, Op, Type, UnaryOp, Value};
 use registers::{Homes, Registers};
 
-/// Lowers `region` into `function`. Jumps out of the region go through cells of `generation`.
+/// What a symbol of lowered code stands for: see [`Lowering::cell`].
+pub(super) fn target(name: &clif::UserExternalName) -> Target {
+    Target::Cell(name.index as i32 as i16)
+}
+
+/// Lowers `region` into `function`.
 pub(super) fn lower<G: Guest>(
     runtime: &Runtime<G>,
     region: &Region,
-    generation: &Generation,
-    function: &mut Function,
+    function: &mut clif::Function,
     builder_context: &mut FunctionBuilderContext,
 ) {
-    *function = Function::with_name_signature(UserFuncName::default(), region_signature());
+    *function = clif::Function::with_name_signature(UserFuncName::default(), region_signature());
     let mut builder = FunctionBuilder::new(function, builder_context);
     let entry = builder.create_block();
     builder.append_block_params_for_function_params(entry);
@@ -64,7 +68,6 @@ pub(super) fn lower<G: Guest>(
     let mut lowering = Lowering {
         runtime,
         region,
-        generation,
         builder,
         blocks,
         signatures,
@@ -119,7 +122,6 @@ struct Signatures {
 struct Lowering<'a, G: Guest> {
     runtime: &'a Runtime<G>,
     region: &'a Region,
-    generation: &'a Generation,
     builder: FunctionBuilder<'a>,
     /// One for each block of the region.
     blocks: Vec<clif::Block>,
@@ -332,19 +334,16 @@ impl<G: Guest> Lowering<'_, G> {
             Op::AtomicCompareExchange { width, mode, address, expected, new } => {
                 let (address, expected, new) = (self.value(address), self.value(expected), self.value(new));
                 self.store_context(expected, offset_of!(Context, result));
-                let thunk = self.runtime.thunks.exchange_if;
-                self.slow_path(place, thunk, address, Access::new(width, mode).encode(), Some(new));
+                self.slow_path(place, Function::ExchangeIf, address, Access::new(width, mode).encode(), Some(new));
                 self.result()
             }
             Op::LoadReserved { width, mode, address } => {
-                let thunk = self.runtime.thunks.reserve;
-                self.slow_path(place, thunk, self.value(address), Access::new(width, mode).encode(), None);
+                self.slow_path(place, Function::Reserve, self.value(address), Access::new(width, mode).encode(), None);
                 self.result()
             }
             Op::StoreConditional { width, mode, address, value } => {
-                let thunk = self.runtime.thunks.store_if_reserved;
                 let access = Access::new(width, mode).encode();
-                self.slow_path(place, thunk, self.value(address), access, Some(self.value(value)));
+                self.slow_path(place, Function::StoreIfReserved, self.value(address), access, Some(self.value(value)));
                 self.result()
             }
             Op::Fence => {
@@ -383,13 +382,36 @@ impl<G: Guest> Lowering<'_, G> {
         })
     }
 
-    fn call_helper(&mut self, function: *const u8, [a, b, c]: [clif::Value; 3]) -> clif::Value {
-        let target = self.constant(function as u64);
+    /// The address of a function of the host.
+    fn function(&mut self, function: Function) -> clif::Value {
+        let table = offset_of!(Context, functions) as i32;
+        let table = self.builder.ins().load(types::I64, trusted(), self.context, table);
+        self.builder.ins().load(types::I64, trusted(), table, function.offset())
+    }
+
+    /// The address of a cell of the region's page, which is known when the code gets its place.
+    fn cell(&mut self, key: &Key) -> clif::Value {
+        let distance = key.distance_from(&self.region.blocks[0].key);
+        let name = clif::UserExternalName { namespace: 0, index: distance as u32 };
+        let name = self.builder.func.declare_imported_user_function(name);
+        let symbol = clif::GlobalValueData::Symbol {
+            name: clif::ExternalName::user(name),
+            offset: 0.into(),
+            colocated: false,
+            tls: false,
+        };
+        let symbol = self.builder.func.create_global_value(symbol);
+        self.builder.ins().symbol_value(types::I64, symbol)
+    }
+
+    fn call_helper(&mut self, function: Function, [a, b, c]: [clif::Value; 3]) -> clif::Value {
+        let target = self.function(function);
         let call = self.builder.ins().call_indirect(self.signatures.helper, target, &[self.context, a, b, c]);
         self.builder.inst_results(call)[0]
     }
 
     fn helper(&mut self, place: usize, helper: crate::ir::HelperId, arguments: [Value; 3]) -> clif::Value {
+        let function = Function::Helper(helper);
         let helper = &G::HELPERS[usize::from(helper.0)];
         let zero = self.constant(0);
         let mut values = [zero; 3];
@@ -401,9 +423,9 @@ impl<G: Guest> Lowering<'_, G> {
             self.store_written_registers();
         }
         if effects.float_flags {
-            self.call_helper(slow_path::collect_float_flags::<G> as *const u8, [zero; 3]);
+            self.call_helper(Function::CollectFloatFlags, [zero; 3]);
         }
-        let result = self.call_helper(helper.function as *const u8, values);
+        let result = self.call_helper(function, values);
         if effects.writes_registers {
             self.homes.load(&mut self.builder, self.context);
         }

@@ -1,7 +1,6 @@
 //! The ends of blocks: jumps inside the region, through cells, through the jump cache, and back to the dispatcher.
 
 use std::mem::offset_of;
-use std::sync::Arc;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, InstBuilder, types};
@@ -76,8 +75,7 @@ impl<G: Guest> Lowering<'_, G> {
         match near {
             Some(key) => {
                 self.store_pc(distance);
-                let cell = Arc::as_ptr(&self.generation.cell(key));
-                let cell = self.constant(cell as u64);
+                let cell = self.cell(&key);
                 self.enter_cell(cell);
             }
             None => {
