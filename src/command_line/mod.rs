@@ -51,8 +51,8 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     ("machine", Takes::Many("TYPE[,PROP=VALUE]"), "machine type; 'help' lists them (also -M)"),
     (
         "accel",
-        Takes::Many("NAME"),
-        "accelerator: kvm, jit (tcg), qtest or auto; the first of several that works is taken; 'help' tells which do",
+        Takes::Many("NAME[,PROP=VALUE]"),
+        "accelerator: kvm, jit (tcg), qtest or auto; the first of several that works is taken; 'help' tells which do; translation-cache=on|off|FOLDER says where the JIT keeps compiled code for the next run",
     ),
     ("enable-kvm", Takes::Nothing, "the same as -accel kvm"),
     ("cpu", Takes::One("MODEL"), "processor model; 'help' lists them"),

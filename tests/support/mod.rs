@@ -18,7 +18,10 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(300);
 
 /// The program under test.
 pub(crate) fn brolga() -> Command {
-    Command::new(env!("CARGO_BIN_EXE_brolga"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_brolga"));
+    // Tests keep nothing for one another, nor for the user.
+    command.env_remove("HOME").env_remove("XDG_CACHE_HOME");
+    command
 }
 
 /// The folder of a guest's files; `None`, and a line that says so, where they were not fetched.

@@ -13,6 +13,8 @@ pub struct Counters {
     pub jump_cache_misses: u64,
     /// How often it was not what the jump cache's entry held before it was emptied, either.
     pub hashed: u64,
+    /// Blocks and regions whose compiled code was kept from an earlier run.
+    pub restored: u64,
     /// Blocks lifted.
     pub lifted: u64,
     /// Blocks compiled by the baseline compiler.
@@ -42,6 +44,7 @@ impl fmt::Display for Counters {
             entered,
             jump_cache_misses,
             hashed,
+            restored,
             lifted,
             baseline,
             regions_requested,
@@ -57,7 +60,7 @@ impl fmt::Display for Counters {
         writeln!(f, "look-ups: {jump_cache_misses} missed the jump cache, {hashed} of them went to the hash table")?;
         writeln!(
             f,
-            "translation: {lifted} blocks lifted, {baseline} by the baseline compiler, {regions_requested} requests for regions"
+            "translation: {lifted} blocks lifted, {restored} kept from earlier runs, {baseline} by the baseline compiler, {regions_requested} requests for regions"
         )?;
         writeln!(
             f,

@@ -118,7 +118,7 @@ pub trait Guest: Sized + Send + 'static {
 
     /// What else lifting depends on, and what is the same for all processors of a machine as long as it lives: which
     /// extensions its model has.
-    type Features: Copy;
+    type Features: Copy + std::hash::Hash + Send + Sync + 'static;
 
     /// The features of the processor's model.
     fn features(cpu: &Cpu<Self>) -> Self::Features;

@@ -27,6 +27,7 @@ pub mod ir;
 mod large_pages;
 pub mod platform;
 pub mod riscv64;
+mod saved;
 pub mod tlb;
 pub mod vector;
 pub mod x86_64;

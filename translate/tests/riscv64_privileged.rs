@@ -113,7 +113,7 @@ impl Hart {
             now: AtomicU64::new(0),
             deadline: AtomicU64::new(u64::MAX),
         };
-        let engine = Engine::new(0, Riscv64::new(), Translator::new(Tiers::InterpreterOnly));
+        let engine = Engine::new(0, Riscv64::new(), Translator::new(Tiers::InterpreterOnly, None));
         let mut hart = Hart { world, engine };
         hart.write_csr(0x3b0, u64::MAX);
         hart.write_csr(0x3a0, 0x1f);

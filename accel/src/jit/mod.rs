@@ -6,6 +6,7 @@ mod riscv64;
 mod vcpu;
 pub(crate) mod x86_64;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use translate::code::CodePages;
-use translate::engine::{Tiers, Translator};
+use translate::engine::{Keep, Tiers, Translator};
 use translate::platform::MemoryView;
 use translate::riscv64::Riscv64;
 use translate::x86_64::X86_64;
@@ -123,8 +124,9 @@ impl MemoryMap {
 type Create = Box<dyn Fn(u32) -> (Box<dyn Vcpu>, Arc<Wake>) + Send + Sync>;
 
 /// What makes the processors of an architecture, and where their translated code is recorded.
-fn processors<P: Processor>(shared: &Arc<Shared>, tiers: Tiers) -> (Arc<CodePages>, Create) {
-    let translator = Translator::<P>::new(tiers);
+fn processors<P: Processor>(shared: &Arc<Shared>, tiers: Tiers, keep: Option<PathBuf>) -> (Arc<CodePages>, Create) {
+    let keep = keep.map(|folder| Keep { folder, features: P::model_features(&shared.model) });
+    let translator = Translator::<P>::new(tiers, keep);
     let code_pages = translator.code_pages.clone();
     let shared = shared.clone();
     let create = move |index| {
@@ -143,16 +145,18 @@ impl Jit {
 
     /// As [`Jit::open`], with a say in what is compiled and when.
     pub fn with_tiers(architecture: Architecture, clock: Arc<VirtualClock>, tiers: Tiers) -> Result<Jit, Error> {
-        Jit::with_model(architecture, clock, tiers, CpuModel::best())
+        Jit::with_model(architecture, clock, tiers, CpuModel::best(), None)
     }
 
-    /// As [`Jit::open`], with vCPUs of a model; `model` counts for x86-64 guests only.
+    /// As [`Jit::open`], with vCPUs of a model, which counts for x86-64 guests only, and with a folder in which compiled code is kept
+    /// for the next run. The folder must be the user's alone.
     pub fn open_with_model(
         architecture: Architecture,
         clock: Arc<VirtualClock>,
         model: CpuModel,
+        keep: Option<PathBuf>,
     ) -> Result<Jit, Error> {
-        Jit::with_model(architecture, clock, Tiers::Background(HOT), model)
+        Jit::with_model(architecture, clock, Tiers::Background(HOT), model, keep)
     }
 
     fn with_model(
@@ -160,6 +164,7 @@ impl Jit {
         clock: Arc<VirtualClock>,
         tiers: Tiers,
         model: CpuModel,
+        keep: Option<PathBuf>,
     ) -> Result<Jit, Error> {
         let shared = Arc::new(Shared {
             memory: ArcSwap::default(),
@@ -171,8 +176,8 @@ impl Jit {
             model: Arc::new(model),
         });
         let (code_pages, create) = match architecture {
-            Architecture::Riscv64 => processors::<Riscv64>(&shared, tiers),
-            Architecture::X86_64 => processors::<X86_64>(&shared, tiers),
+            Architecture::Riscv64 => processors::<Riscv64>(&shared, tiers, keep),
+            Architecture::X86_64 => processors::<X86_64>(&shared, tiers, keep),
         };
         Ok(Jit {
             capabilities: Capabilities {

@@ -19,6 +19,9 @@ pub(super) trait Processor: Guest {
     /// Processor `index`; `count` is how many the machine has so far, and is counted up. `model` is for x86-64.
     fn new(index: u32, count: &Arc<AtomicU32>, model: &Arc<CpuModel>) -> Self;
 
+    /// What [`Guest::features`] says of every processor; `model` is for x86-64.
+    fn model_features(model: &CpuModel) -> Self::Features;
+
     /// Puts a new processor into its state after power-on.
     fn reset(cpu: &mut Cpu<Self>);
 

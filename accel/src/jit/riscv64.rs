@@ -22,6 +22,8 @@ impl Processor for Riscv64 {
         Riscv64::new()
     }
 
+    fn model_features(_model: &CpuModel) {}
+
     fn reset(_cpu: &mut Cpu<Riscv64>) {}
 
     fn state(cpu: &Cpu<Riscv64>) -> AnyState {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use translate::cpu::{Cpu, Signals};
 use translate::x86_64::cpuid::CpuModel;
+use translate::x86_64::features::InstructionSet;
 use translate::x86_64::msr::{set_time_stamp, time_stamp};
 use translate::x86_64::segment::{self as native, SegmentName, attribute};
 use translate::x86_64::{X86_64, segment};
@@ -24,6 +25,10 @@ impl Processor for X86_64 {
     fn new(index: u32, count: &Arc<AtomicU32>, model: &Arc<CpuModel>) -> X86_64 {
         count.fetch_max(index + 1, Ordering::SeqCst);
         X86_64::new(model.clone(), count.clone(), index == 0)
+    }
+
+    fn model_features(model: &CpuModel) -> InstructionSet {
+        model.instructions()
     }
 
     fn reset(cpu: &mut Cpu<X86_64>) {

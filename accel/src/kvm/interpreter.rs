@@ -39,7 +39,7 @@ const NO_EXCEPTION: u32 = u32::MAX;
 
 impl Interpreter {
     pub(super) fn new(index: u32) -> Interpreter {
-        let translator = Translator::<X86_64>::new(Tiers::InterpreterOnly);
+        let translator = Translator::<X86_64>::new(Tiers::InterpreterOnly, None);
         let guest = X86_64::new(Arc::new(CpuModel::best()), Arc::default(), index == 0);
         let mut engine = Engine::new(u64::from(index), guest, translator);
         guest_state::reset(&mut engine.cpu, false);

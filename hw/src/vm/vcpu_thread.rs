@@ -207,6 +207,8 @@ impl Shared {
             }
         }
         mailbox.requests.clear();
+        // What it keeps beyond its life is written before the program may end.
+        MutexGuard::unlocked(&mut mailbox, || drop(vcpu));
         mailbox.gone = true;
         self.changed.notify_all();
     }

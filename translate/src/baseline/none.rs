@@ -18,6 +18,11 @@ impl Baseline {
         match *self {}
     }
 
+    /// What its code depends on of the host.
+    pub(crate) fn features(&self) {
+        match *self {}
+    }
+
     /// Functions that its code calls.
     pub(crate) fn stubs(&self) -> [(Function, *const u8); 2] {
         match *self {}

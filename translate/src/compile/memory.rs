@@ -40,6 +40,14 @@ impl CodeMemory {
         CodeMemory { writable: NonNull::dangling(), executable: NonNull::dangling(), size: 0, used: Mutex::new(0) }
     }
 
+    /// Code that was added: `bytes` of it from its executable address on; `None` for what was not.
+    pub fn read(&self, start: *const u8, bytes: usize) -> Option<&[u8]> {
+        let offset = (start as usize).checked_sub(self.executable.as_ptr() as usize)?;
+        let end = offset.checked_add(bytes).filter(|end| *end <= *self.used.lock())?;
+        // SAFETY: the range lies in what was added, which is never written to again, and the mapping lives as long as `self`.
+        Some(unsafe { std::slice::from_raw_parts(self.writable.as_ptr().add(offset), end - offset) })
+    }
+
     /// Copies position-independent code in and gives its executable address; `None` when there is no room.
     pub fn add(&self, code: &[u8]) -> Option<*const u8> {
         let mut used = self.used.lock();

@@ -100,6 +100,13 @@ impl<G: Guest> Runtime<G> {
         })
     }
 
+    /// What compiled code depends on of the host.
+    pub(crate) fn host(&self) -> String {
+        let flags: Vec<String> = self.isa.isa_flags().iter().map(ToString::to_string).collect();
+        let baseline = self.baseline.as_ref().map(Baseline::features);
+        format!("{} {} {flags:?} {baseline:?}", self.isa.triple(), self.isa.flags())
+    }
+
     /// The table of functions for [`Context::functions`](crate::cpu::Context::functions).
     pub(crate) fn functions(&self) -> *const *const u8 {
         self.functions.as_ptr()

@@ -5,13 +5,14 @@
 //! each has for itself is its [`Engine`].
 
 mod jump_cache;
+mod kept;
 mod queue;
 mod region;
 mod translations;
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use crate::compile::EntryPoint;
 use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
@@ -22,9 +23,11 @@ use crate::platform::{PAGE_SIZE, Platform};
 
 use jump_cache::JumpCache;
 pub(crate) use jump_cache::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry};
+use kept::GuestCode;
+pub use kept::Keep;
 pub use region::Region;
 pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
-use translations::{Span, Wanted};
+use translations::{Parts, Span, Wanted};
 
 /// Most instructions in a block.
 const MOST_INSTRUCTIONS: usize = 64;
@@ -106,6 +109,7 @@ unsafe impl<G: Guest> Send for Dispatcher<G> {}
 impl<G: Guest> Engine<G> {
     /// Processor `index` of the machine that `translator` serves.
     pub fn new(index: u64, guest: G, translator: Arc<Translator<G>>) -> Engine<G> {
+        translator.enter();
         let mut cpu = Cpu::new(index, guest, translator.code_pages.clone());
         let jump_cache = JumpCache::new();
         cpu.context.jump_cache = jump_cache.as_ptr();
@@ -192,6 +196,7 @@ impl<G: Guest> Drop for Dispatcher<G> {
         for address in &self.breakpoints {
             self.translator.remove_breakpoint(*address);
         }
+        self.translator.leave();
     }
 }
 
@@ -267,7 +272,7 @@ impl<G: Guest> Dispatcher<G> {
             return ended;
         }
         cpu.counters.interpreted += 1;
-        let ended = interpret(cpu, &translation.block, &mut self.values);
+        let ended = interpret(cpu, translation.block(), &mut self.values);
         match translation.count_execution(self.translator.tiers()) {
             Some(Wanted::Baseline) => {
                 let done = self.translator.compile_baseline(&self.generation, translation);
@@ -388,7 +393,7 @@ impl<G: Guest> Dispatcher<G> {
                 cpu.counters.hashed += 1;
                 match self.generation.find(&key) {
                     Some(translation) => Arc::as_ptr(&translation),
-                    None => Arc::as_ptr(&self.translate(cpu, key)?),
+                    None => Arc::as_ptr(&self.translate(cpu, key, movable)?),
                 }
             }
         };
@@ -400,13 +405,19 @@ impl<G: Guest> Dispatcher<G> {
         Ok(pointer)
     }
 
-    /// Lifts and records the block at the processor's pc.
-    fn translate(&mut self, cpu: &mut Cpu<G>, key: Key) -> Result<Arc<Translation>, Stopped> {
+    /// Makes and records the translation at the processor's pc; `movable`: it may be mapped anywhere.
+    fn translate(&mut self, cpu: &mut Cpu<G>, key: Key, movable: bool) -> Result<Arc<Translation>, Stopped> {
+        let may_be_kept = movable && key.next_page.is_none() && self.translator.keeps_code();
+        if may_be_kept && let Some(translation) = self.restore(cpu, key) {
+            cpu.counters.restored += 1;
+            return Ok(translation);
+        }
         cpu.counters.lifted += 1;
         loop {
             let first_writes = cpu.code_pages.protect(key.physical);
             let second_writes = key.next_page.map(|next| cpu.code_pages.protect(next));
             let (block, breakpoint) = self.lift(cpu, MOST_INSTRUCTIONS)?;
+            let guest_code = if may_be_kept { self.guest_code(cpu, key, &block) } else { None };
             tracing::trace!(target: "op", "\n{}", block.text(crate::ir::GuestNames::<G>::new()));
             let length = u64::from(block.length);
             let in_first = length.min(PAGE_SIZE - key.physical % PAGE_SIZE);
@@ -423,7 +434,9 @@ impl<G: Guest> Dispatcher<G> {
                 }
                 _ => false,
             });
-            let translation = self.generation.add(key, block, spans, breakpoint, interpreted);
+            let block = OnceLock::from(block);
+            let parts = Parts { key, block, later: None, spans, breakpoint, interpreted, guest_code };
+            let translation = self.generation.add(parts);
             let writes = [Some(first_writes), second_writes];
             let recorded = translation.spans.iter().zip(writes).all(|(span, writes)| {
                 let weak = Arc::downgrade(&translation);
@@ -434,6 +447,34 @@ impl<G: Guest> Dispatcher<G> {
             }
             translation.invalidate_now();
         }
+    }
+
+    /// The translation at a key from what was kept of earlier runs, recorded.
+    fn restore(&mut self, cpu: &mut Cpu<G>, key: Key) -> Option<Arc<Translation>> {
+        let writes = cpu.code_pages.protect(key.physical);
+        let mut page = [0; PAGE_SIZE as usize];
+        self.read_code(cpu, 0, key.physical & !(PAGE_SIZE - 1), &mut page).ok()?;
+        let translation = self.translator.restore(&self.generation, key, &page)?;
+        let recorded = translation
+            .spans
+            .iter()
+            .all(|span| cpu.code_pages.record(span.physical, span.bytes, writes, Arc::downgrade(&translation) as _));
+        if !recorded {
+            translation.invalidate_now();
+            return None;
+        }
+        self.generation.insert(translation.clone());
+        Some(translation)
+    }
+
+    /// What a block was lifted from, if that is still there: if not, its translation is void anyway.
+    fn guest_code(&self, cpu: &mut Cpu<G>, key: Key, block: &Block) -> Option<GuestCode> {
+        let offset = key.physical % PAGE_SIZE;
+        let mut page = [0; PAGE_SIZE as usize];
+        let code = &mut page[offset as usize..];
+        self.read_code(cpu, 0, key.physical, code).ok()?;
+        let bytes = code.get(..usize::from(block.length))?.into();
+        Some(GuestCode { hash: crate::saved::hash(key.flags, offset as u16, code), bytes })
     }
 
     /// Lifts the block at the processor's pc, up to the next breakpoint; says whether one is at its beginning.

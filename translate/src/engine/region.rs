@@ -29,12 +29,12 @@ impl Region {
 impl Translation {
     /// The blocks of its page at which it may go on, as far as they are known.
     pub(crate) fn successors(&self) -> impl Iterator<Item = Key> + use<> {
-        let (first, second) = match self.block.terminator {
+        let (first, second) = match self.block().terminator {
             Terminator::Jump { target } => (Some(target), None),
             Terminator::Branch { taken, not_taken, .. } => (Some(not_taken), Some(taken)),
             _ => (None, None),
         };
-        let near = [first, second].map(|target| self.key.in_same_page(self.block.distance(target?)));
+        let near = [first, second].map(|target| self.key.in_same_page(self.block().distance(target?)));
         near.into_iter().flatten()
     }
 }
@@ -51,10 +51,10 @@ pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
         }
         let Some(block) = generation.find(&key) else { continue };
         let usable = !block.interpreted && !block.breakpoint && block.spans.len() == 1;
-        if !usable || (!blocks.is_empty() && ops + block.block.ops.len() > MOST_OPS) {
+        if !usable || (!blocks.is_empty() && ops + block.block().ops.len() > MOST_OPS) {
             continue;
         }
-        ops += block.block.ops.len();
+        ops += block.block().ops.len();
         waiting.extend(block.successors());
         blocks.push(block);
     }

@@ -2,21 +2,23 @@
 //! compile thread's queue.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
+use super::kept::{self, GuestCode, Keep, LiftLater};
 use super::queue::{Queue, Request};
 use super::region;
 use crate::code::{CodePages, Invalidate};
-use crate::compile::{Code, CodeMemory, Compiler, EntryPoint, Runtime, Target, perf_map};
+use crate::compile::{Code, CodeMemory, Compiler, EntryPoint, Relocation, Runtime, Target, perf_map};
 use crate::cpu::Cpu;
 use crate::guest::Guest;
 use crate::interpret::Ended;
 use crate::ir::{Block, Op};
 use crate::platform::PAGE_SIZE;
+use crate::saved::SavedTranslations;
 
 /// Bytes of compiled code in one generation.
 const CODE_SIZE: usize = 384 << 20;
@@ -107,8 +109,9 @@ pub struct Span {
 pub struct Translation {
     /// What it was made from.
     pub key: Key,
-    /// The IR.
-    pub block: Block,
+    /// The IR; of kept code, from when it is first asked for.
+    block: OnceLock<Block>,
+    later: Option<LiftLater>,
     /// Where its compiled code is entered.
     pub cell: Arc<Cell>,
     /// The code it was made from.
@@ -123,7 +126,7 @@ pub struct Translation {
     /// The baseline compiler had its turn.
     baseline_tried: AtomicBool,
     /// The cell leads to the compiled region that begins here.
-    has_region: AtomicBool,
+    pub(super) has_region: AtomicBool,
     /// How many executions of the baseline compiler's code are left until it asks for more; it asks when this becomes negative.
     pub(crate) countdown: AtomicI32,
     executions: AtomicU32,
@@ -131,9 +134,63 @@ pub struct Translation {
     next_request: AtomicU32,
     /// Heads of compiled regions that contain this block.
     regions: Mutex<Vec<Weak<Translation>>>,
+    /// What its code is kept with, if it may be.
+    pub(super) guest_code: Option<GuestCode>,
+    /// The code of the baseline compiler as far as it is to be kept.
+    pub(super) kept_block: OnceLock<PlacedCode>,
+    /// The same of the latest region that begins here, with its blocks, the head first.
+    pub(super) kept_region: Mutex<Option<(PlacedCode, Vec<Weak<Translation>>)>>,
+}
+
+/// What a translation is made of.
+pub(super) struct Parts {
+    pub(super) key: Key,
+    pub(super) block: OnceLock<Block>,
+    /// Needed where there is no block yet.
+    pub(super) later: Option<LiftLater>,
+    pub(super) spans: Vec<Span>,
+    pub(super) breakpoint: bool,
+    pub(super) interpreted: bool,
+    pub(super) guest_code: Option<GuestCode>,
 }
 
 impl Translation {
+    /// A translation that nobody knows of yet.
+    pub(super) fn new(generation: &Generation, parts: Parts) -> Arc<Translation> {
+        let Parts { key, block, later, spans, breakpoint, interpreted, guest_code } = parts;
+        let ops = block.get().map_or(0, |block| block.ops.capacity());
+        let bytes = size_of::<Translation>() + ops * size_of::<Op>() + 256;
+        generation.ir_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Arc::new(Translation {
+            key,
+            block,
+            later,
+            cell: generation.cell(key),
+            spans,
+            breakpoint,
+            interpreted,
+            valid: AtomicBool::new(true),
+            baseline: AtomicPtr::new(std::ptr::null_mut()),
+            baseline_tried: AtomicBool::new(false),
+            has_region: AtomicBool::new(false),
+            countdown: AtomicI32::new(0),
+            executions: AtomicU32::new(0),
+            next_request: AtomicU32::new(0),
+            regions: Mutex::new(Vec::new()),
+            guest_code,
+            kept_block: OnceLock::new(),
+            kept_region: Mutex::new(None),
+        })
+    }
+
+    /// The IR.
+    pub fn block(&self) -> &Block {
+        self.block.get_or_init(|| {
+            let later = self.later.as_ref().expect("a translation has a block or what lifts it");
+            later()
+        })
+    }
+
     /// False once the code it was made from has changed.
     #[inline]
     pub fn is_valid(&self) -> bool {
@@ -201,7 +258,7 @@ impl Translation {
     }
 
     /// Makes the cell lead to code of this block, unless the block is void.
-    fn link(&self, entry: *const u8) {
+    pub(super) fn link(&self, entry: *const u8) {
         self.cell.link(entry);
         // Who invalidated it before the link has not undone that.
         if !self.is_valid() {
@@ -253,7 +310,7 @@ impl Invalidate for Translation {
 /// the last processor has left it.
 pub struct Generation {
     number: u64,
-    translations: RwLock<FxHashMap<Key, Arc<Translation>>>,
+    pub(super) translations: RwLock<FxHashMap<Key, Arc<Translation>>>,
     /// Those whose code changed, which jump caches may still point to.
     replaced: Mutex<Vec<Arc<Translation>>>,
     cells: Mutex<FxHashMap<Key, Arc<Cell>>>,
@@ -282,40 +339,21 @@ impl Generation {
         self.cells.lock().entry(key).or_insert_with(new).clone()
     }
 
-    pub(super) fn add(
-        &self,
-        key: Key,
-        block: Block,
-        spans: Vec<Span>,
-        breakpoint: bool,
-        interpreted: bool,
-    ) -> Arc<Translation> {
-        let bytes = size_of::<Translation>() + block.ops.capacity() * size_of::<Op>() + 256;
-        self.ir_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        let translation = Arc::new(Translation {
-            key,
-            block,
-            cell: self.cell(key),
-            spans,
-            breakpoint,
-            interpreted,
-            valid: AtomicBool::new(true),
-            baseline: AtomicPtr::new(std::ptr::null_mut()),
-            baseline_tried: AtomicBool::new(false),
-            has_region: AtomicBool::new(false),
-            countdown: AtomicI32::new(0),
-            executions: AtomicU32::new(0),
-            next_request: AtomicU32::new(0),
-            regions: Mutex::new(Vec::new()),
-        });
-        if let Some(old) = self.translations.write().insert(key, translation.clone()) {
-            self.replaced.lock().push(old);
-        }
+    pub(super) fn add(&self, parts: Parts) -> Arc<Translation> {
+        let translation = Translation::new(self, parts);
+        self.insert(translation.clone());
         translation
     }
 
+    /// Puts a translation in the place of what has its key.
+    pub(super) fn insert(&self, translation: Arc<Translation>) {
+        if let Some(old) = self.translations.write().insert(translation.key, translation) {
+            self.replaced.lock().push(old);
+        }
+    }
+
     /// Gives the code of a block, or of the region that begins with it, its place; `None` if there is no more room.
-    fn place(&self, code: Code, translation: &Translation) -> Option<Placed> {
+    pub(super) fn place(&self, code: Code, translation: &Translation) -> Option<PlacedCode> {
         let Code { mut bytes, relocations } = code;
         for relocation in &relocations {
             let address = match relocation.target {
@@ -329,7 +367,7 @@ impl Generation {
             bytes.get_mut(offset..offset + 8)?.copy_from_slice(&address.to_ne_bytes());
         }
         match self.code.add(&bytes) {
-            Some(start) => Some(Placed { start, bytes: bytes.len() }),
+            Some(start) => Some(PlacedCode { start, bytes: bytes.len(), relocations: relocations.into() }),
             None => {
                 self.code_is_full.store(true, Ordering::Relaxed);
                 None
@@ -342,12 +380,17 @@ impl Generation {
     }
 }
 
-/// Compiled code at its place.
-#[derive(Clone, Copy)]
-struct Placed {
-    start: *const u8,
-    bytes: usize,
+/// Compiled code at its place in the memory of its generation.
+pub(super) struct PlacedCode {
+    pub(super) start: *const u8,
+    pub(super) bytes: usize,
+    pub(super) relocations: Box<[Relocation]>,
 }
+
+// SAFETY: `start` is an address that is only used with the generation, whose memory for code threads share.
+unsafe impl Send for PlacedCode {}
+// SAFETY: as above.
+unsafe impl Sync for PlacedCode {}
 
 /// What the processors of one machine share: translated code, the compiler and the breakpoints.
 pub struct Translator<G: Guest> {
@@ -361,11 +404,16 @@ pub struct Translator<G: Guest> {
     immediate: Mutex<Option<Compiler<G>>>,
     breakpoints: RwLock<BTreeMap<u64, usize>>,
     regions_compiled: Arc<AtomicU64>,
+    /// How many processors there are.
+    pub(super) processors: AtomicUsize,
+    /// Code of earlier runs, and for which features it was lifted.
+    pub(super) saved: Option<(SavedTranslations, G::Features)>,
 }
 
 impl<G: Guest> Translator<G> {
-    /// A translator without translations. Where the host has no code generator, everything is interpreted.
-    pub fn new(tiers: Tiers) -> Arc<Translator<G>> {
+    /// A translator without translations, but for those that were kept. Where the host has no code generator, everything is
+    /// interpreted.
+    pub fn new(tiers: Tiers, keep: Option<Keep<G>>) -> Arc<Translator<G>> {
         let runtime = match tiers {
             Tiers::InterpreterOnly => None,
             _ => match Runtime::new() {
@@ -394,6 +442,7 @@ impl<G: Guest> Translator<G> {
             .filter(|_| matches!(tiers, Tiers::Immediate(_)))
             .map(|runtime| Compiler::new(runtime.clone()));
         let generation = new_generation(0, runtime.as_ref());
+        let saved = keep.zip(runtime.as_deref()).and_then(|(keep, runtime)| kept::open(keep, runtime));
         Arc::new(Translator {
             code_pages: CodePages::new(),
             tiers,
@@ -404,6 +453,8 @@ impl<G: Guest> Translator<G> {
             immediate: Mutex::new(immediate),
             breakpoints: RwLock::new(BTreeMap::new()),
             regions_compiled,
+            processors: AtomicUsize::new(0),
+            saved,
         })
     }
 
@@ -451,9 +502,13 @@ impl<G: Guest> Translator<G> {
         let Some(runtime) = &self.runtime else { return false };
         let Some(baseline) = &runtime.baseline else { return false };
         let Some(code) = baseline.compile::<G>(translation) else { return false };
-        let Some(entry) = generation.place(code, translation) else { return false };
-        perf_map::record(entry.start, entry.bytes, || format!("block {:#x}", translation.block.start));
-        translation.link_baseline(EntryPoint(entry.start), self.tiers);
+        let Some(placed) = generation.place(code, translation) else { return false };
+        perf_map::record(placed.start, placed.bytes, || format!("block {:#x}", translation.block().start));
+        translation.link_baseline(EntryPoint(placed.start), self.tiers);
+        if translation.guest_code.is_some() {
+            // If two processors compiled it, they made the same.
+            let _ = translation.kept_block.set(placed);
+        }
         true
     }
 
@@ -491,7 +546,7 @@ impl<G: Guest> Translator<G> {
         let generation = self.generation();
         for translation in generation.translations.read().values() {
             // Of code that may run anywhere, there is none in use in a page with a breakpoint.
-            if address.wrapping_sub(translation.key.start) < u64::from(translation.block.length) {
+            if address.wrapping_sub(translation.key.start) < translation.spans[0].bytes {
                 translation.invalidate_now();
             }
         }
@@ -568,17 +623,21 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
         Ok(code) => code,
         Err(error) => {
             head.give_up();
-            tracing::debug!("the region at {:#x} stays interpreted: {error}", head.block.start);
+            tracing::debug!("the region at {:#x} stays interpreted: {error}", head.block().start);
             return;
         }
     };
-    let Some(entry) = request.generation.place(code, head) else { return };
-    perf_map::record(entry.start, entry.bytes, || format!("region {:#x} of {}", head.block.start, region.blocks.len()));
+    let Some(placed) = request.generation.place(code, head) else { return };
+    let entry = placed.start;
+    perf_map::record(entry, placed.bytes, || format!("region {:#x} of {}", head.block().start, region.blocks.len()));
+    if region.blocks.iter().all(|block| block.guest_code.is_some()) {
+        *head.kept_region.lock() = Some((placed, region.blocks.iter().map(Arc::downgrade).collect()));
+    }
     for block in &region.blocks {
         block.regions.lock().push(Arc::downgrade(head));
     }
     head.has_region.store(true, Ordering::SeqCst);
-    head.link(entry.start);
+    head.link(entry);
     count.fetch_add(1, Ordering::Relaxed);
     // One that was invalidated before it knew of this region has not unlinked it.
     if !region.blocks.iter().all(|block| block.is_valid()) {

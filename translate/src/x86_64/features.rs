@@ -303,7 +303,7 @@ impl FeatureSet {
 }
 
 /// Which instructions a processor has: all that are built, but for those of absent features.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct InstructionSet {
     /// One bit for each of the decoder's features.
     absent: [u64; 4],

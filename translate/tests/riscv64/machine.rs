@@ -73,7 +73,7 @@ pub(crate) fn run(start: u64, image: &[u8], end: u64, tiers: Tiers) -> Ram {
     let mut guest = Riscv64::new();
     guest.mstatus = FLOAT_ON;
     // Where an unexpected exception ends: nothing is mapped there, so that it repeats and is noticed below.
-    let mut engine = Engine::new(0, guest, Translator::new(tiers));
+    let mut engine = Engine::new(0, guest, Translator::new(tiers, None));
     engine.cpu.context.pc = start;
     engine.set_debug([end, 0].into(), Vec::new());
     let stop = engine.run(&ram);

@@ -115,7 +115,7 @@ impl Outcome {
 
 impl Machine {
     pub fn new(tiers: Tiers) -> Machine {
-        let translator = Translator::new(tiers);
+        let translator = Translator::new(tiers, None);
         let engine = Engine::new(0, Riscv64::new(), translator.clone());
         Machine { engine, memory: Memory::new(), translator }
     }

@@ -83,7 +83,7 @@ impl Processor {
     pub fn new(tiers: Tiers) -> Processor {
         let ram = (0..RAM_PAGES).map(|_| UnsafeCell::new([0; PAGE_SIZE as usize / 8])).collect();
         let guest = X86_64::new(Arc::new(CpuModel::best()), Arc::new(AtomicU32::new(1)), true);
-        let translator = Translator::new(tiers);
+        let translator = Translator::new(tiers, None);
         let engine = Engine::new(0, guest, translator.clone());
         let mut processor = Processor { ram: Ram(ram), engine, translator, next_code: CODE };
         // A 64-bit code segment, and a 32-bit one; interrupt gates.

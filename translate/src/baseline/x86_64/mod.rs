@@ -43,8 +43,8 @@ pub(crate) struct Baseline {
 }
 
 /// What not every x86-64 host has.
-#[derive(Clone, Copy)]
-struct Features {
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Features {
     count_zeros: bool,
     population_count: bool,
     multiply_add: bool,
@@ -95,9 +95,14 @@ impl Baseline {
         self.stubs
     }
 
+    /// What its code depends on of the host.
+    pub(crate) fn features(&self) -> Features {
+        self.features
+    }
+
     /// Compiles a block; `None` if that is not possible.
     pub(crate) fn compile<G: Guest>(&self, translation: &Translation) -> Option<Code> {
-        let block = &translation.block;
+        let block = translation.block();
         let arguments = |op: &Op| match op {
             Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
             _ => 0,

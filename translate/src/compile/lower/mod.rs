@@ -79,7 +79,7 @@ pub(super) fn lower<G: Guest>(
         dirty: Registers::default(),
         values: Vec::new(),
         floats: Vec::new(),
-        block: &region.blocks[0].block,
+        block: region.blocks[0].block(),
         from_head: 0,
     };
     for (position, dirty) in dirty_at_start.into_iter().enumerate() {
@@ -146,7 +146,7 @@ struct Lowering<'a, G: Guest> {
 impl<G: Guest> Lowering<'_, G> {
     fn lower_block(&mut self, position: usize, dirty: Registers) {
         let region = self.region;
-        self.block = &region.blocks[position].block;
+        self.block = region.blocks[position].block();
         self.from_head = region.blocks[position].key.distance_from(&region.blocks[0].key);
         self.dirty = dirty;
         self.values = vec![None; self.block.ops.len()];

@@ -81,7 +81,7 @@ impl Homes {
     pub(super) fn of(region: &Region, builder: &mut FunctionBuilder, context: clif::Value) -> Homes {
         let (vectors, floats) = (Registers::default(), Registers::default());
         let mut homes = Homes { variables: vec![None; MOST_REGISTERS], vectors, floats };
-        let ops = || region.blocks.iter().flat_map(|block| &block.block.ops);
+        let ops = || region.blocks.iter().flat_map(|block| &block.block().ops);
         for op in ops() {
             if let Op::Vector(VectorOp::Get { register } | VectorOp::Put { register, .. }) = op {
                 homes.vectors.insert(*register);
@@ -95,7 +95,7 @@ impl Homes {
         }
         let mut balance = [0; MOST_REGISTERS];
         for block in &region.blocks {
-            count_float_uses(&block.block, &mut balance);
+            count_float_uses(block.block(), &mut balance);
         }
         for register in used.iter() {
             if balance[usize::from(register.0)] > 0 && !homes.vectors.contains(register) {
@@ -149,7 +149,7 @@ impl Homes {
             changed = false;
             for (position, translation) in region.blocks.iter().enumerate() {
                 let mut at_end = dirty[position];
-                for op in &translation.block.ops {
+                for op in &translation.block().ops {
                     if let Op::Put { register, .. } | Op::Vector(VectorOp::Put { register, .. }) = op {
                         at_end.insert(self.home(*register));
                     }
