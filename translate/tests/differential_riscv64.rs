@@ -5,6 +5,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use support::Random;
 use support::assembler::{self as asm, Program};
 use support::machine::{Machine, Outcome, RAM_START};
@@ -177,11 +179,20 @@ fn program(random: &mut Random) -> (Program, u64) {
     (program, start)
 }
 
-/// Runs a program; gives what came out and how many regions, or single blocks, were compiled.
-fn run(seed: u64, tiers: Tiers) -> (Outcome, u64) {
+/// What a program's run comes to.
+struct Run {
+    outcome: Outcome,
+    /// How many regions, or single blocks, were compiled.
+    compiled: u64,
+    /// How many of an earlier run were used.
+    restored: u64,
+}
+
+/// Runs a program, whose compiled code is kept in a folder if one is given.
+fn run(seed: u64, tiers: Tiers, keep: Option<&Path>) -> Run {
     let mut random = Random::new(seed);
     let (program, start) = program(&mut random);
-    let mut machine = Machine::new(tiers);
+    let mut machine = Machine::new(tiers, keep);
     machine.write(RAM_START, program.bytes());
     for offset in (0..0x3000).step_by(8) {
         let value = interesting(&mut random);
@@ -204,8 +215,12 @@ fn run(seed: u64, tiers: Tiers) -> (Outcome, u64) {
     }
     machine.engine.cpu.context.pc = start;
     machine.run_until_halted();
-    let blocks = machine.engine.cpu.counters.baseline;
-    (machine.outcome(), machine.translator.regions_compiled() + blocks)
+    let counters = &machine.engine.cpu.counters;
+    Run {
+        outcome: machine.outcome(),
+        compiled: machine.translator.regions_compiled() + counters.baseline,
+        restored: counters.restored,
+    }
 }
 
 #[test]
@@ -216,13 +231,20 @@ fn interpreter_and_compiled_code_agree_on_random_programs() {
         None => 0..number("BROLGA_DIFFERENTIAL_PROGRAMS").unwrap_or(150),
     };
     for seed in seeds {
-        let (interpreted, none) = run(seed, Tiers::InterpreterOnly);
+        let Run { outcome: interpreted, compiled: none, .. } = run(seed, Tiers::InterpreterOnly, None);
         assert!(interpreted.instructions > 300, "seed {seed}: the program did not run through");
-        let (compiled, regions) = run(seed, Tiers::Immediate(2));
-        assert!(none == 0 && regions > 0, "seed {seed}: {regions} regions were compiled");
-        interpreted.assert_same(&compiled, &format!("seed {seed}, regions"));
-        let (baseline, blocks) = run(seed, Tiers::Baseline(2));
-        assert!(blocks > 0 || !cfg!(target_arch = "x86_64"), "seed {seed}: the baseline compiler was not used");
-        interpreted.assert_same(&baseline, &format!("seed {seed}, baseline compiler"));
+        let folder = tempfile::tempdir().unwrap();
+        for (tiers, name) in [(Tiers::Immediate(2), "regions"), (Tiers::Baseline(2), "baseline compiler")] {
+            if name == "baseline compiler" && !cfg!(target_arch = "x86_64") {
+                continue;
+            }
+            let keep = folder.path().join(name);
+            let first = run(seed, tiers, Some(&keep));
+            assert!(none == 0 && first.compiled > 0, "seed {seed}, {name}: nothing was compiled");
+            interpreted.assert_same(&first.outcome, &format!("seed {seed}, {name}"));
+            let second = run(seed, tiers, Some(&keep));
+            interpreted.assert_same(&second.outcome, &format!("seed {seed}, {name} of an earlier run"));
+            assert!(first.restored == 0 && second.restored > 0, "seed {seed}, {name}: nothing was kept");
+        }
     }
 }

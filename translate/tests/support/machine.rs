@@ -1,10 +1,11 @@
 //! A hart with RAM, a read-only page and one device page, without any machine model.
 
 use std::cell::UnsafeCell;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex};
 
-use translate::engine::{Engine, Stop, Tiers, Translator};
+use translate::engine::{Engine, Keep, Stop, Tiers, Translator};
 use translate::platform::{BusError, HostPage, MemoryView, PAGE_SIZE, Platform};
 use translate::riscv64::Riscv64;
 
@@ -114,8 +115,10 @@ impl Outcome {
 }
 
 impl Machine {
-    pub fn new(tiers: Tiers) -> Machine {
-        let translator = Translator::new(tiers, None);
+    /// A machine whose compiled code is kept in a folder, if one is given, from when it is dropped on.
+    pub fn new(tiers: Tiers, keep: Option<&Path>) -> Machine {
+        let keep = keep.map(|folder| Keep { folder: folder.into(), features: () });
+        let translator = Translator::new(tiers, keep);
         let engine = Engine::new(0, Riscv64::new(), translator.clone());
         Machine { engine, memory: Memory::new(), translator }
     }
