@@ -83,7 +83,8 @@ fn a_folder_of_others_is_not_used() {
     fs::create_dir(&cache).unwrap();
     fs::set_permissions(&cache, fs::Permissions::from_mode(0o777)).unwrap();
     let mut command = brolga();
-    command.args(["-arch", "riscv64", "-M", "virt", "-bios", "none", "-display", "none", "-monitor", "stdio", "-accel"]);
+    command
+        .args(["-arch", "riscv64", "-M", "virt", "-bios", "none", "-display", "none", "-monitor", "stdio", "-accel"]);
     let log = folder.path().join("log");
     command.arg(format!("jit,translation-cache={}", cache.display())).arg("-D").arg(&log);
     let mut running = Guest::start(&mut command).unwrap();

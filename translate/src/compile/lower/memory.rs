@@ -4,8 +4,10 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, MemFlagsData, types};
+use cranelift_frontend::Variable;
 
 use super::super::{Access, Function};
+use super::groups::Group;
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::Context;
 use crate::guest::Guest;
@@ -13,10 +15,67 @@ use crate::ir::{AtomicOp, MemoryMode, Width};
 use crate::platform::PAGE_SIZE;
 use crate::tlb::{TLB_ENTRIES, TlbEntry};
 
+/// Where an access goes on a hit, and the block for a miss.
+pub(super) struct Host {
+    pub(super) address: clif::Value,
+    /// To be added to the address.
+    pub(super) distance: i32,
+    pub(super) missed: clif::Block,
+}
+
 impl<G: Guest> Lowering<'_, G> {
+    /// Finds the host address for the access at `place`: by a look-up in the soft TLB, or from that of its group. Gives it, and a distance
+    /// to add, in a block that is reached on a hit, and leaves the block that is reached on a miss for the caller to fill.
+    pub(super) fn look_up(
+        &mut self,
+        place: usize,
+        address: clif::Value,
+        bytes: u64,
+        mode: MemoryMode,
+        write: bool,
+    ) -> Host {
+        let Some(member) = self.groups.member(place) else {
+            let (address, missed) = self.look_up_alone(address, bytes, mode, write);
+            return Host { address, distance: 0, missed };
+        };
+        let (group, variable) = self.group(member.group);
+        let found = self.builder.create_block();
+        let host = self.builder.append_block_param(found, types::I64);
+        let alone = if member.first {
+            // No host address.
+            let none = self.constant(0);
+            self.builder.def_var(variable, none);
+            let start = self.builder.ins().iadd_imm_s(address, -member.distance);
+            let (start, alone) = self.look_up_alone(start, group.bytes(), mode, write);
+            self.builder.def_var(variable, start);
+            self.builder.ins().jump(found, &[BlockArg::Value(start)]);
+            alone
+        } else {
+            let start = self.builder.use_var(variable);
+            let alone = self.cold_block();
+            self.builder.ins().brif(start, found, &[BlockArg::Value(start)], alone, &[]);
+            alone
+        };
+        // The end of a page may be within the group.
+        self.builder.switch_to_block(alone);
+        let (own, missed) = self.look_up_alone(address, bytes, mode, write);
+        let start = self.builder.ins().iadd_imm_s(own, -member.distance);
+        self.builder.ins().jump(found, &[BlockArg::Value(start)]);
+        self.builder.switch_to_block(found);
+        Host { address: host, distance: member.distance as i32, missed }
+    }
+
+    /// A group of the block in progress, and where the host address of its beginning is.
+    fn group(&mut self, number: usize) -> (Group, Variable) {
+        while self.group_variables.len() <= number {
+            self.group_variables.push(self.builder.declare_var(types::I64));
+        }
+        (self.groups.groups[number], self.group_variables[number])
+    }
+
     /// Looks an address up in the soft TLB. Gives the host address in a block that is reached on a hit, and leaves the
     /// block that is reached on a miss for the caller to fill.
-    pub(super) fn look_up(
+    fn look_up_alone(
         &mut self,
         address: clif::Value,
         bytes: u64,
@@ -67,17 +126,18 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     pub(super) fn load(&mut self, place: usize, address: clif::Value, access: Access) -> clif::Value {
-        let (host, missed) = self.look_up(address, access.width.bytes(), access.mode, false);
+        let Host { address: host, distance, missed } =
+            self.look_up(place, address, access.width.bytes(), access.mode, false);
         let ins = self.builder.ins();
         let flags = guest_memory();
         let loaded = match (access.width, access.signed) {
-            (Width::Byte, false) => ins.uload8(types::I64, flags, host, 0),
-            (Width::Byte, true) => ins.sload8(types::I64, flags, host, 0),
-            (Width::Half, false) => ins.uload16(types::I64, flags, host, 0),
-            (Width::Half, true) => ins.sload16(types::I64, flags, host, 0),
-            (Width::Word, false) => ins.uload32(flags, host, 0),
-            (Width::Word, true) => ins.sload32(flags, host, 0),
-            (Width::Double, _) => ins.load(types::I64, flags, host, 0),
+            (Width::Byte, false) => ins.uload8(types::I64, flags, host, distance),
+            (Width::Byte, true) => ins.sload8(types::I64, flags, host, distance),
+            (Width::Half, false) => ins.uload16(types::I64, flags, host, distance),
+            (Width::Half, true) => ins.sload16(types::I64, flags, host, distance),
+            (Width::Word, false) => ins.uload32(flags, host, distance),
+            (Width::Word, true) => ins.sload32(flags, host, distance),
+            (Width::Double, _) => ins.load(types::I64, flags, host, distance),
         };
         let done = self.builder.create_block();
         let result = self.builder.append_block_param(done, types::I64);
@@ -91,14 +151,15 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     pub(super) fn store(&mut self, place: usize, address: clif::Value, access: Access, value: clif::Value) {
-        let (host, missed) = self.look_up(address, access.width.bytes(), access.mode, true);
+        let Host { address: host, distance, missed } =
+            self.look_up(place, address, access.width.bytes(), access.mode, true);
         let ins = self.builder.ins();
         let flags = guest_memory();
         match access.width {
-            Width::Byte => ins.istore8(flags, value, host, 0),
-            Width::Half => ins.istore16(flags, value, host, 0),
-            Width::Word => ins.istore32(flags, value, host, 0),
-            Width::Double => ins.store(flags, value, host, 0),
+            Width::Byte => ins.istore8(flags, value, host, distance),
+            Width::Half => ins.istore16(flags, value, host, distance),
+            Width::Word => ins.istore32(flags, value, host, distance),
+            Width::Double => ins.store(flags, value, host, distance),
         };
         let done = self.builder.create_block();
         self.builder.ins().jump(done, &[]);
@@ -128,7 +189,7 @@ impl<G: Guest> Lowering<'_, G> {
         access: Access,
         value: clif::Value,
     ) -> clif::Value {
-        let (host, missed) = self.look_up(address, access.width.bytes(), access.mode, true);
+        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
         let op = match access.atomic {
             AtomicOp::Exchange => AtomicRmwOp::Xchg,
             AtomicOp::Add => AtomicRmwOp::Add,

@@ -4,6 +4,7 @@
 //! are stored back where the region is left: at its exits, and in the cold blocks of operations that raise exceptions.
 
 mod float;
+mod groups;
 mod integer;
 mod memory;
 mod registers;
@@ -23,6 +24,7 @@ use crate::cpu::{Context, Status};
 use crate::engine::{Key, Region};
 use crate::guest::{Exception, Guest};
 use crate::ir::{Block, Comparison, Op, Type, UnaryOp, Value};
+use groups::Groups;
 use registers::{Homes, Registers};
 
 /// What a symbol of lowered code stands for: see [`Lowering::cell`].
@@ -80,6 +82,8 @@ pub(super) fn lower<G: Guest>(
         values: Vec::new(),
         floats: Vec::new(),
         block: region.blocks[0].block(),
+        groups: Groups::default(),
+        group_variables: Vec::new(),
         from_head: 0,
     };
     for (position, dirty) in dirty_at_start.into_iter().enumerate() {
@@ -139,6 +143,10 @@ struct Lowering<'a, G: Guest> {
     /// For those that are the bits of an F64: that number.
     floats: Vec<Option<clif::Value>>,
     block: &'a Block,
+    /// Its accesses that share look-ups.
+    groups: Groups,
+    /// Where the host addresses of its groups are.
+    group_variables: Vec<Variable>,
     /// How far from the head the block in progress starts, bytes.
     from_head: i64,
 }
@@ -148,6 +156,7 @@ impl<G: Guest> Lowering<'_, G> {
         let region = self.region;
         self.block = region.blocks[position].block();
         self.from_head = region.blocks[position].key.distance_from(&region.blocks[0].key);
+        self.groups = Groups::of::<G>(self.block);
         self.dirty = dirty;
         self.values = vec![None; self.block.ops.len()];
         self.floats = vec![None; self.block.ops.len()];

@@ -6,6 +6,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, BlockArg, ConstantData, Endianness, InstBuilder, MemFlagsData, types};
 
 use super::super::Function;
+use super::memory::Host;
 use super::{Lowering, guest_memory};
 use crate::cpu::Context;
 use crate::guest::Guest;
@@ -243,8 +244,8 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     fn load_vector(&mut self, place: usize, address: clif::Value, mode: MemoryMode) -> clif::Value {
-        let (host, missed) = self.look_up(address, 16, mode, false);
-        let loaded = self.builder.ins().load(types::I64X2, guest_memory(), host, 0);
+        let Host { address: host, distance, missed } = self.look_up(place, address, 16, mode, false);
+        let loaded = self.builder.ins().load(types::I64X2, guest_memory(), host, distance);
         let done = self.builder.create_block();
         let result = self.builder.append_block_param(done, types::I64X2);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
@@ -258,8 +259,8 @@ impl<G: Guest> Lowering<'_, G> {
     }
 
     fn store_vector(&mut self, place: usize, address: clif::Value, mode: MemoryMode, value: clif::Value) {
-        let (host, missed) = self.look_up(address, 16, mode, true);
-        self.builder.ins().store(guest_memory(), value, host, 0);
+        let Host { address: host, distance, missed } = self.look_up(place, address, 16, mode, true);
+        self.builder.ins().store(guest_memory(), value, host, distance);
         let done = self.builder.create_block();
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
