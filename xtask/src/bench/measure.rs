@@ -11,6 +11,8 @@ use crate::running_guest;
 
 /// Name of the time from the emulator's start to the guest's first process.
 pub(super) const BOOT: &str = "boot";
+/// The same where Brolga has kept what it compiled the last time; QEMU keeps nothing.
+pub(super) const BOOT_AGAIN: &str = "boot again";
 /// Workloads that run with two processors; the others run with one.
 const TWO_PROCESSORS: &[&str] = &["parallel"];
 /// The longest that one may take.
@@ -26,6 +28,7 @@ pub(super) struct Measured {
 /// An emulator with a guest.
 pub(super) struct Boot<'a> {
     pub(super) program: &'a Path,
+    /// What `-accel` is told.
     pub(super) accelerator: &'a str,
     pub(super) guest: &'a Guest,
     pub(super) programs: &'a Programs,
@@ -40,6 +43,12 @@ impl Boot<'_> {
             measured.extend(self.boot(&two, 2)?.into_iter().filter(|measured| measured.name != BOOT));
         }
         Ok(measured)
+    }
+
+    /// Boots the guest for the boot alone; gives its seconds.
+    pub(super) fn boot_only(&self) -> Result<f64> {
+        let measured = self.boot(&[], 1)?;
+        measured.first().map(|boot| boot.seconds).ok_or_else(|| "the boot was not measured".into())
     }
 
     fn boot(&self, names: &[&str], processors: u32) -> Result<Vec<Measured>> {

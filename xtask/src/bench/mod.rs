@@ -96,13 +96,19 @@ fn compare(
     }
     let mut times: BTreeMap<String, Times> = BTreeMap::new();
     let mut checksums: BTreeMap<String, String> = BTreeMap::new();
+    let cache = Cache::new(guest)?;
+    let again = format!("jit,translation-cache={}", cache.0.display());
+    let again = Boot { program: brolga, accelerator: &again, guest, programs };
+    // So that there is something to find.
+    again.boot_only()?;
     for round in 1..=request.rounds {
         println!("round {round} of {}", request.rounds);
-        for (program, accelerator) in [(brolga, "jit"), (qemu, "tcg")] {
+        for (program, accelerator) in [(brolga, "jit,translation-cache=off"), (qemu, "tcg")] {
+            let is_brolga = accelerator != "tcg";
             let boot = Boot { program, accelerator, guest, programs };
             for workload in boot.run(&names)? {
                 let times = times.entry(workload.name.clone()).or_default();
-                if accelerator == "jit" { &mut times.brolga } else { &mut times.qemu }.push(workload.seconds);
+                if is_brolga { &mut times.brolga } else { &mut times.qemu }.push(workload.seconds);
                 let known = checksums.entry(workload.name.clone()).or_insert_with(|| workload.checksum.clone());
                 if *known != workload.checksum {
                     let (name, checksum) = (&workload.name, &workload.checksum);
@@ -110,19 +116,45 @@ fn compare(
                 }
             }
         }
+        let qemu_boots = times.get(measure::BOOT).map(|boot| boot.qemu.clone()).unwrap_or_default();
+        let boots_again = times.entry(measure::BOOT_AGAIN.into()).or_default();
+        boots_again.qemu = qemu_boots;
+        boots_again.brolga.push(again.boot_only()?);
         if guest.architecture == std::env::consts::ARCH {
             for workload in measure::natively(programs, &names)? {
                 times.entry(workload.name).or_default().native.push(workload.seconds);
             }
         }
     }
-    let rows = std::iter::once(measure::BOOT)
+    let rows = [measure::BOOT, measure::BOOT_AGAIN]
+        .into_iter()
         .chain(names)
         .filter_map(|name| times.get(name).map(|times| Row::new(name, times)))
         .collect();
     let summary = Summary { architecture: guest.architecture, rows };
     print!("{summary}");
     Ok(summary)
+}
+
+/// The folder for what Brolga keeps between boots; it goes when this does.
+struct Cache(PathBuf);
+
+impl Cache {
+    fn new(guest: &Guest) -> Result<Cache> {
+        let name = format!("target/bench-{}-{}", guest.architecture, std::process::id());
+        let folder = root().join(name);
+        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
+        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .map_err(|error| format!("{}: {error}", folder.display()))?;
+        Ok(Cache(folder))
+    }
+}
+
+impl Drop for Cache {
+    fn drop(&mut self) {
+        // What is left is found under target/.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 fn find_qemu(guest: &Guest) -> Result<PathBuf> {

@@ -56,7 +56,7 @@ pub(super) struct Summary {
 impl Summary {
     /// Geometric mean of the ratios' medians, of all but the boot.
     pub(super) fn geometric_mean(&self) -> f64 {
-        let work = self.rows.iter().filter(|row| row.name != super::measure::BOOT);
+        let work = self.rows.iter().filter(|row| !row.name.starts_with(super::measure::BOOT));
         let ratios: Vec<f64> = work.filter_map(|row| row.ratio).map(|ratio| ratio.median.ln()).collect();
         (ratios.iter().sum::<f64>() / ratios.len() as f64).exp()
     }
