@@ -260,6 +260,11 @@ pub trait Vcpu: Send {
     /// privilege would, without side effects. `None` where that read would fault.
     fn translate(&mut self, address: u64) -> Result<Option<u64>, Error>;
 
+    /// What the backend counted of this processor, in sentences for people; `None` where it counts nothing.
+    fn statistics(&self) -> Option<String> {
+        None
+    }
+
     /// The handle through which other threads reach this processor.
     fn handle(&self) -> Arc<dyn VcpuHandle>;
 }

@@ -240,6 +240,10 @@ impl Vcpu for SwitchableVcpu {
         self.active().translate(address)
     }
 
+    fn statistics(&self) -> Option<String> {
+        self.vcpus[self.active.number()].1.statistics()
+    }
+
     fn handle(&self) -> Arc<dyn VcpuHandle> {
         self.handle.clone()
     }

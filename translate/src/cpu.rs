@@ -4,6 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use crate::activity::{Activity, Present};
 use crate::code::CodePages;
 use crate::counters::Counters;
 use crate::guest::{Access, Exception, Guest};
@@ -101,6 +102,8 @@ pub struct Signals {
     pub attention: AtomicU32,
     /// Levels of the processor's interrupt inputs.
     pub inputs: AtomicU64,
+    /// What the processor does, for who looks from outside.
+    pub(crate) activity: Present,
 }
 
 impl Signals {
@@ -509,6 +512,7 @@ impl<G: Guest> Cpu<G> {
         value: Option<u64>,
     ) -> Result<u64, Stopped> {
         self.counters.device_accesses += 1;
+        let before = self.signals.activity.begin(Activity::Device);
         let platform = self.platform();
         let one = |physical, bytes, value: Option<u64>| match value {
             None => platform.read(physical, bytes),
@@ -522,6 +526,7 @@ impl<G: Guest> Cpu<G> {
                 Ok(whole | part << (8 * byte))
             })
         };
+        self.signals.activity.resume(before);
         result.or_else(|BusError| match G::bus_error(address, access) {
             Some(exception) => Err(self.stop_with(exception)),
             None => Ok(u64::MAX >> (64 - 8 * bytes)),
@@ -567,6 +572,14 @@ impl<G: Guest> Cpu<G> {
         let entry = self.tlb.entry(address, mode);
         let hit = entry.write.load(Ordering::Relaxed) == address & !(PAGE_SIZE - 1);
         hit.then(|| entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *mut u8)
+    }
+
+    /// Has a device answer.
+    pub(crate) fn ask_device<R>(&self, ask: impl FnOnce(&dyn Platform) -> R) -> R {
+        let before = self.signals.activity.begin(Activity::Device);
+        let answer = ask(self.platform());
+        self.signals.activity.resume(before);
+        answer
     }
 
     /// Translates an address, caches the answer, and gives the host page if RAM answers such an access.

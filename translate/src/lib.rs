@@ -14,6 +14,7 @@
 //! **Invariants.** A lifter never names a back end; a back end never names a guest. Every operation means the same in the
 //! interpreter and in compiled code, bit for bit. No guest program, valid or not, makes this crate panic.
 
+mod activity;
 mod baseline;
 pub mod code;
 pub mod compile;

@@ -202,6 +202,10 @@ impl<P: Processor> Vcpu for JitVcpu<P> {
         Ok(())
     }
 
+    fn statistics(&self) -> Option<String> {
+        Some(self.engine.statistics())
+    }
+
     fn translate(&mut self, address: u64) -> Result<Option<u64>, Error> {
         let map = self.shared.memory.load_full();
         let platform = RunPlatform { map, shared: &self.shared, io: &NoBus, timer: &self.timer };

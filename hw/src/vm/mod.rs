@@ -570,6 +570,16 @@ impl Vm {
         self.vcpu(index)?.call(action).ok_or(Error::Ended)
     }
 
+    /// What the accelerator counted of each processor, in sentences for people; `None` where it counts nothing.
+    pub fn statistics(&self) -> Result<Option<String>, Error> {
+        let mut text = String::new();
+        for index in 0..self.cpu_count() {
+            let Some(of_one) = self.with_vcpu(index, |vcpu| vcpu.statistics())? else { return Ok(None) };
+            text.push_str(&format!("processor {index}:\n{of_one}\n"));
+        }
+        Ok(Some(text))
+    }
+
     /// The complete state of processor `index`, with that of its local APIC wherever that is.
     pub fn cpu_state(&self, index: u32) -> Result<CpuState, Error> {
         self.core.cpu_state(self.vcpu(index)?)

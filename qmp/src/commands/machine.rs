@@ -1,7 +1,7 @@
 //! Commands about the machine as a whole and its life.
 
 use hw::machine::machines;
-use hw::vm::{Cause, RunState as State};
+use hw::vm::{Cause, RunState as State, Vm};
 
 use super::Context;
 use super::declare::commands;
@@ -88,6 +88,14 @@ structure! {
 }
 
 structure! {
+    /// Text for people.
+    pub(crate) struct HumanReadableText {
+        /// The text.
+        "human-readable-text" => text: String,
+    }
+}
+
+structure! {
     /// Arguments of `x-accelerator-set`.
     pub(crate) struct AcceleratorArguments {
         /// Its name, such as `kvm` or `jit`.
@@ -170,6 +178,8 @@ commands! {
     /// X_ACCELERATOR_CHANGED comes before the answer. Nothing happens if that accelerator runs it already. An error leaves
     /// the machine as it was. The machine must have been started with `-machine switchable=on`.
     "x-accelerator-set" Blocking => accelerator_set(AcceleratorArguments) -> Empty,
+    /// Returns what the accelerator counted, in sentences that may change; an error where it counts nothing.
+    "x-query-jit" Blocking => query_statistics(Empty) -> HumanReadableText,
     /// Returns the run state.
     "query-status" Immediate => query_status(Empty) -> StatusInfo,
     /// Returns the name that the user gave the machine.
@@ -227,6 +237,15 @@ fn query_status(context: &Context, _: Empty) -> Result<StatusInfo, Error> {
     let status = context.vm.status();
     let accelerator = context.vm.can_switch_accelerator().then(|| context.vm.accelerator_name().to_owned());
     Ok(StatusInfo { status: status.into(), single_step: false, running: status == State::Running, accelerator })
+}
+
+fn query_statistics(context: &Context, _: Empty) -> Result<HumanReadableText, Error> {
+    Ok(HumanReadableText { text: statistics(&context.vm)? })
+}
+
+/// What the accelerator counted.
+pub(crate) fn statistics(vm: &Vm) -> Result<String, Error> {
+    vm.statistics()?.ok_or_else(|| Error::generic("the accelerator that runs this machine counts nothing; jit does"))
 }
 
 fn query_name(context: &Context, _: Empty) -> Result<NameInfo, Error> {

@@ -18,6 +18,7 @@ use hw::vm::Vm;
 use serde_json::{Map, Value};
 
 pub(crate) use cpu::{check_cpu_index, inject_nmi_everywhere};
+pub(crate) use machine::statistics;
 pub(crate) use memory::{save_physical, save_virtual};
 pub use not_built::NOT_BUILT;
 pub(crate) use protocol::{Capability, VersionInfo};

@@ -6,7 +6,7 @@ use hw::vm::{Cause, RunState};
 
 use super::arguments::Arguments;
 use super::{Entry, Failure, Monitor, dump, registers};
-use crate::commands::{check_cpu_index, inject_nmi_everywhere, save_physical, save_virtual};
+use crate::commands::{check_cpu_index, inject_nmi_everywhere, save_physical, save_virtual, statistics};
 use crate::{COMPATIBLE_VERSION, PACKAGE};
 
 /// All commands but `info`'s.
@@ -51,6 +51,7 @@ const COMMANDS: &[Entry] = &[
 /// The subcommands of `info`.
 const INFO: &[Entry] = &[
     Entry { names: "cpus", parameters: "", help: "show the processors", run: info_cpus },
+    Entry { names: "jit", parameters: "", help: "show what the JIT did", run: info_jit },
     Entry { names: "kvm", parameters: "", help: "show whether KVM runs the machine", run: info_kvm },
     Entry { names: "name", parameters: "", help: "show the name of the machine", run: info_name },
     Entry {
@@ -204,6 +205,10 @@ fn info_cpus(monitor: &mut Monitor, _: &mut Arguments<'_>) -> Result<String, Fai
         format!("{current} CPU #{}: thread_id={}\n", cpu.index, cpu.thread_id)
     };
     Ok(monitor.vm.cpus().into_iter().map(line).collect())
+}
+
+fn info_jit(monitor: &mut Monitor, _: &mut Arguments<'_>) -> Result<String, Failure> {
+    Ok(statistics(&monitor.vm)?)
 }
 
 fn info_kvm(monitor: &mut Monitor, _: &mut Arguments<'_>) -> Result<String, Failure> {

@@ -40,6 +40,11 @@ impl CodeMemory {
         CodeMemory { writable: NonNull::dangling(), executable: NonNull::dangling(), size: 0, used: Mutex::new(0) }
     }
 
+    /// How many bytes are used.
+    pub fn used(&self) -> usize {
+        *self.used.lock()
+    }
+
     /// Code that was added: `bytes` of it from its executable address on; `None` for what was not.
     pub fn read(&self, start: *const u8, bytes: usize) -> Option<&[u8]> {
         let offset = (start as usize).checked_sub(self.executable.as_ptr() as usize)?;

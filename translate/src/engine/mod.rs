@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
+use crate::activity::{Activity, Samples};
 use crate::compile::EntryPoint;
 use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
 use crate::guest::{Access, Exception, Guest, NeedsMoreCode};
@@ -80,11 +81,13 @@ pub struct Engine<G: Guest> {
     /// The processor.
     pub cpu: Box<Cpu<G>>,
     dispatcher: Dispatcher<G>,
+    /// Where its time goes, if the log is to say that.
+    samples: Option<Arc<Samples>>,
 }
 
 impl<G: Guest> Drop for Engine<G> {
     fn drop(&mut self) {
-        tracing::info!(target: "perf", "processor {}:\n{}", self.cpu.index, self.cpu.counters);
+        tracing::info!(target: "perf", "processor {}:\n{}", self.cpu.index, self.statistics());
     }
 }
 
@@ -125,18 +128,32 @@ impl<G: Guest> Engine<G> {
             seen_address_space_flushes: 0,
             breakpoints: BTreeSet::new(),
         };
-        Engine { cpu, dispatcher }
+        let is_profiled = tracing::enabled!(target: "perf", tracing::Level::INFO);
+        let samples = if is_profiled { Samples::take(&cpu.signals) } else { None };
+        Engine { cpu, dispatcher, samples }
     }
 
     /// Runs until something needs the caller. A breakpoint at the first instruction is passed over.
     pub fn run(&mut self, platform: &dyn Platform) -> Stop {
-        let Engine { cpu, dispatcher } = self;
-        cpu.with_platform(platform, |cpu| dispatcher.run(cpu))
+        let Engine { cpu, dispatcher, .. } = self;
+        cpu.signals.activity.begin(Activity::Dispatching);
+        let stop = cpu.with_platform(platform, |cpu| dispatcher.run(cpu));
+        cpu.signals.activity.begin(Activity::Waiting);
+        stop
+    }
+
+    /// What the processor did so far, and what is known of its time; and of all processors, what was compiled.
+    pub fn statistics(&self) -> String {
+        let mut text = format!("{}\n{}", self.cpu.counters, self.dispatcher.translator.statistics());
+        if let Some(samples) = &self.samples {
+            text.push_str(&format!("\n{samples}"));
+        }
+        text
     }
 
     /// Executes one instruction, or takes its exception or a pending interrupt instead.
     pub fn step(&mut self, platform: &dyn Platform) -> Option<Stop> {
-        let Engine { cpu, dispatcher } = self;
+        let Engine { cpu, dispatcher, .. } = self;
         cpu.with_platform(platform, |cpu| {
             if let Some(stop) = take_attention(cpu) {
                 return Some(stop);
@@ -260,7 +277,9 @@ impl<G: Guest> Dispatcher<G> {
     fn execute(&mut self, cpu: &mut Cpu<G>, translation: &Translation) -> Ended {
         if let Some(entry) = translation.cell.compiled() {
             cpu.counters.entered += 1;
+            cpu.signals.activity.begin(Activity::Compiled);
             let ended = self.translator.call(cpu, EntryPoint(entry));
+            cpu.signals.activity.begin(Activity::Dispatching);
             let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
             // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
             if let Some(hot) = unsafe { hot.as_ref() }
@@ -272,10 +291,14 @@ impl<G: Guest> Dispatcher<G> {
             return ended;
         }
         cpu.counters.interpreted += 1;
+        cpu.signals.activity.begin(Activity::Interpreting);
         let ended = interpret(cpu, translation.block(), &mut self.values);
+        cpu.signals.activity.begin(Activity::Dispatching);
         match translation.count_execution(self.translator.tiers()) {
             Some(Wanted::Baseline) => {
+                cpu.signals.activity.begin(Activity::Compiling);
                 let done = self.translator.compile_baseline(&self.generation, translation);
+                cpu.signals.activity.begin(Activity::Dispatching);
                 cpu.counters.baseline += u64::from(done);
             }
             Some(Wanted::Region) => {
@@ -393,7 +416,12 @@ impl<G: Guest> Dispatcher<G> {
                 cpu.counters.hashed += 1;
                 match self.generation.find(&key) {
                     Some(translation) => Arc::as_ptr(&translation),
-                    None => Arc::as_ptr(&self.translate(cpu, key, movable)?),
+                    None => {
+                        cpu.signals.activity.begin(Activity::Translating);
+                        let made = self.translate(cpu, key, movable);
+                        cpu.signals.activity.begin(Activity::Dispatching);
+                        Arc::as_ptr(&made?)
+                    }
                 }
             }
         };

@@ -492,6 +492,20 @@ impl<G: Guest> Translator<G> {
         }
     }
 
+    /// What was compiled for all processors.
+    pub(super) fn statistics(&self) -> String {
+        const MIB: u64 = 1 << 20;
+        let generation = self.generation();
+        format!(
+            "compiled: {} regions so far; now {} translations, {} MiB of code, {} MiB of IR; memory was used up {} times",
+            self.regions_compiled(),
+            generation.translations.read().len(),
+            generation.code.used() as u64 / MIB,
+            generation.ir_bytes.load(Ordering::Relaxed) / MIB,
+            generation.number
+        )
+    }
+
     /// How many regions were compiled so far.
     pub fn regions_compiled(&self) -> u64 {
         self.regions_compiled.load(Ordering::Relaxed)

@@ -1,7 +1,7 @@
 //! Compiled code that is kept between runs of the program, so that a guest that was run before is compiled next to never.
 //!
 //! One file holds the code for guests of one architecture and one processor model, made by one build of the translator for one host
-//! ([`Identity`]). An entry ([`format`]) is a block or a region with the guest code that it was made from: it is used where the guest is about to
+//! ([`Identity`]). An entry ([`Entry`]) is a block or a region with the guest code that it was made from: it is used where the guest is about to
 //! execute that very code, byte for byte, under the same translation flags, at the same place in a page. What host and guest addresses the
 //! code needs is filled in when it is placed.
 //!
