@@ -48,12 +48,14 @@ impl<G: Guest> Translator<G> {
         self.saved.is_some()
     }
 
-    /// A translation from what was kept, for the code at `key` in a page with these bytes, wherever it is mapped. Nobody knows of it yet.
+    /// A translation from what was kept, for the code at `key` in a page with these bytes, wherever it is mapped. `record` makes known which
+    /// guest code it is of, and says whether that is still there; then its compiled code comes into use.
     pub(super) fn restore(
         &self,
         generation: &Generation,
         key: Key,
         page: &[u8; PAGE_SIZE as usize],
+        record: impl FnOnce(&Arc<Translation>) -> bool,
     ) -> Option<Arc<Translation>> {
         let (saved, features) = self.saved.as_ref()?;
         let offset = (key.physical % PAGE_SIZE) as u16;
@@ -74,6 +76,12 @@ impl<G: Guest> Translator<G> {
         };
         let translation = Translation::new(generation, parts);
         let placed = generation.place(entry.code(), &translation)?;
+        // From here on the generation keeps it alive, which its code needs.
+        generation.insert(translation.clone());
+        if !record(&translation) {
+            translation.invalidate_now();
+            return None;
+        }
         let name = match entry.kind {
             Kind::Block => {
                 translation.link_baseline(EntryPoint(placed.start), self.tiers());
@@ -105,7 +113,14 @@ impl<G: Guest> Translator<G> {
         let Some((saved, _)) = &self.saved else { return };
         let generation = self.generation();
         let translations = generation.translations.read();
-        let entries: Vec<_> = translations.values().filter_map(|it| generation.entry(it)).collect();
+        let mut room = saved::MOST_BYTES;
+        let entries = translations.values().filter_map(|translation| generation.entry(translation));
+        let entries: Vec<_> = entries
+            .take_while(|(_, bytes)| {
+                room = room.saturating_sub(bytes.len());
+                room > 0
+            })
+            .collect();
         if let Err(error) = saved.save(&entries) {
             tracing::warn!("compiled code is not kept for the next run: {error}");
         }

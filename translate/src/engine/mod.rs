@@ -19,7 +19,7 @@ use crate::compile::EntryPoint;
 use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
 use crate::guest::{Access, Exception, Guest, NeedsMoreCode};
 use crate::interpret::{self, Ended, Values, interpret};
-use crate::ir::{Block, MemoryMode};
+use crate::ir::{Block, MemoryMode, Terminator};
 use crate::platform::{PAGE_SIZE, Platform};
 
 use jump_cache::JumpCache;
@@ -482,17 +482,12 @@ impl<G: Guest> Dispatcher<G> {
         let writes = cpu.code_pages.protect(key.physical);
         let mut page = [0; PAGE_SIZE as usize];
         self.read_code(cpu, 0, key.physical & !(PAGE_SIZE - 1), &mut page).ok()?;
-        let translation = self.translator.restore(&self.generation, key, &page)?;
-        let recorded = translation
-            .spans
-            .iter()
-            .all(|span| cpu.code_pages.record(span.physical, span.bytes, writes, Arc::downgrade(&translation) as _));
-        if !recorded {
-            translation.invalidate_now();
-            return None;
-        }
-        self.generation.insert(translation.clone());
-        Some(translation)
+        self.translator.restore(&self.generation, key, &page, |translation| {
+            let record = |span: &Span| {
+                cpu.code_pages.record(span.physical, span.bytes, writes, Arc::downgrade(translation) as _)
+            };
+            translation.spans.iter().all(record)
+        })
     }
 
     /// What a block was lifted from, if that is still there: if not, its translation is void anyway.
@@ -501,7 +496,14 @@ impl<G: Guest> Dispatcher<G> {
         let mut page = [0; PAGE_SIZE as usize];
         let code = &mut page[offset as usize..];
         self.read_code(cpu, 0, key.physical, code).ok()?;
-        let bytes = code.get(..usize::from(block.length))?.into();
+        let bytes: Box<[u8]> = code.get(..usize::from(block.length))?.into();
+        // What is invalid may have been found so by bytes behind it, without which it cannot be lifted again.
+        if matches!(block.terminator, Terminator::Raise { .. }) {
+            let again = G::lift(block.start, &bytes, self.flags, G::features(cpu), MOST_INSTRUCTIONS);
+            if again.ok().as_ref() != Some(block) {
+                return None;
+            }
+        }
         Some(GuestCode { hash: crate::saved::hash(key.flags, offset as u16, code), bytes })
     }
 

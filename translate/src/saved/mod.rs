@@ -24,7 +24,7 @@ use crate::platform::PAGE_SIZE;
 pub(crate) use format::{Entry, Kind, Part, encode, hash};
 
 /// Most bytes of a file.
-const MOST_BYTES: usize = 256 << 20;
+pub(crate) const MOST_BYTES: usize = 256 << 20;
 /// A file is not replaced for less than this part of it that is new.
 const WORTH_WRITING: usize = 64;
 
