@@ -512,21 +512,20 @@ impl<G: Guest> Cpu<G> {
         value: Option<u64>,
     ) -> Result<u64, Stopped> {
         self.counters.device_accesses += 1;
-        let before = self.signals.activity.begin(Activity::Device);
-        let platform = self.platform();
-        let one = |physical, bytes, value: Option<u64>| match value {
-            None => platform.read(physical, bytes),
-            Some(value) => platform.write(physical, bytes, value).map(|()| 0),
-        };
-        let result = if physical.is_multiple_of(bytes) {
-            one(physical, bytes, value)
-        } else {
+        let result = self.during(Activity::Device, |cpu| {
+            let platform = cpu.platform();
+            let one = |physical, bytes, value: Option<u64>| match value {
+                None => platform.read(physical, bytes),
+                Some(value) => platform.write(physical, bytes, value).map(|()| 0),
+            };
+            if physical.is_multiple_of(bytes) {
+                return one(physical, bytes, value);
+            }
             (0..bytes).try_fold(0, |whole, byte| {
                 let part = one(physical + byte, 1, value.map(|value| value >> (8 * byte) & 0xff))?;
                 Ok(whole | part << (8 * byte))
             })
-        };
-        self.signals.activity.resume(before);
+        });
         result.or_else(|BusError| match G::bus_error(address, access) {
             Some(exception) => Err(self.stop_with(exception)),
             None => Ok(u64::MAX >> (64 - 8 * bytes)),
@@ -574,12 +573,13 @@ impl<G: Guest> Cpu<G> {
         hit.then(|| entry.addend.load(Ordering::Relaxed).wrapping_add(address) as *mut u8)
     }
 
-    /// Has a device answer.
-    pub(crate) fn ask_device<R>(&self, ask: impl FnOnce(&dyn Platform) -> R) -> R {
-        let before = self.signals.activity.begin(Activity::Device);
-        let answer = ask(self.platform());
+    /// Does something that a profile tells from what is done around it.
+    #[inline]
+    pub(crate) fn during<R>(&mut self, activity: Activity, work: impl FnOnce(&mut Cpu<G>) -> R) -> R {
+        let before = self.signals.activity.begin(activity);
+        let result = work(self);
         self.signals.activity.resume(before);
-        answer
+        result
     }
 
     /// Translates an address, caches the answer, and gives the host page if RAM answers such an access.

@@ -65,6 +65,11 @@ pub struct Effects {
 }
 
 impl Effects {
+    /// It may be left out where nobody uses its result, and what is known of the processor holds behind it.
+    pub(crate) fn only_computes(self) -> bool {
+        !(self.acts || self.can_raise || self.writes_registers || self.interpreted)
+    }
+
     /// A function of its arguments only.
     pub const PURE: Effects = Effects {
         can_raise: false,

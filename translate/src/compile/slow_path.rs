@@ -51,82 +51,82 @@ impl Access {
 }
 
 pub(super) extern "C" fn load<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let Access { width, signed, mode, .. } = Access::decode(access);
-    if let Ok(value) = cpu.load_slow(address, width.bytes(), mode) {
-        cpu.context.result = if signed { sign_extend(width.integer(), value) } else { value };
-    }
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let Access { width, signed, mode, .. } = Access::decode(access);
+        if let Ok(value) = cpu.load_slow(address, width.bytes(), mode) {
+            cpu.context.result = if signed { sign_extend(width.integer(), value) } else { value };
+        }
+    })
 }
 
 pub(super) extern "C" fn store<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let Access { width, mode, .. } = Access::decode(access);
-    // A failure is in the status.
-    let _ = cpu.store_slow(address, width.bytes(), mode, value);
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let Access { width, mode, .. } = Access::decode(access);
+        // A failure is in the status.
+        let _ = cpu.store_slow(address, width.bytes(), mode, value);
+    })
 }
 
 /// `access` is the translation regime.
 pub(super) extern "C" fn load_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    if let Ok(value) = cpu.load_vector_slow(address, MemoryMode(access as u8)) {
-        cpu.context.result = value as u64;
-        cpu.context.result_high = (value >> 64) as u64;
-    }
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        if let Ok(value) = cpu.load_vector_slow(address, MemoryMode(access as u8)) {
+            cpu.context.result = value as u64;
+            cpu.context.result_high = (value >> 64) as u64;
+        }
+    })
 }
 
 /// `access` is the translation regime; the value is passed in [`crate::cpu::Context::result`] and the word behind it.
 pub(super) extern "C" fn store_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let value = u128::from(cpu.context.result) | u128::from(cpu.context.result_high) << 64;
-    let _ = cpu.store_vector_slow(address, MemoryMode(access as u8), value);
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let value = u128::from(cpu.context.result) | u128::from(cpu.context.result_high) << 64;
+        let _ = cpu.store_vector_slow(address, MemoryMode(access as u8), value);
+    })
 }
 
 /// `access` is the translation regime, and the bytes in bits 15:8.
 pub(super) extern "C" fn probe_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let _ = cpu.probe_write(address, access >> 8, MemoryMode(access as u8));
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let _ = cpu.probe_write(address, access >> 8, MemoryMode(access as u8));
+    })
 }
 
 pub(super) extern "C" fn read_modify_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let Access { width, mode, atomic: op, .. } = Access::decode(access);
-    if let Ok(old) = atomic(cpu, op, width, mode, address, value) {
-        cpu.context.result = old;
-    }
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let Access { width, mode, atomic: op, .. } = Access::decode(access);
+        if let Ok(old) = atomic(cpu, op, width, mode, address, value) {
+            cpu.context.result = old;
+        }
+    })
 }
 
 /// `expected` is passed in [`crate::cpu::Context::result`].
 pub(super) extern "C" fn exchange_if<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, new: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let Access { width, mode, .. } = Access::decode(access);
-    if let Ok(old) = compare_exchange(cpu, width, mode, address, cpu.context.result, new) {
-        cpu.context.result = old;
-    }
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let Access { width, mode, .. } = Access::decode(access);
+        if let Ok(old) = compare_exchange(cpu, width, mode, address, cpu.context.result, new) {
+            cpu.context.result = old;
+        }
+    })
 }
 
 pub(super) extern "C" fn reserve<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let Access { width, mode, .. } = Access::decode(access);
-    if let Ok(value) = load_reserved(cpu, width, mode, address) {
-        cpu.context.result = value;
-    }
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let Access { width, mode, .. } = Access::decode(access);
+        if let Ok(value) = load_reserved(cpu, width, mode, address) {
+            cpu.context.result = value;
+        }
+    })
 }
 
 pub(super) extern "C" fn store_if_reserved<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64, value: u64) {
-    let before = cpu.signals.activity.begin(Activity::SlowMemory);
-    let Access { width, mode, .. } = Access::decode(access);
-    if let Ok(failed) = store_conditional(cpu, width, mode, address, value) {
-        cpu.context.result = failed;
-    }
-    cpu.signals.activity.resume(before);
+    cpu.during(Activity::SlowMemory, |cpu| {
+        let Access { width, mode, .. } = Access::decode(access);
+        if let Ok(failed) = store_conditional(cpu, width, mode, address, value) {
+            cpu.context.result = failed;
+        }
+    })
 }
 
 /// Moves the exception flags that compiled code raised from the host's control register to [`crate::cpu::Context::float_flags`].

@@ -61,7 +61,7 @@ impl<G: Guest> Translator<G> {
         let offset = (key.physical % PAGE_SIZE) as u16;
         let entry = saved.find(key.flags, offset, page)?;
         let page_start = key.physical - u64::from(offset);
-        let span = |(offset, bytes)| Span { physical: page_start + u64::from(offset), bytes: u64::from(bytes) };
+        let span = |(offset, bytes): (u16, u16)| Span { physical: page_start + u64::from(offset), bytes: bytes.into() };
         let hash = saved::hash(key.flags, offset, &page[usize::from(offset)..]);
         let head: Box<[u8]> = entry.head().into();
         let (code, features) = (head.clone(), *features);
@@ -69,7 +69,7 @@ impl<G: Guest> Translator<G> {
             key,
             block: OnceLock::new(),
             later: Some(Box::new(move || lift_again::<G>(key, &code, features))),
-            spans: entry.spans().map(|(offset, bytes)| span((offset, bytes))).collect(),
+            spans: entry.spans().map(span).collect(),
             breakpoint: false,
             interpreted: false,
             guest_code: Some(GuestCode { hash, bytes: head }),

@@ -136,10 +136,7 @@ impl<G: Guest> Engine<G> {
     /// Runs until something needs the caller. A breakpoint at the first instruction is passed over.
     pub fn run(&mut self, platform: &dyn Platform) -> Stop {
         let Engine { cpu, dispatcher, .. } = self;
-        cpu.signals.activity.begin(Activity::Dispatching);
-        let stop = cpu.with_platform(platform, |cpu| dispatcher.run(cpu));
-        cpu.signals.activity.begin(Activity::Waiting);
-        stop
+        cpu.during(Activity::Dispatching, |cpu| cpu.with_platform(platform, |cpu| dispatcher.run(cpu)))
     }
 
     /// What the processor did so far, and what is known of its time; and of all processors, what was compiled.
@@ -277,9 +274,7 @@ impl<G: Guest> Dispatcher<G> {
     fn execute(&mut self, cpu: &mut Cpu<G>, translation: &Translation) -> Ended {
         if let Some(entry) = translation.cell.compiled() {
             cpu.counters.entered += 1;
-            cpu.signals.activity.begin(Activity::Compiled);
-            let ended = self.translator.call(cpu, EntryPoint(entry));
-            cpu.signals.activity.begin(Activity::Dispatching);
+            let ended = cpu.during(Activity::Compiled, |cpu| self.translator.call(cpu, EntryPoint(entry)));
             let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
             // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
             if let Some(hot) = unsafe { hot.as_ref() }
@@ -291,14 +286,11 @@ impl<G: Guest> Dispatcher<G> {
             return ended;
         }
         cpu.counters.interpreted += 1;
-        cpu.signals.activity.begin(Activity::Interpreting);
-        let ended = interpret(cpu, translation.block(), &mut self.values);
-        cpu.signals.activity.begin(Activity::Dispatching);
+        let ended = cpu.during(Activity::Interpreting, |cpu| interpret(cpu, translation.block(), &mut self.values));
         match translation.count_execution(self.translator.tiers()) {
             Some(Wanted::Baseline) => {
-                cpu.signals.activity.begin(Activity::Compiling);
-                let done = self.translator.compile_baseline(&self.generation, translation);
-                cpu.signals.activity.begin(Activity::Dispatching);
+                let compile = |_: &mut Cpu<G>| self.translator.compile_baseline(&self.generation, translation);
+                let done = cpu.during(Activity::Compiling, compile);
                 cpu.counters.baseline += u64::from(done);
             }
             Some(Wanted::Region) => {
@@ -417,9 +409,7 @@ impl<G: Guest> Dispatcher<G> {
                 match self.generation.find(&key) {
                     Some(translation) => Arc::as_ptr(&translation),
                     None => {
-                        cpu.signals.activity.begin(Activity::Translating);
-                        let made = self.translate(cpu, key, movable);
-                        cpu.signals.activity.begin(Activity::Dispatching);
+                        let made = cpu.during(Activity::Translating, |cpu| self.translate(cpu, key, movable));
                         Arc::as_ptr(&made?)
                     }
                 }
@@ -493,8 +483,9 @@ impl<G: Guest> Dispatcher<G> {
     /// What a block was lifted from, if that is still there: if not, its translation is void anyway.
     fn guest_code(&self, cpu: &mut Cpu<G>, key: Key, block: &Block) -> Option<GuestCode> {
         let offset = key.physical % PAGE_SIZE;
-        let mut page = [0; PAGE_SIZE as usize];
-        let code = &mut page[offset as usize..];
+        let length = usize::from(block.length).max(crate::saved::HASHED).min((PAGE_SIZE - offset) as usize);
+        let mut room = [0; (MOST_CODE + LONGEST_INSTRUCTION) as usize];
+        let code = room.get_mut(..length)?;
         self.read_code(cpu, 0, key.physical, code).ok()?;
         let bytes: Box<[u8]> = code.get(..usize::from(block.length))?.into();
         // What is invalid may have been found so by bytes behind it, without which it cannot be lifted again.

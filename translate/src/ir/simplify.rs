@@ -249,10 +249,7 @@ fn is_pure<G: Guest>(op: &Op) -> bool {
         | Op::Truncate { .. }
         | Op::Bitcast { .. } => true,
         Op::Vector(op) => op.is_pure(),
-        Op::Helper { helper, .. } => {
-            let effects = G::HELPERS[usize::from(helper.0)].effects;
-            !(effects.acts || effects.can_raise || effects.writes_registers || effects.interpreted)
-        }
+        Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].effects.only_computes(),
         _ => false,
     }
 }

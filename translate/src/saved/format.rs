@@ -22,7 +22,7 @@ const PART: usize = 4;
 const RELOCATION: usize = 8;
 /// How many bytes of guest code count for the hash, if the page has as many: also those behind a shorter block, which are mostly the
 /// same when it is.
-const HASHED: usize = 16;
+pub(crate) const HASHED: usize = 16;
 /// The number that stands for [`Target::Translation`]; no distance in a page is that large.
 const TRANSLATION: i32 = i32::MIN;
 

@@ -21,7 +21,7 @@ use memmap2::Mmap;
 use rustc_hash::{FxHashSet, FxHasher};
 
 use crate::platform::PAGE_SIZE;
-pub(crate) use format::{Entry, Kind, Part, encode, hash};
+pub(crate) use format::{Entry, HASHED, Kind, Part, encode, hash};
 
 /// Most bytes of a file.
 pub(crate) const MOST_BYTES: usize = 256 << 20;

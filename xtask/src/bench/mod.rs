@@ -96,7 +96,7 @@ fn compare(
     }
     let mut times: BTreeMap<String, Times> = BTreeMap::new();
     let mut checksums: BTreeMap<String, String> = BTreeMap::new();
-    let cache = Cache::new(guest)?;
+    let cache = Cache(root().join(format!("target/bench-{}-{}", guest.architecture, std::process::id())));
     let again = format!("jit,translation-cache={}", cache.0.display());
     let again = Boot { program: brolga, accelerator: &again, guest, programs };
     // So that there is something to find.
@@ -136,19 +136,8 @@ fn compare(
     Ok(summary)
 }
 
-/// The folder for what Brolga keeps between boots; it goes when this does.
+/// The folder that Brolga makes for what it keeps between boots; it goes when this does.
 struct Cache(PathBuf);
-
-impl Cache {
-    fn new(guest: &Guest) -> Result<Cache> {
-        let name = format!("target/bench-{}-{}", guest.architecture, std::process::id());
-        let folder = root().join(name);
-        std::fs::create_dir_all(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-        std::fs::set_permissions(&folder, std::os::unix::fs::PermissionsExt::from_mode(0o700))
-            .map_err(|error| format!("{}: {error}", folder.display()))?;
-        Ok(Cache(folder))
-    }
-}
 
 impl Drop for Cache {
     fn drop(&mut self) {

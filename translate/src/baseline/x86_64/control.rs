@@ -16,9 +16,7 @@ impl Emitter<'_> {
     pub(super) fn count_execution(&mut self) {
         let (leave, go_on) = (self.code.new_dynamic_label(), self.code.new_dynamic_label());
         dynasm!(self.code ; .arch x64 ; mov rax, [rbp + offset_of!(Context, attention) as i32]);
-        // To rcx.
-        dynasm!(self.code ; .arch x64 ; mov rcx, QWORD 0);
-        self.relocate(Target::Translation);
+        self.load_relocated(1, Target::Translation);
         dynasm!(self.code
             ; .arch x64
             ; cmp DWORD [rax], 0
@@ -32,8 +30,10 @@ impl Emitter<'_> {
         );
     }
 
-    /// The eight bytes just emitted are to be an address.
-    fn relocate(&mut self, target: Target) {
+    /// Loads an address that is known when the code gets its place.
+    fn load_relocated(&mut self, to: u8, target: Target) {
+        dynasm!(self.code ; .arch x64 ; mov Rq(to), QWORD 0);
+        // At the end of the instruction.
         let offset = self.code.offset().0 as u32 - 8;
         self.relocations.push(Relocation { offset, target });
     }
@@ -163,9 +163,8 @@ impl Emitter<'_> {
                     ; .arch x64
                     ; add QWORD [rbp + offset_of!(Context, pc) as i32], distance as i32
                     ; mov rdi, rbp
-                    ; mov rax, QWORD 0
                 );
-                self.relocate(Target::Cell(distance as i16));
+                self.load_relocated(0, Target::Cell(distance as i16));
                 dynasm!(self.code ; .arch x64 ; jmp QWORD [rax]);
             }
             None => {

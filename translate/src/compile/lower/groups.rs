@@ -89,11 +89,10 @@ impl Groups {
         // Those that may get more members.
         let mut open: Vec<usize> = Vec::new();
         for (place, op) in block.ops.iter().enumerate() {
-            if let Op::Helper { helper, .. } = op {
-                let effects = G::HELPERS[usize::from(helper.0)].effects;
-                if effects.acts || effects.can_raise || effects.writes_registers {
-                    open.clear();
-                }
+            if let Op::Helper { helper, .. } = op
+                && !G::HELPERS[usize::from(helper.0)].effects.only_computes()
+            {
+                open.clear();
             }
             let Some(access) = access(op) else { continue };
             let (root, distance) = root(block, access.address);

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use crate::activity::Activity;
 use crate::cpu::{Cpu, Stopped};
 use crate::ir::{Register, Width};
 use crate::platform::PAGE_SIZE;
@@ -224,7 +225,7 @@ fn element(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<bool, Stopp
             let before = cpu.load(to, width, mode)?;
             cpu.store(to, width, mode, before)?;
             debug::note_port(cpu, port, bytes);
-            let value = cpu.ask_device(|platform| platform.read_port(port as u16, bytes));
+            let value = cpu.during(Activity::Device, |cpu| cpu.platform().read_port(port as u16, bytes));
             cpu.store(to, width, mode, value)?;
             advance(cpu, string, RDI, bytes);
         }
@@ -234,7 +235,7 @@ fn element(cpu: &mut Cpu<X86_64>, string: &RepeatedString) -> Result<bool, Stopp
             let from = address(cpu, string, RSI, string.segment, false)?;
             let value = cpu.load(from, width, mode)?;
             debug::note_port(cpu, port, bytes);
-            cpu.ask_device(|platform| platform.write_port(port as u16, bytes, value));
+            cpu.during(Activity::Device, |cpu| cpu.platform().write_port(port as u16, bytes, value));
             advance(cpu, string, RSI, bytes);
         }
     }
@@ -305,12 +306,12 @@ pub(super) extern "C" fn check_port(cpu: &mut Cpu<X86_64>, port: u64, bytes: u64
 
 pub(super) extern "C" fn read_port(cpu: &mut Cpu<X86_64>, port: u64, bytes: u64, _: u64) -> u64 {
     debug::note_port(cpu, port & 0xffff, bytes);
-    cpu.ask_device(|platform| platform.read_port(port as u16, bytes))
+    cpu.during(Activity::Device, |cpu| cpu.platform().read_port(port as u16, bytes))
 }
 
 pub(super) extern "C" fn write_port(cpu: &mut Cpu<X86_64>, port: u64, bytes: u64, value: u64) -> u64 {
     let mask = u64::MAX >> (64 - 8 * bytes.clamp(1, 8));
     debug::note_port(cpu, port & 0xffff, bytes);
-    cpu.ask_device(|platform| platform.write_port(port as u16, bytes, value & mask));
+    cpu.during(Activity::Device, |cpu| cpu.platform().write_port(port as u16, bytes, value & mask));
     0
 }
