@@ -10,7 +10,7 @@ use crate::counters::Counters;
 use crate::guest::{Access, Exception, Guest};
 use crate::ir::{MemoryMode, Width};
 use crate::platform::{BusError, HostPage, HostRange, MemoryView, PAGE_SIZE, Platform};
-use crate::tlb::{GLOBAL, MAY_WRITE, NO_TAG, Tlb, TlbEntry};
+use crate::tlb::{GLOBAL, MAY_WRITE, MOST_MODES, NO_TAG, Tlb, TlbEntry};
 
 /// Most registers a guest may have.
 pub const MOST_REGISTERS: usize = 256;
@@ -19,7 +19,8 @@ pub(crate) const SPILL_SLOTS: usize = 32;
 /// The same for vectors.
 pub(crate) const VECTOR_SPILL_SLOTS: usize = 16;
 
-/// The part of a processor that compiled code reaches by offset.
+/// The part of a processor that compiled code reaches by offset. What it uses most comes first, for short code: the first 256 bytes are
+/// within reach of one byte.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Context {
@@ -28,29 +29,35 @@ pub struct Context {
     /// Floating-point exception flags raised so far: bit 0 inexact, 1 underflow, 2 overflow, 3 division by zero, 4
     /// invalid. Compiled code keeps those it raises in the host's control register until it returns.
     pub float_flags: u32,
-    /// Rounding mode of floating-point arithmetic.
-    pub float_rounding: crate::float::Rounding,
     /// Address of the next instruction, while no code runs; while a block or a compiled region does, where it was entered.
     pub pc: u64,
     /// Instructions retired.
     pub instructions: u64,
-    /// Address of the instruction that last jumped to a computed address, of those whose target the dispatcher had to look up.
-    pub jump_source: u64,
-    /// Where it jumped.
-    pub jump_target: u64,
     /// Result of a slow path called by compiled code; of a vector, the lower half.
     pub result: u64,
     /// The upper half.
     pub result_high: u64,
+    /// The attention word, see [`Signals::attention`].
+    pub attention: *const AtomicU32,
+    /// The soft TLB's [`TLB_ENTRIES`](crate::tlb::TLB_ENTRIES) entries for each regime, one regime behind the other.
+    pub tlb: [*const TlbEntry; MOST_MODES],
+    /// Functions that compiled code calls, in the order of `crate::compile::Function`; null where nothing is compiled.
+    pub(crate) functions: *const *const u8,
+    /// The jump cache: see [`crate::engine`].
+    pub(crate) jump_cache: *const crate::engine::JumpCacheEntry,
+    /// The guest's registers.
+    pub registers: [u64; MOST_REGISTERS],
+    /// Rounding mode of floating-point arithmetic.
+    pub float_rounding: crate::float::Rounding,
+    /// Address of the instruction that last jumped to a computed address, of those whose target the dispatcher had to look up.
+    pub jump_source: u64,
+    /// Where it jumped.
+    pub jump_target: u64,
     /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
     pub leave: u64,
     /// Where compiled code puts the result of every floating-point operation, so that none is dropped or moved across a
     /// side effect: its exception flags count even if its result does not.
     pub float_scratch: [u64; 2],
-    /// The attention word, see [`Signals::attention`].
-    pub attention: *const AtomicU32,
-    /// The soft TLB: [`TLB_ENTRIES`](crate::tlb::TLB_ENTRIES) entries for each of [`MOST_MODES`](crate::tlb::MOST_MODES) regimes.
-    pub tlb: *const TlbEntry,
     /// Guest-virtual address of the reservation that [`crate::ir::Op::LoadReserved`] took; [`NO_RESERVATION`] if none is
     /// held.
     pub reservation_address: u64,
@@ -58,18 +65,12 @@ pub struct Context {
     pub reservation_value: u64,
     /// The exception of [`Status::Raised`].
     pub exception: Exception,
-    /// Functions that compiled code calls, in the order of `crate::compile::Function`; null where nothing is compiled.
-    pub(crate) functions: *const *const u8,
-    /// The jump cache: see [`crate::engine`].
-    pub(crate) jump_cache: *const crate::engine::JumpCacheEntry,
     /// The block that asks to be compiled better; compiled code returns before it. Null if there is none.
     pub(crate) hot: *const crate::engine::Translation,
     /// Values of the block in progress that find no host register, for the baseline compiler.
     pub(crate) spilled: [u64; SPILL_SLOTS],
     /// The same for vectors.
     pub(crate) spilled_vectors: [[u64; 2]; VECTOR_SPILL_SLOTS],
-    /// The guest's registers.
-    pub registers: [u64; MOST_REGISTERS],
 }
 
 // SAFETY: the pointers point into `Signals` and `Tlb`, which the `Cpu` keeps alive and which are `Sync`, into the table of
@@ -218,7 +219,7 @@ impl<G: Guest> Cpu<G> {
                 leave: 0,
                 float_scratch: [0; 2],
                 attention: &raw const signals.attention,
-                tlb: tlb.entries().as_ptr(),
+                tlb: std::array::from_fn(|mode| tlb.entries_of(mode).as_ptr()),
                 reservation_address: NO_RESERVATION,
                 reservation_value: 0,
                 exception: Exception { number: 0, information: 0 },

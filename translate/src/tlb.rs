@@ -95,8 +95,9 @@ impl Tlb {
     }
 
     /// All entries, regime by regime.
-    pub(crate) fn entries(&self) -> &[TlbEntry] {
-        &self.entries
+    /// The entries of a translation regime, and behind them those of the others.
+    pub(crate) fn entries_of(&self, mode: usize) -> &[TlbEntry] {
+        &self.entries[mode * TLB_ENTRIES..]
     }
 
     /// The entry that an address may be in.

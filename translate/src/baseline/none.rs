@@ -1,13 +1,16 @@
 //! Hosts without a baseline compiler.
 
 use crate::compile::{Code, Function};
-use crate::engine::Translation;
+use crate::engine::{Cell, Translation};
 use crate::guest::Guest;
 
 /// A baseline compiler; there is none.
 pub(crate) enum Baseline {}
 
 impl Baseline {
+    /// Code that returns from a block to the dispatcher.
+    pub(crate) const LEAVE: &[u8] = &[];
+
     /// `None`, as on this host there is none.
     pub(crate) fn new() -> Option<Baseline> {
         None
@@ -24,8 +27,13 @@ impl Baseline {
     }
 
     /// Functions that its code calls.
-    pub(crate) fn stubs(&self) -> [(Function, *const u8); 2] {
+    pub(crate) fn stubs(&self) -> &[(Function, *const u8)] {
         match *self {}
+    }
+
+    /// Code that goes on from a block to what a cell leads to.
+    pub(crate) fn gate(_cell: *const Cell) -> Vec<u8> {
+        Vec::new()
     }
 
     /// Compiles a block.

@@ -6,16 +6,11 @@ use crate::ir::HelperId;
 /// A function of the host that compiled code calls: a place in the table at [`Context::functions`](crate::cpu::Context::functions).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Function {
-    /// Slow paths, which preserve all registers.
-    Load,
-    Store,
-    LoadVector,
-    StoreVector,
-    ProbeWrite,
-    ReadModifyWrite,
-    ExchangeIf,
-    Reserve,
-    StoreIfReserved,
+    /// A slow path for blocks of the baseline compiler, which leaves the block by itself if the access does not complete. First in the
+    /// table, for short code.
+    OfBlock(SlowPath),
+    /// A slow path, which preserves all registers.
+    Slow(SlowPath),
     /// Where blocks of the baseline compiler go on at addresses that only the jump cache knows: known ones and computed ones.
     GoDirect,
     GoIndirect,
@@ -26,27 +21,49 @@ pub(crate) enum Function {
     Helper(HelperId),
 }
 
+/// Memory accesses that are not on the fast path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SlowPath {
+    Load,
+    Store,
+    LoadVector,
+    StoreVector,
+    ProbeWrite,
+    ReadModifyWrite,
+    ExchangeIf,
+    Reserve,
+    StoreIfReserved,
+}
+
+impl SlowPath {
+    /// All of them, in order.
+    pub(crate) const ALL: [SlowPath; 9] = [
+        SlowPath::Load,
+        SlowPath::Store,
+        SlowPath::LoadVector,
+        SlowPath::StoreVector,
+        SlowPath::ProbeWrite,
+        SlowPath::ReadModifyWrite,
+        SlowPath::ExchangeIf,
+        SlowPath::Reserve,
+        SlowPath::StoreIfReserved,
+    ];
+}
+
 impl Function {
     /// How many there are besides helpers.
-    pub(crate) const COUNT: usize = 14;
+    pub(crate) const COUNT: usize = 2 * SlowPath::ALL.len() + 5;
 
     /// Its place in the table.
     pub(crate) fn index(self) -> usize {
         match self {
-            Function::Load => 0,
-            Function::Store => 1,
-            Function::LoadVector => 2,
-            Function::StoreVector => 3,
-            Function::ProbeWrite => 4,
-            Function::ReadModifyWrite => 5,
-            Function::ExchangeIf => 6,
-            Function::Reserve => 7,
-            Function::StoreIfReserved => 8,
-            Function::GoDirect => 9,
-            Function::GoIndirect => 10,
-            Function::CollectFloatFlags => 11,
-            Function::MultiplyAdd32 => 12,
-            Function::MultiplyAdd64 => 13,
+            Function::OfBlock(path) => path as usize,
+            Function::GoDirect => SlowPath::ALL.len(),
+            Function::GoIndirect => SlowPath::ALL.len() + 1,
+            Function::CollectFloatFlags => SlowPath::ALL.len() + 2,
+            Function::MultiplyAdd32 => SlowPath::ALL.len() + 3,
+            Function::MultiplyAdd64 => SlowPath::ALL.len() + 4,
+            Function::Slow(path) => SlowPath::ALL.len() + 5 + path as usize,
             Function::Helper(helper) => Function::COUNT + usize::from(helper.0),
         }
     }
@@ -57,16 +74,32 @@ impl Function {
     }
 }
 
-/// What a relocated word of code is the address of.
+/// What a relocated word of code is the address of, or the distance to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     /// The cell of code in the same page, at a distance in bytes from where this code begins.
     Cell(i16),
     /// The [`Translation`](crate::engine::Translation) that this code is of.
     Translation,
+    /// How far the block's counter is behind the instruction's end, which is one byte behind the four of the distance. These are two bytes behind
+    /// where other blocks enter this one.
+    Counter,
+    /// How far the block at a distance of so many bytes in the same page, or a return to the dispatcher, is behind the end of the four
+    /// bytes: the operand of a jump, aligned so that one store changes it.
+    Jump(i16),
 }
 
-/// An absolute address of eight bytes within code.
+impl Target {
+    /// How many bytes are relocated.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Target::Cell(_) | Target::Translation => 8,
+            Target::Counter | Target::Jump(_) => 4,
+        }
+    }
+}
+
+/// A word within code that is known when the code has its place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Relocation {
     /// Where in the code it is.

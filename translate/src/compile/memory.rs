@@ -1,8 +1,17 @@
-//! Memory for compiled code, mapped twice: writable here and executable there.
+//! Memory for compiled code, mapped twice: writable here and executable there. Behind the executable mapping are counters, which code
+//! reaches by their distance.
 
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+use crate::platform::PAGE_SIZE;
+
+/// What the start of each addition is a multiple of, bytes.
+const CODE_ALIGNMENT: usize = 16;
+/// Bytes of code for which there is one counter.
+const CODE_OF_A_COUNTER: usize = 128;
 
 /// A fixed amount of executable memory that is filled and then freed as a whole.
 pub struct CodeMemory {
@@ -10,6 +19,8 @@ pub struct CodeMemory {
     executable: NonNull<u8>,
     size: usize,
     used: Mutex<usize>,
+    /// How many counters are taken.
+    counters: AtomicU32,
 }
 
 // SAFETY: the mappings belong to this value; `used`'s lock guards writing, and what was written is never changed.
@@ -24,7 +35,7 @@ impl CodeMemory {
             return Ok(CodeMemory::none());
         }
         let writable = map(size)?;
-        let executable = match map_again(writable, size) {
+        let executable = match map_again(writable, size, counters_size(size)) {
             Ok(executable) => executable,
             Err(error) => {
                 // SAFETY: just mapped with this size, and used by nobody.
@@ -32,12 +43,13 @@ impl CodeMemory {
                 return Err(error);
             }
         };
-        Ok(CodeMemory { writable, executable, size, used: Mutex::new(0) })
+        Ok(CodeMemory { writable, executable, size, used: Mutex::new(0), counters: AtomicU32::new(0) })
     }
 
     /// No memory: every addition fails.
     pub fn none() -> CodeMemory {
-        CodeMemory { writable: NonNull::dangling(), executable: NonNull::dangling(), size: 0, used: Mutex::new(0) }
+        let (writable, executable) = (NonNull::dangling(), NonNull::dangling());
+        CodeMemory { writable, executable, size: 0, used: Mutex::new(0), counters: AtomicU32::new(0) }
     }
 
     /// How many bytes are used.
@@ -55,14 +67,58 @@ impl CodeMemory {
 
     /// Copies position-independent code in and gives its executable address; `None` when there is no room.
     pub fn add(&self, code: &[u8]) -> Option<*const u8> {
+        self.add_at(code.len(), |_, to| to.copy_from_slice(code))
+    }
+
+    /// Adds code of so many bytes, which `write` writes for the address that it gets; `None` when there is no room.
+    pub fn add_at(&self, bytes: usize, write: impl FnOnce(*const u8, &mut [u8])) -> Option<*const u8> {
         let mut used = self.used.lock();
-        let start = used.next_multiple_of(64);
-        let end = start.checked_add(code.len()).filter(|end| *end <= self.size)?;
-        // SAFETY: the range lies within the mapping, nobody else writes to it, and no code there has been handed out.
-        unsafe { std::ptr::copy_nonoverlapping(code.as_ptr(), self.writable.as_ptr().add(start), code.len()) };
-        *used = end;
+        let start = used.next_multiple_of(CODE_ALIGNMENT);
+        let end = start.checked_add(bytes).filter(|end| *end <= self.size)?;
         // SAFETY: within the mapping.
-        Some(unsafe { self.executable.as_ptr().add(start) })
+        let address = unsafe { self.executable.as_ptr().add(start) };
+        // SAFETY: the range lies within the mapping, nobody else uses it, and no code there has been handed out.
+        write(address, unsafe { std::slice::from_raw_parts_mut(self.writable.as_ptr().add(start), bytes) });
+        *used = end;
+        Some(address)
+    }
+
+    /// A counter that code can reach; `None` when all are taken.
+    pub fn counter(&self) -> Option<&AtomicI32> {
+        let most = counters_size(self.size) / size_of::<AtomicI32>();
+        let taken = self
+            .counters
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| ((taken as usize) < most).then_some(taken + 1));
+        let place = self.size + taken.ok()? as usize * size_of::<AtomicI32>();
+        // SAFETY: the counters are mapped behind the executable code, aligned and zeroed, for as long as `self` is.
+        Some(unsafe { AtomicI32::from_ptr(self.executable.as_ptr().add(place).cast()) })
+    }
+
+    /// Replaces four bytes of code that was added, at a multiple of four, in one store: others may execute it meanwhile.
+    ///
+    /// # Panics
+    /// If `address` is not in code that was added, or not such a multiple.
+    pub fn patch(&self, address: *const u8, value: u32) {
+        let place = self.writable_place(address, size_of_val(&value));
+        // SAFETY: in the mapping and aligned, as was checked; all writes to code that was handed out are atomic.
+        unsafe { AtomicU32::from_ptr(place.cast()) }.store(value, Ordering::SeqCst);
+    }
+
+    /// The same for eight bytes.
+    ///
+    /// # Panics
+    /// As [`CodeMemory::patch`].
+    pub fn patch_wide(&self, address: *const u8, value: u64) {
+        let place = self.writable_place(address, size_of_val(&value));
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(place.cast()) }.store(value, Ordering::SeqCst);
+    }
+
+    fn writable_place(&self, address: *const u8, bytes: usize) -> *mut u8 {
+        let offset = (address as usize).wrapping_sub(self.executable.as_ptr() as usize);
+        assert!(offset.is_multiple_of(bytes) && offset < self.size, "only code that was added is patched");
+        // SAFETY: within the mapping.
+        unsafe { self.writable.as_ptr().add(offset) }
     }
 }
 
@@ -72,7 +128,7 @@ impl Drop for CodeMemory {
             // SAFETY: both were mapped with this size and nobody executes code there any more: entering it needs the owner.
             unsafe {
                 libc::munmap(self.writable.as_ptr().cast(), self.size);
-                libc::munmap(self.executable.as_ptr().cast(), self.size);
+                libc::munmap(self.executable.as_ptr().cast(), self.size + counters_size(self.size));
             }
         }
     }
@@ -87,18 +143,31 @@ fn map(size: usize) -> std::io::Result<NonNull<u8>> {
     checked(unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) })
 }
 
-/// The same memory at another address, where it may be executed.
-fn map_again(memory: NonNull<u8>, size: usize) -> std::io::Result<NonNull<u8>> {
-    // SAFETY: of a shared mapping, an old size of zero makes a second mapping of the same pages and leaves the first as it is.
-    let again = checked(unsafe { libc::mremap(memory.as_ptr().cast(), 0, size, libc::MREMAP_MAYMOVE) })?;
-    // SAFETY: the mapping was just made and is used by nobody.
-    if unsafe { libc::mprotect(again.as_ptr().cast(), size, libc::PROT_READ | libc::PROT_EXEC) } != 0 {
+/// Bytes of the counters of so many bytes of code; whole pages, if it is.
+fn counters_size(code: usize) -> usize {
+    (code / CODE_OF_A_COUNTER * size_of::<AtomicI32>()).next_multiple_of(PAGE_SIZE as usize)
+}
+
+/// The same memory at another address, where it may be executed, with `more` bytes behind it that may be written.
+fn map_again(memory: NonNull<u8>, size: usize, more: usize) -> std::io::Result<NonNull<u8>> {
+    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let place = checked(unsafe { libc::mmap(std::ptr::null_mut(), size + more, protection, flags, -1, 0) })?;
+    let start = place.as_ptr().cast();
+    let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    // SAFETY: of a shared mapping, an old size of zero makes a second mapping of the same pages and leaves the first as it is; what it replaces
+    // was just mapped and is used by nobody.
+    let again = unsafe { libc::mremap(memory.as_ptr().cast(), 0, size, flags, start) };
+    // SAFETY: as above.
+    let done =
+        again != libc::MAP_FAILED && unsafe { libc::mprotect(start, size, libc::PROT_READ | libc::PROT_EXEC) } == 0;
+    if !done {
         let error = std::io::Error::last_os_error();
         // SAFETY: as above.
-        unsafe { libc::munmap(again.as_ptr().cast(), size) };
+        unsafe { libc::munmap(start, size + more) };
         return Err(error);
     }
-    Ok(again)
+    Ok(place)
 }
 
 fn checked(address: *mut libc::c_void) -> std::io::Result<NonNull<u8>> {

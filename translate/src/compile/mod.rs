@@ -27,10 +27,10 @@ use cranelift_frontend::FunctionBuilderContext;
 
 use crate::engine::Region;
 use crate::guest::Guest;
-pub(crate) use code::{Code, Function, Relocation, Target};
+pub(crate) use code::{Code, Function, Relocation, SlowPath, Target};
 pub use memory::CodeMemory;
 pub use runtime::{EntryPoint, Runtime};
-pub(crate) use slow_path::Access;
+pub(crate) use slow_path::{ACCESS_BITS, Access, encode_probe};
 
 /// Why something was not compiled.
 #[derive(Debug, thiserror::Error)]

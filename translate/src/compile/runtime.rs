@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{self as clif, AbiParam, InstBuilder, Signature, User
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use super::{Code, CodeMemory, CompileError, Function, finish, host_isa, slow_path};
+use super::{Code, CodeMemory, CompileError, Function, SlowPath, finish, host_isa, slow_path};
 use crate::baseline::Baseline;
 use crate::cpu::Cpu;
 use crate::float;
@@ -58,22 +58,22 @@ impl<G: Guest> Runtime<G> {
         let enter = unsafe { std::mem::transmute::<*const u8, extern "C" fn(*mut Cpu<G>, *const u8)>(enter) };
         let return_to_dispatcher = EntryPoint(maker.return_to_dispatcher()?);
         let mut functions = vec![std::ptr::null(); Function::COUNT].into_boxed_slice();
-        for (function, target, arguments) in [
-            (Function::Load, slow_path::load::<G> as *const u8, 3),
-            (Function::Store, slow_path::store::<G> as *const u8, 4),
-            (Function::LoadVector, slow_path::load_vector::<G> as *const u8, 3),
-            (Function::StoreVector, slow_path::store_vector::<G> as *const u8, 3),
-            (Function::ProbeWrite, slow_path::probe_write::<G> as *const u8, 3),
-            (Function::ReadModifyWrite, slow_path::read_modify_write::<G> as *const u8, 4),
-            (Function::ExchangeIf, slow_path::exchange_if::<G> as *const u8, 4),
-            (Function::Reserve, slow_path::reserve::<G> as *const u8, 3),
-            (Function::StoreIfReserved, slow_path::store_if_reserved::<G> as *const u8, 4),
+        for (path, target, arguments) in [
+            (SlowPath::Load, slow_path::load::<G> as *const u8, 3),
+            (SlowPath::Store, slow_path::store::<G> as *const u8, 4),
+            (SlowPath::LoadVector, slow_path::load_vector::<G> as *const u8, 3),
+            (SlowPath::StoreVector, slow_path::store_vector::<G> as *const u8, 3),
+            (SlowPath::ProbeWrite, slow_path::probe_write::<G> as *const u8, 3),
+            (SlowPath::ReadModifyWrite, slow_path::read_modify_write::<G> as *const u8, 4),
+            (SlowPath::ExchangeIf, slow_path::exchange_if::<G> as *const u8, 4),
+            (SlowPath::Reserve, slow_path::reserve::<G> as *const u8, 3),
+            (SlowPath::StoreIfReserved, slow_path::store_if_reserved::<G> as *const u8, 4),
         ] {
-            functions[function.index()] = maker.thunk(target, arguments)?;
+            functions[Function::Slow(path).index()] = maker.thunk(target, arguments)?;
         }
         if let Some(baseline) = &baseline {
             for (function, stub) in baseline.stubs() {
-                functions[function.index()] = stub;
+                functions[function.index()] = *stub;
             }
         }
         for (function, target) in [

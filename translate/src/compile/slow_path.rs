@@ -6,8 +6,9 @@ use crate::cpu::Cpu;
 use crate::guest::Guest;
 use crate::interpret::{atomic, compare_exchange, load_reserved, sign_extend, store_conditional};
 use crate::ir::{AtomicOp, MemoryMode, Type, Width};
+use crate::tlb::MOST_MODES;
 
-/// The operands of an access that are known when it is compiled, in one word.
+/// The operands of an access that are known when it is compiled, in the [`ACCESS_BITS`] low bits of a word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Access {
     pub(crate) width: Width,
@@ -15,6 +16,9 @@ pub(crate) struct Access {
     pub(crate) mode: MemoryMode,
     pub(crate) atomic: AtomicOp,
 }
+
+/// Bits of the word that describe an access; a caller may use the others of the low half for itself.
+pub(crate) const ACCESS_BITS: u32 = 14;
 
 const WIDTHS: [Width; 4] = [Width::Byte, Width::Half, Width::Word, Width::Double];
 const ATOMICS: [AtomicOp; 9] = [
@@ -37,17 +41,27 @@ impl Access {
     pub(crate) fn encode(self) -> i64 {
         let width = WIDTHS.iter().position(|width| *width == self.width).unwrap_or(0) as i64;
         let atomic = ATOMICS.iter().position(|op| *op == self.atomic).unwrap_or(0) as i64;
-        width | i64::from(self.signed) << 2 | atomic << 8 | i64::from(self.mode.0) << 16
+        i64::from(self.mode.0) | width << 2 | i64::from(self.signed) << 4 | atomic << 5
     }
 
     fn decode(word: u64) -> Access {
         Access {
-            width: WIDTHS[word as usize % WIDTHS.len()],
-            signed: word & 4 != 0,
-            mode: MemoryMode((word >> 16) as u8),
-            atomic: ATOMICS[(word >> 8 & 0xff) as usize % ATOMICS.len()],
+            width: WIDTHS[(word >> 2) as usize % WIDTHS.len()],
+            signed: word & 1 << 4 != 0,
+            mode: mode(word),
+            atomic: ATOMICS[(word >> 5 & 15) as usize % ATOMICS.len()],
         }
     }
+}
+
+/// The translation regime, in the low bits of every access.
+fn mode(access: u64) -> MemoryMode {
+    MemoryMode((access % MOST_MODES as u64) as u8)
+}
+
+/// [`SlowPath::ProbeWrite`](super::SlowPath::ProbeWrite)'s access.
+pub(crate) fn encode_probe(mode: MemoryMode, bytes: u8) -> i64 {
+    i64::from(mode.0) | i64::from(bytes) << 2
 }
 
 pub(super) extern "C" fn load<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
@@ -70,7 +84,7 @@ pub(super) extern "C" fn store<G: Guest>(cpu: &mut Cpu<G>, address: u64, access:
 /// `access` is the translation regime.
 pub(super) extern "C" fn load_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
     cpu.during(Activity::SlowMemory, |cpu| {
-        if let Ok(value) = cpu.load_vector_slow(address, MemoryMode(access as u8)) {
+        if let Ok(value) = cpu.load_vector_slow(address, mode(access)) {
             cpu.context.result = value as u64;
             cpu.context.result_high = (value >> 64) as u64;
         }
@@ -81,14 +95,14 @@ pub(super) extern "C" fn load_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, a
 pub(super) extern "C" fn store_vector<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
     cpu.during(Activity::SlowMemory, |cpu| {
         let value = u128::from(cpu.context.result) | u128::from(cpu.context.result_high) << 64;
-        let _ = cpu.store_vector_slow(address, MemoryMode(access as u8), value);
+        let _ = cpu.store_vector_slow(address, mode(access), value);
     })
 }
 
-/// `access` is the translation regime, and the bytes in bits 15:8.
+/// `access` is of [`encode_probe`].
 pub(super) extern "C" fn probe_write<G: Guest>(cpu: &mut Cpu<G>, address: u64, access: u64) {
     cpu.during(Activity::SlowMemory, |cpu| {
-        let _ = cpu.probe_write(address, access >> 8, MemoryMode(access as u8));
+        let _ = cpu.probe_write(address, access >> 2 & 0xff, mode(access));
     })
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::translations::{Generation, Key, Parts, PlacedCode, Span, Translation, Translator};
-use crate::compile::{EntryPoint, Runtime, perf_map};
+use crate::compile::{Runtime, perf_map};
 use crate::guest::{Guest, NeedsMoreCode};
 use crate::ir::Block;
 use crate::platform::PAGE_SIZE;
@@ -82,18 +82,20 @@ impl<G: Guest> Translator<G> {
             translation.invalidate_now();
             return None;
         }
+        let (start, bytes) = (placed.start, placed.bytes);
         let name = match entry.kind {
             Kind::Block => {
-                translation.link_baseline(EntryPoint(placed.start), self.tiers());
+                if !self.link_block(generation, &translation, placed) {
+                    return Some(translation);
+                }
                 "block"
             }
             Kind::Region => {
-                translation.has_region.store(true, Ordering::SeqCst);
-                translation.link(placed.start);
+                generation.link_region(&translation, &placed);
                 "region"
             }
         };
-        perf_map::record(placed.start, placed.bytes, || format!("{name} {:#x} from an earlier run", key.physical));
+        perf_map::record(start, bytes, || format!("{name} {:#x} from an earlier run", key.physical));
         Some(translation)
     }
 
@@ -139,16 +141,15 @@ impl Generation {
     /// What is kept for the next run of a translation's compiled code, and what it is found by; `None` if there is nothing new.
     fn entry(&self, translation: &Translation) -> Option<(u64, Vec<u8>)> {
         let head = translation.guest_code.as_ref().filter(|_| translation.is_valid())?;
-        let encode = |kind, blocks: &[&Translation], placed: &PlacedCode| {
+        let encode = |kind, blocks: &[&Translation], placed: &PlacedCode, mut host: Vec<u8>| {
             let parts = blocks.iter().map(|block| {
                 let offset = (block.key.physical % PAGE_SIZE) as u16;
                 Some(Part { offset, code: &block.guest_code.as_ref()?.bytes })
             });
             let parts: Vec<Part> = parts.collect::<Option<_>>()?;
-            let mut host = self.code.read(placed.start, placed.bytes)?.to_vec();
             for relocation in &placed.relocations {
                 let offset = relocation.offset as usize;
-                host[offset..offset + 8].fill(0);
+                host[offset..offset + relocation.target.size()].fill(0);
             }
             let flags = translation.key.flags;
             Some((head.hash, saved::encode(kind, flags, &parts, &host, &placed.relocations)))
@@ -158,8 +159,10 @@ impl Generation {
         {
             let blocks: Vec<_> = blocks.iter().map(Weak::upgrade).collect::<Option<_>>()?;
             let blocks: Vec<&Translation> = blocks.iter().map(Arc::as_ref).collect();
-            return encode(Kind::Region, &blocks, placed);
+            let host = self.code.read(placed.start, placed.bytes)?.to_vec();
+            return encode(Kind::Region, &blocks, placed, host);
         }
-        encode(Kind::Block, &[translation], translation.kept_block.get()?)
+        let block = translation.block_code.get()?;
+        encode(Kind::Block, &[translation], &block.placed, block.compiled()?)
     }
 }

@@ -6,6 +6,7 @@
 
 mod jump_cache;
 mod kept;
+pub(crate) mod links;
 mod queue;
 mod region;
 mod translations;
@@ -26,8 +27,9 @@ use jump_cache::JumpCache;
 pub(crate) use jump_cache::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry};
 use kept::GuestCode;
 pub use kept::Keep;
+pub use links::Cell;
 pub use region::Region;
-pub use translations::{Cell, Generation, Key, Tiers, Translation, Translator};
+pub use translations::{Generation, Key, Tiers, Translation, Translator};
 use translations::{Parts, Span, Wanted};
 
 /// Most instructions in a block.

@@ -2,15 +2,18 @@
 //! compile thread's queue.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use rustc_hash::FxHashMap;
 
 use super::kept::{self, GuestCode, Keep, LiftLater};
+use super::links::{self, BlockCode, Cell};
 use super::queue::{Queue, Request};
 use super::region;
+use crate::baseline::Baseline;
 use crate::code::{CodePages, Invalidate};
 use crate::compile::{Code, CodeMemory, Compiler, EntryPoint, Relocation, Runtime, Target, perf_map};
 use crate::cpu::Cpu;
@@ -64,38 +67,6 @@ pub(super) enum Wanted {
     Region,
 }
 
-/// Where a translation's compiled code begins. Linking and unlinking are one store each.
-#[repr(C)]
-#[derive(Debug)]
-pub struct Cell {
-    /// Compiled code, or `none`.
-    entry: AtomicPtr<u8>,
-    /// Code that returns to the dispatcher.
-    none: *const u8,
-}
-
-// SAFETY: `none` points to code that is never freed while a cell lives, and is never written through.
-unsafe impl Send for Cell {}
-// SAFETY: as above.
-unsafe impl Sync for Cell {}
-
-impl Cell {
-    /// The compiled code, if there is any.
-    #[inline]
-    pub fn compiled(&self) -> Option<*const u8> {
-        let entry = self.entry.load(Ordering::Acquire).cast_const();
-        (entry != self.none).then_some(entry)
-    }
-
-    fn link(&self, entry: *const u8) {
-        self.entry.store(entry.cast_mut(), Ordering::SeqCst);
-    }
-
-    fn unlink(&self) {
-        self.entry.store(self.none.cast_mut(), Ordering::SeqCst);
-    }
-}
-
 /// A range of guest-physical memory within one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -122,13 +93,13 @@ pub struct Translation {
     pub interpreted: bool,
     valid: AtomicBool,
     /// The code of the baseline compiler, if there is any.
-    baseline: AtomicPtr<u8>,
+    pub(super) block_code: OnceLock<BlockCode>,
     /// The baseline compiler had its turn.
     baseline_tried: AtomicBool,
-    /// The cell leads to the compiled region that begins here.
-    pub(super) has_region: AtomicBool,
-    /// How many executions of the baseline compiler's code are left until it asks for more; it asks when this becomes negative.
-    pub(crate) countdown: AtomicI32,
+    /// The compiled region that begins here, or null.
+    region: AtomicPtr<u8>,
+    /// Held while what the cell leads to changes. Lock order: before the cell's own.
+    linking: Mutex<()>,
     executions: AtomicU32,
     /// After how many executions it shall be asked for next, if those are more than the threshold.
     next_request: AtomicU32,
@@ -136,9 +107,7 @@ pub struct Translation {
     regions: Mutex<Vec<Weak<Translation>>>,
     /// What its code is kept with, if it may be.
     pub(super) guest_code: Option<GuestCode>,
-    /// The code of the baseline compiler as far as it is to be kept.
-    pub(super) kept_block: OnceLock<PlacedCode>,
-    /// The same of the latest region that begins here, with its blocks, the head first.
+    /// Code of the latest region that begins here, if it is to be kept, with its blocks, the head first.
     pub(super) kept_region: Mutex<Option<(PlacedCode, Vec<Weak<Translation>>)>>,
 }
 
@@ -170,15 +139,14 @@ impl Translation {
             breakpoint,
             interpreted,
             valid: AtomicBool::new(true),
-            baseline: AtomicPtr::new(std::ptr::null_mut()),
+            block_code: OnceLock::new(),
             baseline_tried: AtomicBool::new(false),
-            has_region: AtomicBool::new(false),
-            countdown: AtomicI32::new(0),
+            region: AtomicPtr::default(),
+            linking: Mutex::new(()),
             executions: AtomicU32::new(0),
             next_request: AtomicU32::new(0),
             regions: Mutex::new(Vec::new()),
             guest_code,
-            kept_block: OnceLock::new(),
             kept_region: Mutex::new(None),
         })
     }
@@ -214,8 +182,10 @@ impl Translation {
             Tiers::Baseline(threshold) => (threshold, u32::MAX),
         };
         let can_be_compiled = !(self.interpreted || self.breakpoint) && self.spans.len() == 1;
-        if count >= baseline && !self.baseline_tried.load(Ordering::Relaxed) {
-            self.baseline_tried.store(true, Ordering::Relaxed);
+        if count >= baseline
+            && !self.baseline_tried.load(Ordering::Relaxed)
+            && !self.baseline_tried.swap(true, Ordering::Relaxed)
+        {
             return can_be_compiled.then_some(Wanted::Baseline);
         }
         if count < region || count < self.next_request.load(Ordering::Relaxed) {
@@ -228,7 +198,7 @@ impl Translation {
     /// The baseline compiler's code was executed as often as it was to be; true if the region is to be compiled.
     pub(super) fn count_down(&self, tiers: Tiers) -> bool {
         let Tiers::Background(threshold) = tiers else {
-            self.countdown.store(i32::MAX, Ordering::Relaxed);
+            self.set_countdown(u32::MAX);
             return false;
         };
         // It asks again each time that it was executed twice as often.
@@ -236,33 +206,58 @@ impl Translation {
         let count = self.executions().saturating_add(more);
         self.executions.store(count, Ordering::Relaxed);
         let given_up = self.next_request.load(Ordering::Relaxed) == u32::MAX;
-        let left = if given_up { i32::MAX } else { i32::try_from(count).unwrap_or(i32::MAX) };
-        self.countdown.store(left, Ordering::Relaxed);
+        self.set_countdown(if given_up { u32::MAX } else { count });
         !given_up
     }
 
-    /// Makes code of the baseline compiler the block's.
-    pub(super) fn link_baseline(&self, entry: EntryPoint, tiers: Tiers) {
-        let left = match tiers {
-            Tiers::Background(threshold) => i32::try_from(threshold).unwrap_or(i32::MAX),
-            _ => i32::MAX,
-        };
-        self.countdown.store(left, Ordering::Relaxed);
-        self.baseline.store(entry.0.cast_mut(), Ordering::SeqCst);
-        self.link(entry.0);
+    fn set_countdown(&self, left: u32) {
+        if let Some(code) = self.block_code.get() {
+            code.set_countdown(left);
+        }
+    }
+
+    /// Makes code of the baseline compiler the block's, unless it has some.
+    pub(super) fn link_block(&self, code: BlockCode, tiers: Tiers) {
+        if self.block_code.set(code).is_err() {
+            return;
+        }
+        self.set_countdown(match tiers {
+            Tiers::Background(threshold) => threshold,
+            _ => u32::MAX,
+        });
+        self.relink();
+        if let Some(code) = self.block_code.get() {
+            code.accept_jumps(&self.cell);
+        }
     }
 
     /// The compiled region that begins here is in use.
     pub(super) fn has_region(&self) -> bool {
-        self.has_region.load(Ordering::SeqCst)
+        !self.region.load(Ordering::SeqCst).is_null()
     }
 
-    /// Makes the cell lead to code of this block, unless the block is void.
-    pub(super) fn link(&self, entry: *const u8) {
-        self.cell.link(entry);
-        // Who invalidated it before the link has not undone that.
-        if !self.is_valid() {
-            self.cell.unlink();
+    /// Makes a compiled region that begins here the block's code.
+    pub(super) fn link_region(&self, entry: *const u8) {
+        self.region.store(entry.cast_mut(), Ordering::SeqCst);
+        self.relink();
+    }
+
+    /// Makes the cell, and other blocks, lead to the best code there is of this block, and to none if the block is void. Whoever changes what this
+    /// depends on calls it afterwards, so that the last of them gets it right.
+    fn relink(&self) {
+        let _linking = self.linking.lock();
+        let region = self.region.load(Ordering::SeqCst).cast_const();
+        let block = self.block_code.get();
+        let best = if region.is_null() { block.map(BlockCode::entry) } else { Some(region) };
+        match best {
+            Some(entry) if self.is_valid() => self.cell.link(entry),
+            _ => {
+                let entries = [block.map(BlockCode::entry), (!region.is_null()).then_some(region)];
+                entries.into_iter().flatten().for_each(|entry| self.cell.unlink(entry));
+            }
+        }
+        if let Some(block) = block {
+            block.redirect(!region.is_null() || !self.is_valid());
         }
     }
 
@@ -273,7 +268,7 @@ impl Translation {
 
     pub(super) fn invalidate_now(&self) {
         self.valid.store(false, Ordering::SeqCst);
-        self.cell.unlink();
+        self.relink();
         for head in self.regions.lock().drain(..).filter_map(|head| head.upgrade()) {
             head.unlink_region();
         }
@@ -281,16 +276,14 @@ impl Translation {
 
     /// Takes the compiled region that begins here out of use, since the code of one of its blocks changed. The block becomes hot anew.
     fn unlink_region(&self) {
-        self.has_region.store(false, Ordering::SeqCst);
-        let baseline = self.baseline.load(Ordering::SeqCst).cast_const();
-        if baseline.is_null() {
-            self.cell.unlink();
-        } else {
-            self.link(baseline);
+        let region = self.region.swap(null_mut(), Ordering::SeqCst).cast_const();
+        self.relink();
+        if !region.is_null() {
+            self.cell.unlink(region);
         }
         self.executions.store(0, Ordering::Relaxed);
         self.next_request.store(0, Ordering::Relaxed);
-        self.countdown.store(WARM as i32, Ordering::Relaxed);
+        self.set_countdown(WARM);
     }
 }
 
@@ -318,12 +311,14 @@ pub struct Generation {
     ir_bytes: AtomicU64,
     /// The memory for compiled code is used up.
     code_is_full: AtomicBool,
-    pub(crate) code: CodeMemory,
+    pub(crate) code: Arc<CodeMemory>,
+    /// Code that returns from a block to the dispatcher; null where blocks have no code of their own.
+    leave: *const u8,
     /// Kept so that `none` stays valid.
     _runtime: Arc<dyn Send + Sync>,
 }
 
-// SAFETY: `none` points to code that `_runtime` keeps alive.
+// SAFETY: `none` points to code that `_runtime` keeps alive, `leave` to `code`.
 unsafe impl Send for Generation {}
 // SAFETY: as above.
 unsafe impl Sync for Generation {}
@@ -335,7 +330,7 @@ impl Generation {
 
     /// The cell for a key, whether or not its translation exists yet.
     pub(crate) fn cell(&self, key: Key) -> Arc<Cell> {
-        let new = || Arc::new(Cell { entry: AtomicPtr::new(self.none.cast_mut()), none: self.none });
+        let new = || Arc::new(Cell::new(self.none));
         self.cells.lock().entry(key).or_insert_with(new).clone()
     }
 
@@ -354,24 +349,63 @@ impl Generation {
 
     /// Gives the code of a block, or of the region that begins with it, its place; `None` if there is no more room.
     pub(super) fn place(&self, code: Code, translation: &Translation) -> Option<PlacedCode> {
-        let Code { mut bytes, relocations } = code;
-        for relocation in &relocations {
-            let address = match relocation.target {
-                Target::Translation => std::ptr::from_ref(translation) as u64,
-                Target::Cell(distance) => {
-                    let key = translation.key.in_same_page(distance.into())?;
-                    Arc::as_ptr(&self.cell(key)) as u64
-                }
-            };
-            let offset = relocation.offset as usize;
-            bytes.get_mut(offset..offset + 8)?.copy_from_slice(&address.to_ne_bytes());
+        let placed = self.try_to_place(code, translation);
+        if placed.is_none() {
+            self.code_is_full.store(true, Ordering::Relaxed);
         }
-        match self.code.add(&bytes) {
-            Some(start) => Some(PlacedCode { start, bytes: bytes.len(), relocations: relocations.into() }),
-            None => {
-                self.code_is_full.store(true, Ordering::Relaxed);
-                None
+        placed
+    }
+
+    fn try_to_place(&self, code: Code, translation: &Translation) -> Option<PlacedCode> {
+        let Code { bytes, relocations } = code;
+        if relocations.iter().any(|relocation| relocation.offset as usize + relocation.target.size() > bytes.len()) {
+            return None;
+        }
+        let is_block = relocations.iter().any(|relocation| relocation.target == Target::Counter);
+        let counter = if is_block { Some(self.code.counter()?) } else { None };
+        let counter: Option<*const u8> = counter.map(|counter| std::ptr::from_ref(counter).cast());
+        let mut cells = Vec::with_capacity(relocations.len());
+        for relocation in &relocations {
+            cells.push(match relocation.target {
+                Target::Cell(distance) | Target::Jump(distance) => {
+                    Some(self.cell(translation.key.in_same_page(distance.into())?))
+                }
+                Target::Translation | Target::Counter => None,
+            });
+        }
+        let start = self.code.add_at(bytes.len(), |start, to| {
+            to.copy_from_slice(&bytes);
+            for (relocation, cell) in relocations.iter().zip(&cells) {
+                let offset = relocation.offset as usize;
+                let to = &mut to[offset..][..relocation.target.size()];
+                let address = start.wrapping_add(offset);
+                match relocation.target {
+                    Target::Translation => to.copy_from_slice(&(std::ptr::from_ref(translation) as u64).to_ne_bytes()),
+                    Target::Cell(_) => {
+                        let cell = cell.as_ref().map_or(std::ptr::null(), Arc::as_ptr);
+                        to.copy_from_slice(&(cell as u64).to_ne_bytes());
+                    }
+                    Target::Counter => {
+                        let counter = counter.unwrap_or(start);
+                        to.copy_from_slice(&links::distance(address.wrapping_add(1), counter).to_ne_bytes());
+                    }
+                    Target::Jump(_) => to.copy_from_slice(&links::distance(address, self.leave).to_ne_bytes()),
+                }
             }
+        })?;
+        for (relocation, cell) in relocations.iter().zip(cells) {
+            if let (Target::Jump(_), Some(cell)) = (relocation.target, cell) {
+                cell.link_jump(&self.code, start.wrapping_add(relocation.offset as usize));
+            }
+        }
+        Some(PlacedCode { start, bytes: bytes.len(), counter, relocations: relocations.into() })
+    }
+
+    /// Makes a placed region the code of its head.
+    pub(super) fn link_region(&self, head: &Translation, placed: &PlacedCode) {
+        head.link_region(placed.start);
+        if !self.leave.is_null() {
+            head.cell.accept_jumps_through_gate(&self.code);
         }
     }
 
@@ -384,10 +418,12 @@ impl Generation {
 pub(super) struct PlacedCode {
     pub(super) start: *const u8,
     pub(super) bytes: usize,
+    /// Of a block, what counts its executions.
+    pub(super) counter: Option<*const u8>,
     pub(super) relocations: Box<[Relocation]>,
 }
 
-// SAFETY: `start` is an address that is only used with the generation, whose memory for code threads share.
+// SAFETY: the addresses are only used with the generation, whose memory for code threads share.
 unsafe impl Send for PlacedCode {}
 // SAFETY: as above.
 unsafe impl Sync for PlacedCode {}
@@ -518,11 +554,17 @@ impl<G: Guest> Translator<G> {
         let Some(code) = baseline.compile::<G>(translation) else { return false };
         let Some(placed) = generation.place(code, translation) else { return false };
         perf_map::record(placed.start, placed.bytes, || format!("block {:#x}", translation.block().start));
-        translation.link_baseline(EntryPoint(placed.start), self.tiers);
-        if translation.guest_code.is_some() {
-            // If two processors compiled it, they made the same.
-            let _ = translation.kept_block.set(placed);
-        }
+        self.link_block(generation, translation, placed)
+    }
+
+    /// Makes placed code of the baseline compiler a translation's; false if there is no room for what belongs to that.
+    pub(super) fn link_block(&self, generation: &Generation, translation: &Translation, placed: PlacedCode) -> bool {
+        let Some(gate) = translation.cell.gate(&generation.code) else {
+            generation.code_is_full.store(true, Ordering::Relaxed);
+            return false;
+        };
+        let Some(code) = BlockCode::new(placed, &generation.code, gate) else { return false };
+        translation.link_block(code, self.tiers);
         true
     }
 
@@ -604,6 +646,8 @@ fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> A
         tracing::warn!("no memory for compiled code, so guest code will only be interpreted: {error}");
         CodeMemory::none()
     });
+    let has_baseline = runtime.is_some_and(|runtime| runtime.baseline.is_some());
+    let leave = if has_baseline { code.add(Baseline::LEAVE) } else { None }.unwrap_or(std::ptr::null());
     Arc::new(Generation {
         number,
         translations: RwLock::default(),
@@ -612,7 +656,8 @@ fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> A
         none,
         ir_bytes: AtomicU64::new(0),
         code_is_full: AtomicBool::new(false),
-        code,
+        code: Arc::new(code),
+        leave,
         _runtime: kept,
     })
 }
@@ -642,17 +687,16 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
         }
     };
     let Some(placed) = request.generation.place(code, head) else { return };
-    let entry = placed.start;
-    perf_map::record(entry, placed.bytes, || format!("region {:#x} of {}", head.block().start, region.blocks.len()));
-    if region.blocks.iter().all(|block| block.guest_code.is_some()) {
-        *head.kept_region.lock() = Some((placed, region.blocks.iter().map(Arc::downgrade).collect()));
-    }
+    let name = || format!("region {:#x} of {}", head.block().start, region.blocks.len());
+    perf_map::record(placed.start, placed.bytes, name);
     for block in &region.blocks {
         block.regions.lock().push(Arc::downgrade(head));
     }
-    head.has_region.store(true, Ordering::SeqCst);
-    head.link(entry);
+    request.generation.link_region(head, &placed);
     count.fetch_add(1, Ordering::Relaxed);
+    if region.blocks.iter().all(|block| block.guest_code.is_some()) {
+        *head.kept_region.lock() = Some((placed, region.blocks.iter().map(Arc::downgrade).collect()));
+    }
     // One that was invalidated before it knew of this region has not unlinked it.
     if !region.blocks.iter().all(|block| block.is_valid()) {
         head.unlink_region();

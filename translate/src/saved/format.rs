@@ -23,8 +23,11 @@ const RELOCATION: usize = 8;
 /// How many bytes of guest code count for the hash, if the page has as many: also those behind a shorter block, which are mostly the
 /// same when it is.
 pub(crate) const HASHED: usize = 16;
-/// The number that stands for [`Target::Translation`]; no distance in a page is that large.
+/// The numbers that stand for [`Target::Translation`] and [`Target::Counter`]; no distance in a page is that large.
 const TRANSLATION: i32 = i32::MIN;
+const COUNTER: i32 = i32::MIN + 1;
+/// What is added to the distance of a [`Target::Jump`].
+const JUMP: i32 = 1 << 20;
 
 /// What an entry is the code of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -123,6 +126,8 @@ impl<'a> Entry<'a> {
         let relocations = self.relocations.chunks_exact(RELOCATION).filter_map(|relocation| {
             let target = match u32_at(relocation, 4)? as i32 {
                 TRANSLATION => Target::Translation,
+                COUNTER => Target::Counter,
+                distance if distance > JUMP / 2 => Target::Jump((distance - JUMP) as i16),
                 distance => Target::Cell(distance as i16),
             };
             Some(Relocation { offset: u32_at(relocation, 0)?, target })
@@ -159,6 +164,8 @@ pub(crate) fn encode(kind: Kind, flags: u32, parts: &[Part], host: &[u8], reloca
     for relocation in relocations {
         let target = match relocation.target {
             Target::Translation => TRANSLATION,
+            Target::Counter => COUNTER,
+            Target::Jump(distance) => JUMP + i32::from(distance),
             Target::Cell(distance) => distance.into(),
         };
         bytes.extend(relocation.offset.to_le_bytes());

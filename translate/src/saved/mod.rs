@@ -148,6 +148,8 @@ mod tests {
         let relocations = [
             Relocation { offset: 1, target: Target::Translation },
             Relocation { offset: 0, target: Target::Cell(-20) },
+            Relocation { offset: 2, target: Target::Counter },
+            Relocation { offset: 3, target: Target::Jump(-4000) },
         ];
         // As at the end of a page that is empty otherwise.
         let Part { offset, code } = parts[0];
@@ -172,6 +174,8 @@ mod tests {
         let Code { relocations, .. } = found.code();
         assert_eq!(relocations[0], Relocation { offset: 1, target: Target::Translation });
         assert_eq!(relocations[1], Relocation { offset: 0, target: Target::Cell(-20) });
+        assert_eq!(relocations[2], Relocation { offset: 2, target: Target::Counter });
+        assert_eq!(relocations[3], Relocation { offset: 3, target: Target::Jump(-4000) });
         assert!(second.find(4, 100, &page).is_none(), "other flags");
         assert!(second.find(3, 101, &page_with(b"guest code that is longer", 101)).is_none(), "another offset");
         assert!(second.find(3, 100, &page_with(b"guest code that is longes", 100)).is_none(), "other code");

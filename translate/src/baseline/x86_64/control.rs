@@ -2,40 +2,38 @@
 
 use std::mem::offset_of;
 
-use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
+use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 
+use super::encoding::{CONTEXT_BIAS, add_to_context};
 use super::{Cold, Emitted, Emitter, Terminator};
 use crate::compile::{Function, Relocation, Target};
 use crate::cpu::{Context, Status};
-use crate::engine::Translation;
+use crate::engine::links::ENTRY;
 use crate::guest::{Exception, Guest};
 use crate::ir::{HelperId, Value};
 
 impl Emitter<'_> {
-    /// Leaves before the block if another thread wants the processor, or if it was executed often enough to be compiled better.
-    pub(super) fn count_execution(&mut self) {
-        let (leave, go_on) = (self.code.new_dynamic_label(), self.code.new_dynamic_label());
-        dynasm!(self.code ; .arch x64 ; mov rax, [rbp + offset_of!(Context, attention) as i32]);
-        self.load_relocated(1, Target::Translation);
-        dynasm!(self.code
-            ; .arch x64
-            ; cmp DWORD [rax], 0
-            ; jne =>leave
-            ; sub DWORD [rcx + offset_of!(Translation, countdown) as i32], 1
-            ; jns =>go_on
-            ; mov [rbp + offset_of!(Context, hot) as i32], rcx
-            ; =>leave
-            ; ret
-            ; =>go_on
-        );
+    /// The way in from outside, and [`ENTRY`] bytes behind it that from other blocks, where the block leaves if it was executed often enough
+    /// to be compiled better. The first instruction there is what [`links`](crate::engine::links) replaces by a jump.
+    pub(super) fn entry(&mut self) {
+        dynasm!(self.code ; .arch x64 ; lea rbp, [rdi + CONTEXT_BIAS] ; nop);
+        debug_assert_eq!(self.code.offset().0, ENTRY);
+        let hot = self.code.new_dynamic_label();
+        // The short form of a subtraction from memory at a distance from the instruction.
+        dynasm!(self.code ; .arch x64 ; .u8 0x83 ; .u8 0x2d ; .i32 0 ; .i8 1 ; js =>hot);
+        self.relocations.push(Relocation { offset: ENTRY as u32 + 2, target: Target::Counter });
+        self.cold.push(Cold::Hot { from: hot });
     }
 
-    /// Loads an address that is known when the code gets its place.
-    fn load_relocated(&mut self, to: u8, target: Target) {
-        dynasm!(self.code ; .arch x64 ; mov Rq(to), QWORD 0);
+    /// Says that the block is hot, and leaves before it.
+    pub(super) fn ask_for_region(&mut self) {
+        dynasm!(self.code ; .arch x64 ; mov rax, QWORD 0);
         // At the end of the instruction.
         let offset = self.code.offset().0 as u32 - 8;
-        self.relocations.push(Relocation { offset, target });
+        self.relocations.push(Relocation { offset, target: Target::Translation });
+        with_context!(self.code, [mov] offset_of!(Context, hot), [, rax]);
+        let leave = self.leave;
+        dynasm!(self.code ; .arch x64 ; =>leave ; ret);
     }
 
     pub(super) fn helper<G: Guest>(&mut self, place: usize, helper: HelperId, arguments: [Value; 3]) {
@@ -44,14 +42,12 @@ impl Emitter<'_> {
         if helper.effects.float_flags {
             // The arguments, too, must outlive this call.
             self.save_for_call(place.saturating_sub(1));
-            dynasm!(self.code ; .arch x64 ; mov rdi, rbp);
             self.call(Function::CollectFloatFlags);
         }
         self.save_for_call(place);
         for (value, to) in arguments.into_iter().zip([6, 2, 1]).take(helper.arguments) {
             self.load_value(to, value);
         }
-        dynasm!(self.code ; .arch x64 ; mov rdi, rbp);
         self.call(function);
         if helper.effects.can_raise {
             self.check_status(place);
@@ -71,30 +67,26 @@ impl Emitter<'_> {
     /// Sets the status for an exception; what it reports is in `rax`.
     pub(super) fn set_exception(&mut self, number: u32) {
         let offset = offset_of!(Context, exception);
-        dynasm!(self.code
-            ; .arch x64
-            ; mov [rbp + (offset + offset_of!(Exception, information)) as i32], rax
-            ; mov DWORD [rbp + (offset + offset_of!(Exception, number)) as i32], number as i32
-            ; mov DWORD [rbp + offset_of!(Context, status) as i32], Status::Raised as i32
-        );
+        with_context!(self.code, [mov] offset + offset_of!(Exception, information), [, rax]);
+        with_context!(self.code, [mov DWORD] offset + offset_of!(Exception, number), [, number as i32]);
+        with_context!(self.code, [mov DWORD] offset_of!(Context, status), [, Status::Raised as i32]);
     }
 
-    /// The end of the block, whose code begins again at `again`.
-    pub(super) fn terminator(&mut self, again: DynamicLabel) -> Emitted {
+    /// The end of the block.
+    pub(super) fn terminator(&mut self) -> Emitted {
         let count = self.block.instructions.len() as i32;
         if !matches!(self.block.terminator, Terminator::Raise { .. }) {
-            let offset = offset_of!(Context, instructions) as i32;
-            dynasm!(self.code ; .arch x64 ; add QWORD [rbp + offset], count);
+            add_to_context(&mut self.code, offset_of!(Context, instructions), count);
         }
         match self.block.terminator {
-            Terminator::Jump { target } => self.go_to(target, again),
+            Terminator::Jump { target } => self.go_to(target),
             Terminator::Branch { condition, taken, not_taken } => {
                 let label = self.code.new_dynamic_label();
                 let condition = self.condition(condition);
                 self.jump_if(condition, label);
-                self.go_to(not_taken, again);
+                self.go_to(not_taken);
                 dynasm!(self.code ; .arch x64 ; =>label);
-                self.go_to(taken, again);
+                self.go_to(taken);
             }
             Terminator::JumpIndirect { target, .. } => {
                 self.load_value(0, target);
@@ -109,11 +101,8 @@ impl Emitter<'_> {
             Terminator::LeaveIndirect { target } => {
                 self.load_value(0, target);
                 self.load_own_address(2);
-                dynasm!(self.code
-                    ; .arch x64
-                    ; mov [rbp + offset_of!(Context, jump_source) as i32], rdx
-                    ; mov [rbp + offset_of!(Context, jump_target) as i32], rax
-                );
+                with_context!(self.code, [mov] offset_of!(Context, jump_source), [, rdx]);
+                with_context!(self.code, [mov] offset_of!(Context, jump_target), [, rax]);
                 self.leave();
             }
             Terminator::Raise { exception, information } => {
@@ -128,10 +117,17 @@ impl Emitter<'_> {
 
     /// Loads the guest-virtual address at a distance from the block's start.
     pub(super) fn load_code_address(&mut self, to: u8, distance: i64) {
-        let pc = offset_of!(Context, pc) as i32;
         match i32::try_from(distance) {
-            Ok(distance) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + pc] ; add Rq(to), distance),
-            Err(_) => dynasm!(self.code ; .arch x64 ; mov Rq(to), QWORD distance ; add Rq(to), [rbp + pc]),
+            Ok(distance) => {
+                with_context!(self.code, [mov Rq(to),] offset_of!(Context, pc), []);
+                if distance != 0 {
+                    with_immediate!(self.code, [add Rq(to),] distance);
+                }
+            }
+            Err(_) => {
+                dynasm!(self.code ; .arch x64 ; mov Rq(to), QWORD distance);
+                with_context!(self.code, [add Rq(to),] offset_of!(Context, pc), []);
+            }
         }
     }
 
@@ -142,30 +138,35 @@ impl Emitter<'_> {
 
     /// Stores the program counter from `rax`.
     fn store_pc(&mut self) {
-        dynasm!(self.code ; .arch x64 ; mov [rbp + offset_of!(Context, pc) as i32], rax);
+        with_context!(self.code, [mov] offset_of!(Context, pc), [, rax]);
     }
 
     fn leave(&mut self) {
         self.store_pc();
-        dynasm!(self.code ; .arch x64 ; mov QWORD [rbp + offset_of!(Context, leave) as i32], 1 ; ret);
+        with_context!(self.code, [mov QWORD] offset_of!(Context, leave), [, 1]);
+        dynasm!(self.code ; .arch x64 ; ret);
     }
 
     /// Goes on at a known address.
-    fn go_to(&mut self, target: u64, again: DynamicLabel) {
-        if target == self.block.start {
-            dynasm!(self.code ; .arch x64 ; jmp =>again);
-            return;
-        }
+    fn go_to(&mut self, target: u64) {
         let distance = self.block.distance(target);
         match self.translation.key.in_same_page(distance) {
             Some(_) => {
-                dynasm!(self.code
-                    ; .arch x64
-                    ; add QWORD [rbp + offset_of!(Context, pc) as i32], distance as i32
-                    ; mov rdi, rbp
-                );
-                self.load_relocated(0, Target::Cell(distance as i16));
-                dynasm!(self.code ; .arch x64 ; jmp QWORD [rax]);
+                if distance != 0 {
+                    add_to_context(&mut self.code, offset_of!(Context, pc), distance as i32);
+                }
+                // Every loop has a jump back, or goes through the jump cache.
+                if distance <= 0 {
+                    self.check_attention();
+                }
+                while !(self.code.offset().0 + 1).is_multiple_of(4) {
+                    dynasm!(self.code ; .arch x64 ; nop);
+                }
+                // A jump to a distance of 32 bits.
+                dynasm!(self.code ; .arch x64 ; .u8 0xe9);
+                let offset = self.code.offset().0 as u32;
+                self.relocations.push(Relocation { offset, target: Target::Jump(distance as i16) });
+                dynasm!(self.code ; .arch x64 ; .i32 0);
             }
             None => {
                 self.load_code_address(0, distance);
@@ -175,13 +176,17 @@ impl Emitter<'_> {
         }
     }
 
+    /// Leaves if another thread wants the processor. The program counter is stored already.
+    fn check_attention(&mut self) {
+        let leave = self.leave;
+        with_context!(self.code, [mov rax,] offset_of!(Context, attention), []);
+        dynasm!(self.code ; .arch x64 ; .u8 0x83 ; .u8 0x38 ; .i8 0 ; jne =>leave);
+    }
+
     /// Goes on at the address in `rax`.
     fn go_through_jump_cache(&mut self, stub: Function) {
-        dynasm!(self.code
-            ; .arch x64
-            ; mov ecx, self.translation.key.flags as i32
-            ; mov rsi, [rbp + offset_of!(Context, functions) as i32]
-            ; jmp QWORD [rsi + stub.offset()]
-        );
+        with_context!(self.code, [mov rsi,] offset_of!(Context, functions), []);
+        let flags = self.translation.key.flags as i32;
+        dynasm!(self.code ; .arch x64 ; mov ecx, flags ; jmp QWORD [BYTE rsi + stub.offset() as i8]);
     }
 }

@@ -2,6 +2,7 @@
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
+use super::encoding::compare_with_constant;
 use super::registers::Source;
 use super::{Emitted, Emitter, Unsupported};
 use crate::ir::{BinaryOp, Comparison, Type, UnaryOp, Value};
@@ -54,8 +55,8 @@ macro_rules! two_operands {
         let (to, ty) = ($to, $ty);
         let wide = matches!(ty, Type::I64 | Type::F64);
         match ($source, immediate($source, ty)) {
-            (_, Some(immediate)) if wide => dynasm!($emitter.code ; .arch x64 ; $name Rq(to), immediate),
-            (_, Some(immediate)) => dynasm!($emitter.code ; .arch x64 ; $name Rd(to), immediate),
+            (_, Some(immediate)) if wide => with_immediate!($emitter.code, [$name Rq(to),] immediate),
+            (_, Some(immediate)) => with_immediate!($emitter.code, [$name Rd(to),] immediate),
             (Source::Register(from), _) if wide => dynasm!($emitter.code ; .arch x64 ; $name Rq(to), Rq(from)),
             (Source::Register(from), _) => dynasm!($emitter.code ; .arch x64 ; $name Rd(to), Rd(from)),
             (source, _) => {
@@ -295,8 +296,8 @@ impl Emitter<'_> {
             return;
         }
         match (ty, immediate(b, ty)) {
-            (Type::I32, Some(bits)) => dynasm!(self.code ; .arch x64 ; cmp Rd(a), bits),
-            (Type::I64, Some(bits)) => dynasm!(self.code ; .arch x64 ; cmp Rq(a), bits),
+            (Type::I32, Some(bits)) => compare_with_constant(&mut self.code, false, a, bits),
+            (Type::I64, Some(bits)) => compare_with_constant(&mut self.code, true, a, bits),
             _ => {
                 let b = match b {
                     Source::Register(register) => register,

@@ -5,8 +5,8 @@ use std::mem::offset_of;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::registers::Source;
-use super::{Cold, Emitter, Loaded};
-use crate::compile::{Access, Function};
+use super::{Cold, Emitter, INSTRUCTION_SHIFT, Loaded};
+use crate::compile::{ACCESS_BITS, Access, Function, SlowPath, encode_probe};
 use crate::cpu::Context;
 use crate::ir::{AtomicOp, MemoryMode, Value, Width};
 use crate::platform::PAGE_SIZE;
@@ -16,11 +16,14 @@ impl Emitter<'_> {
     /// Computes an address in `rsi`.
     fn address(&mut self, address: Value, offset: i32) {
         match self.source(address) {
-            Source::Register(from) if offset != 0 => dynasm!(self.code ; .arch x64 ; lea rsi, [Rq(from) + offset]),
+            Source::Register(from) if offset != 0 => match i8::try_from(offset) {
+                Ok(offset) => dynasm!(self.code ; .arch x64 ; lea rsi, [BYTE Rq(from) + offset]),
+                Err(_) => dynasm!(self.code ; .arch x64 ; lea rsi, [Rq(from) + offset]),
+            },
             source => {
                 self.load_source(6, source);
                 if offset != 0 {
-                    dynasm!(self.code ; .arch x64 ; add rsi, offset);
+                    with_immediate!(self.code, [add rsi,] offset);
                 }
             }
         }
@@ -31,8 +34,7 @@ impl Emitter<'_> {
     fn look_up(&mut self, bytes: u64, mode: MemoryMode, write: bool) -> DynamicLabel {
         let missed = self.code.new_dynamic_label();
         let entry_size = size_of::<TlbEntry>();
-        let base = usize::from(mode.0) * TLB_ENTRIES * entry_size;
-        let tag = base + if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
+        let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
         let shift = PAGE_SIZE.trailing_zeros() - entry_size.trailing_zeros();
         let mask = (TLB_ENTRIES - 1) * entry_size;
         dynasm!(self.code
@@ -40,13 +42,20 @@ impl Emitter<'_> {
             ; mov rcx, rsi
             ; shr rcx, shift as i8
             ; and ecx, mask as i32
-            ; add rcx, [rbp + offset_of!(Context, tlb) as i32]
-            // An access that crosses into the next page never matches: that page has another entry.
-            ; lea rdx, [rsi + bytes as i32 - 1]
+        );
+        let table = offset_of!(Context, tlb) + size_of::<*const TlbEntry>() * usize::from(mode.0);
+        with_context!(self.code, [add rcx,] table, []);
+        // An access that crosses into the next page never matches: that page has another entry.
+        match bytes {
+            1 => dynasm!(self.code ; .arch x64 ; mov rdx, rsi),
+            _ => dynasm!(self.code ; .arch x64 ; lea rdx, [BYTE rsi + bytes as i8 - 1]),
+        }
+        dynasm!(self.code
+            ; .arch x64
             ; and rdx, -(PAGE_SIZE as i32)
-            ; cmp rdx, [rcx + tag as i32]
+            ; cmp rdx, [BYTE rcx + tag as i8]
             ; jne =>missed
-            ; add rsi, [rcx + (base + offset_of!(TlbEntry, addend)) as i32]
+            ; add rsi, [BYTE rcx + offset_of!(TlbEntry, addend) as i8]
         );
         missed
     }
@@ -74,7 +83,7 @@ impl Emitter<'_> {
             (Width::Double, _) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rsi]),
         }
         let access = Access { signed, ..Access::new(width, mode) };
-        self.cold_slow_path(missed, Function::Load, access.encode(), None, Some(Loaded::Word(to)), place);
+        self.cold_slow_path(missed, SlowPath::Load, access.encode(), None, Some(Loaded::Word(to)), place);
     }
 
     pub(super) fn store(
@@ -97,7 +106,7 @@ impl Emitter<'_> {
         }
         let value = self.source(value);
         let access = Access::new(width, mode).encode();
-        self.cold_slow_path(missed, Function::Store, access, Some(value), None, place);
+        self.cold_slow_path(missed, SlowPath::Store, access, Some(value), None, place);
     }
 
     pub(super) fn load_vector(&mut self, place: usize, mode: MemoryMode, address: Value, offset: i32) {
@@ -106,7 +115,7 @@ impl Emitter<'_> {
         let missed = self.look_up(16, mode, false);
         dynasm!(self.code ; .arch x64 ; movups Rx(to), [rsi]);
         let access = i64::from(mode.0);
-        self.cold_slow_path(missed, Function::LoadVector, access, None, Some(Loaded::Vector(to)), place);
+        self.cold_slow_path(missed, SlowPath::LoadVector, access, None, Some(Loaded::Vector(to)), place);
     }
 
     pub(super) fn store_vector(&mut self, place: usize, mode: MemoryMode, address: Value, offset: i32, value: Value) {
@@ -115,14 +124,14 @@ impl Emitter<'_> {
         let from = self.read_vector(value, 0);
         let missed = self.look_up(16, mode, true);
         dynasm!(self.code ; .arch x64 ; movups [rsi], Rx(from));
-        let (function, access) = (Function::StoreVector, i64::from(mode.0));
-        self.cold_slow_path(missed, function, access, Some(Source::Vector(from)), None, place);
+        let (path, access) = (SlowPath::StoreVector, i64::from(mode.0));
+        self.cold_slow_path(missed, path, access, Some(Source::Vector(from)), None, place);
     }
 
     fn cold_slow_path(
         &mut self,
         from: DynamicLabel,
-        function: Function,
+        path: SlowPath,
         access: i64,
         value: Option<Source>,
         result: Option<Loaded>,
@@ -130,7 +139,7 @@ impl Emitter<'_> {
     ) {
         let back = self.code.new_dynamic_label();
         dynasm!(self.code ; .arch x64 ; =>back);
-        self.cold.push(Cold::SlowPath { from, back, function, access, value, result, place });
+        self.cold.push(Cold::SlowPath { from, back, path, access, value, result, place });
     }
 
     pub(super) fn probe_write(&mut self, place: usize, bytes: u8, mode: MemoryMode, address: Value, offset: i32) {
@@ -143,17 +152,24 @@ impl Emitter<'_> {
             ; cmp eax, PAGE_SIZE as i32 - i32::from(bytes)
             ; ja =>crosses
         );
-        let access = i64::from(mode.0) | i64::from(bytes) << 8;
-        self.cold_slow_path(crosses, Function::ProbeWrite, access, None, None, place);
+        let access = encode_probe(mode, bytes);
+        self.cold_slow_path(crosses, SlowPath::ProbeWrite, access, None, None, place);
     }
 
-    /// Calls a slow path in line, with the address in `rsi` and the value in `rcx`.
-    fn call_slow_path(&mut self, place: usize, function: Function, access: Access) {
-        dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access.encode() as i32);
-        self.call(function);
-        self.check_status(place);
+    /// Calls the slow path of an atomic operation in line, with the address in `rsi` and the value in `rcx`.
+    fn call_atomic(&mut self, place: usize, path: SlowPath, access: Access) {
+        self.call_slow_path(place, path, access.encode());
         let to = self.define(place);
-        dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset_of!(Context, result) as i32]);
+        dynasm!(self.code ; .arch x64 ; mov Rq(to), rax);
+    }
+
+    /// Calls a slow path for the operation at `place`, with the address in `rsi` and the value in `rcx`; the result is in `rax` or `xmm0`.
+    pub(super) fn call_slow_path(&mut self, place: usize, path: SlowPath, access: i64) {
+        let instruction = self.block.instruction_index(place) as u32;
+        let distance = u32::from(self.block.instructions[instruction as usize].offset);
+        let word = access as u32 | distance << ACCESS_BITS | instruction << INSTRUCTION_SHIFT;
+        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
+        dynasm!(self.code ; .arch x64 ; mov edx, word as i32 ; call QWORD [BYTE rax + Function::OfBlock(path).offset() as i8]);
     }
 
     pub(super) fn read_modify_write(
@@ -167,7 +183,7 @@ impl Emitter<'_> {
     ) {
         self.address(address, 0);
         self.load_value(1, value);
-        self.call_slow_path(place, Function::ReadModifyWrite, Access { atomic: op, ..Access::new(width, mode) });
+        self.call_atomic(place, SlowPath::ReadModifyWrite, Access { atomic: op, ..Access::new(width, mode) });
     }
 
     pub(super) fn compare_exchange(
@@ -182,12 +198,12 @@ impl Emitter<'_> {
         self.address(address, 0);
         self.store_context(offset_of!(Context, result) as i32, expected);
         self.load_value(1, new);
-        self.call_slow_path(place, Function::ExchangeIf, Access::new(width, mode));
+        self.call_atomic(place, SlowPath::ExchangeIf, Access::new(width, mode));
     }
 
     pub(super) fn load_reserved(&mut self, place: usize, width: Width, mode: MemoryMode, address: Value) {
         self.address(address, 0);
-        self.call_slow_path(place, Function::Reserve, Access::new(width, mode));
+        self.call_atomic(place, SlowPath::Reserve, Access::new(width, mode));
     }
 
     pub(super) fn store_conditional(
@@ -200,6 +216,6 @@ impl Emitter<'_> {
     ) {
         self.address(address, 0);
         self.load_value(1, value);
-        self.call_slow_path(place, Function::StoreIfReserved, Access::new(width, mode));
+        self.call_atomic(place, SlowPath::StoreIfReserved, Access::new(width, mode));
     }
 }

@@ -1,8 +1,11 @@
 //! The baseline compiler for x86-64 hosts.
 //!
-//! Compiled code keeps `rbp` at the [`Context`]. `rax`, `rcx`, `rdx`, `rsi` and `rdi` are free for every operation; the
+//! Compiled code keeps `rbp` [`CONTEXT_BIAS`](encoding::CONTEXT_BIAS) bytes behind the start of the [`Context`]. `rax`, `rcx`, `rdx`, `rsi` and `rdi` are free for every operation; the
 //! others hold values. None is preserved: the code that enters it ([`Baseline::enter`]) saves what the platform's convention asks for.
 //! At the entry of a block the stack pointer is as at the entry of a function, so that regions can be gone to.
+
+#[macro_use]
+mod encoding;
 
 mod control;
 mod float;
@@ -17,15 +20,19 @@ use dynasmrt::x64::X64Relocation;
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 
 use super::Uses;
-use crate::compile::{Code, CodeMemory, Function, Relocation};
+use crate::compile::{ACCESS_BITS, Code, CodeMemory, Function, Relocation, SlowPath};
 use crate::cpu::Context;
-use crate::engine::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Translation};
+use crate::engine::{Cell, JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Translation};
 use crate::guest::Guest;
 use crate::ir::{Block, Op, Register, Terminator, Type, Value};
 use crate::platform::PAGE_SIZE;
+use encoding::{CONTEXT_START, add_to_context};
 use integer::Condition;
 use registers::Registers;
 
+/// Where the number of the instruction is in the word that slow paths take; below it, above the access, is how far the instruction is from
+/// the block's beginning, bytes.
+const INSTRUCTION_SHIFT: u32 = 25;
 /// Bytes for the stubs.
 const STUBS: usize = 4096;
 
@@ -37,7 +44,7 @@ type Emitted = Result<(), Unsupported>;
 /// The baseline compiler of a machine: the code that its blocks share.
 pub(crate) struct Baseline {
     enter: *const u8,
-    stubs: [(Function, *const u8); 2],
+    stubs: Vec<(Function, *const u8)>,
     features: Features,
     _memory: CodeMemory,
 }
@@ -57,6 +64,9 @@ unsafe impl Send for Baseline {}
 unsafe impl Sync for Baseline {}
 
 impl Baseline {
+    /// Code that returns from a block to the dispatcher.
+    pub(crate) const LEAVE: &[u8] = &[0xc3];
+
     /// Generates the shared code; `None` where the host gives no memory for it.
     pub(crate) fn new() -> Option<Baseline> {
         let memory = CodeMemory::new(STUBS).ok()?;
@@ -80,7 +90,10 @@ impl Baseline {
             multiply_add: is_x86_feature_detected!("fma"),
             vectors: is_x86_feature_detected!("sse4.2"),
         };
-        let stubs = [(Function::GoDirect, direct), (Function::GoIndirect, indirect)];
+        let mut stubs = vec![(Function::GoDirect, direct), (Function::GoIndirect, indirect)];
+        for path in SlowPath::ALL {
+            stubs.push((Function::OfBlock(path), add(&memory, |code| take_slow_path(code, path))?));
+        }
         Some(Baseline { enter, stubs, features, _memory: memory })
     }
 
@@ -89,10 +102,27 @@ impl Baseline {
         self.enter
     }
 
-    /// Where blocks go on at addresses that only the jump cache knows. Both take the address in `rax` and translation flags in `ecx`;
-    /// the program counter is stored already. That for computed addresses has the address of the instruction that jumps in `rdx`.
-    pub(crate) fn stubs(&self) -> [(Function, *const u8); 2] {
-        self.stubs
+    /// What blocks call or go to.
+    ///
+    /// Those through which they go on at addresses that only the jump cache knows take the address in `rax` and translation flags in `ecx`; the
+    /// program counter is stored already. That for computed addresses has the address of the instruction that jumps in `rdx`.
+    ///
+    /// The slow paths take the address in `rsi`, a value in `rcx`, and in `edx` the access with the place of the instruction above it
+    /// (see `call_slow_path`). The result is in `rax`, that of vectors in `xmm0`; all registers that hold values are preserved.
+    pub(crate) fn stubs(&self) -> &[(Function, *const u8)] {
+        &self.stubs
+    }
+
+    /// Code that goes on from a block, or from the patched entry of one, to what a cell leads to.
+    pub(crate) fn gate(cell: *const Cell) -> Vec<u8> {
+        let mut code = VecAssembler::<X64Relocation>::new(0);
+        dynasm!(code
+            ; .arch x64
+            ; lea rdi, [BYTE rbp + CONTEXT_START]
+            ; mov rax, QWORD cell as i64
+            ; jmp QWORD [rax]
+        );
+        code.finalize().unwrap_or_default()
     }
 
     /// What its code depends on of the host.
@@ -107,8 +137,10 @@ impl Baseline {
             Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
             _ => 0,
         };
+        let mut code = VecAssembler::new(0);
         let mut emitter = Emitter {
-            code: VecAssembler::new(0),
+            leave: code.new_dynamic_label(),
+            code,
             block,
             uses: Uses::of(block, arguments),
             registers: Registers::new(block.ops.len()),
@@ -136,8 +168,11 @@ fn add(memory: &CodeMemory, emit: impl FnOnce(&mut VecAssembler<X64Relocation>))
 fn go_through_jump_cache(code: &mut VecAssembler<X64Relocation>, indirect: bool) {
     let page = PAGE_SIZE.trailing_zeros() as i8;
     let places = JUMP_CACHE_PLACES.trailing_zeros() as i8;
+    with_context!(code, [mov rdi,] offset_of!(Context, attention), []);
     dynasm!(code
         ; .arch x64
+        ; cmp DWORD [rdi], 0
+        ; jne >leave
         ; mov rsi, rax
         ; shr rsi, page
         ; and esi, JUMP_CACHE_PAGES as i32 - 1
@@ -149,23 +184,57 @@ fn go_through_jump_cache(code: &mut VecAssembler<X64Relocation>, indirect: bool)
         ; and edi, JUMP_CACHE_PLACES as i32 - 1
         ; add esi, edi
         ; shl esi, JUMP_CACHE_ENTRY.trailing_zeros() as i8
-        ; add rsi, [rbp + offset_of!(Context, jump_cache) as i32]
-        ; cmp rax, [rsi + offset_of!(JumpCacheEntry, pc) as i32]
+    );
+    with_context!(code, [add rsi,] offset_of!(Context, jump_cache), []);
+    dynasm!(code
+        ; .arch x64
+        ; cmp rax, [BYTE rsi + offset_of!(JumpCacheEntry, pc) as i8]
         ; jne >missed
-        ; cmp rcx, [rsi + offset_of!(JumpCacheEntry, flags) as i32]
+        ; cmp rcx, [BYTE rsi + offset_of!(JumpCacheEntry, flags) as i8]
         ; jne >missed
-        ; mov rax, [rsi + offset_of!(JumpCacheEntry, cell) as i32]
-        ; mov rdi, rbp
+        ; mov rax, [BYTE rsi + offset_of!(JumpCacheEntry, cell) as i8]
+        ; lea rdi, [BYTE rbp + CONTEXT_START]
         ; jmp QWORD [rax]
         ; missed:
     );
     if indirect {
-        dynasm!(code
-            ; .arch x64
-            ; mov [rbp + offset_of!(Context, jump_source) as i32], rdx
-            ; mov [rbp + offset_of!(Context, jump_target) as i32], rax
-        );
+        with_context!(code, [mov] offset_of!(Context, jump_source), [, rdx]);
+        with_context!(code, [mov] offset_of!(Context, jump_target), [, rax]);
     }
+    dynasm!(code ; .arch x64 ; leave: ; ret);
+}
+
+/// Calls a slow path for a block; leaves the block if the access does not complete.
+fn take_slow_path(code: &mut VecAssembler<X64Relocation>, path: SlowPath) {
+    with_context!(code, [mov rax,] offset_of!(Context, functions), []);
+    dynasm!(code
+        ; .arch x64
+        ; lea rdi, [BYTE rbp + CONTEXT_START]
+        ; push rdx
+        ; sub rsp, 8
+        ; call QWORD [rax + Function::Slow(path).offset()]
+        ; add rsp, 8
+        ; pop rdx
+    );
+    with_context!(code, [cmp DWORD] offset_of!(Context, status), [, BYTE 0]);
+    dynasm!(code ; .arch x64 ; jne >failed);
+    match path {
+        SlowPath::LoadVector => with_context!(code, [movups xmm0,] offset_of!(Context, result), []),
+        _ => with_context!(code, [mov rax,] offset_of!(Context, result), []),
+    }
+    dynasm!(code
+        ; .arch x64
+        ; ret
+        ; failed:
+        // Not to the block, but to whoever entered it.
+        ; add rsp, 8
+        ; mov eax, edx
+        ; shr eax, INSTRUCTION_SHIFT as i8
+        ; shr edx, ACCESS_BITS as i8
+        ; and edx, (1 << (INSTRUCTION_SHIFT - ACCESS_BITS)) - 1
+    );
+    with_context!(code, [add] offset_of!(Context, instructions), [, rax]);
+    with_context!(code, [add] offset_of!(Context, pc), [, rdx]);
     dynasm!(code ; .arch x64 ; ret);
 }
 
@@ -175,13 +244,15 @@ enum Cold {
     SlowPath {
         from: DynamicLabel,
         back: DynamicLabel,
-        function: Function,
+        path: SlowPath,
         access: i64,
         /// Of a vector, its register.
         value: Option<registers::Source>,
         result: Option<Loaded>,
         place: usize,
     },
+    /// Asks for the region that begins with the block.
+    Hot { from: DynamicLabel },
     /// Raises an exception.
     Raise { from: DynamicLabel, place: usize, exception: u32, information: registers::Source },
 }
@@ -203,6 +274,8 @@ struct Emitter<'a> {
     translation: &'a Translation,
     relocations: Vec<Relocation>,
     cold: Vec<Cold>,
+    /// Where the code leaves when the context is as it shall be.
+    leave: DynamicLabel,
     /// Where the code leaves because an operation of the instruction with this number did not complete.
     exits: Vec<(usize, DynamicLabel)>,
     /// The comparison before, whose result the operation takes from the host's flags.
@@ -215,9 +288,7 @@ fn register_offset(register: Register) -> i32 {
 
 impl<'a> Emitter<'a> {
     fn block<G: Guest>(&mut self) -> Emitted {
-        let again = self.code.new_dynamic_label();
-        dynasm!(self.code ; .arch x64 ; mov rbp, rdi ; =>again);
-        self.count_execution();
+        self.entry();
         let block = self.block;
         for (place, op) in block.ops.iter().enumerate() {
             if let Op::Compare { op, ty, a, b } = *op
@@ -244,7 +315,7 @@ impl<'a> Emitter<'a> {
                 self.registers.end(Value(place as u16), place, &self.uses);
             }
         }
-        self.terminator(again)?;
+        self.terminator()?;
         self.cold_code();
         Ok(())
     }
@@ -258,7 +329,7 @@ impl<'a> Emitter<'a> {
             }
             Op::Get { register } => {
                 let to = self.define(place);
-                dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + register_offset(register)]);
+                with_context!(self.code, [mov Rq(to),] register_offset(register), []);
             }
             Op::Put { register, value } => self.store_context(register_offset(register), value),
             Op::Binary { op, ty, a, b } => self.binary(place, op, ty, a, b),
@@ -303,13 +374,8 @@ impl<'a> Emitter<'a> {
 
     /// Calls a function, whose stack pointer must be aligned.
     fn call(&mut self, function: Function) {
-        dynasm!(self.code
-            ; .arch x64
-            ; mov rax, [rbp + offset_of!(Context, functions) as i32]
-            ; sub rsp, 8
-            ; call QWORD [rax + function.offset()]
-            ; add rsp, 8
-        );
+        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
+        dynasm!(self.code ; .arch x64 ; lea rdi, [BYTE rbp + CONTEXT_START] ; sub rsp, 8 ; call QWORD [rax + function.offset()] ; add rsp, 8);
     }
 
     /// Where to go if the operation at `place` did not complete.
@@ -326,35 +392,33 @@ impl<'a> Emitter<'a> {
     /// After a call: leaves if the status is set.
     fn check_status(&mut self, place: usize) {
         let exit = self.exit(place);
-        dynasm!(self.code
-            ; .arch x64
-            ; cmp DWORD [rbp + offset_of!(Context, status) as i32], 0
-            ; jne =>exit
-        );
+        with_context!(self.code, [cmp DWORD] offset_of!(Context, status), [, BYTE 0]);
+        dynasm!(self.code ; .arch x64 ; jne =>exit);
     }
 
     fn cold_code(&mut self) {
         for cold in std::mem::take(&mut self.cold) {
             match cold {
-                Cold::SlowPath { from, back, function, access, value, result, place } => {
+                Cold::SlowPath { from, back, path, access, value, result, place } => {
                     dynasm!(self.code ; .arch x64 ; =>from);
                     match value {
                         Some(registers::Source::Vector(vector)) => {
-                            dynasm!(self.code ; .arch x64 ; movups [rbp + offset_of!(Context, result) as i32], Rx(vector));
+                            with_context!(self.code, [movups] offset_of!(Context, result), [, Rx(vector)]);
                         }
                         Some(value) => self.load_source(1, value),
                         None => {}
                     }
-                    dynasm!(self.code ; .arch x64 ; mov rdi, rbp ; mov edx, access as i32);
-                    self.call(function);
-                    self.check_status(place);
-                    let offset = offset_of!(Context, result) as i32;
+                    self.call_slow_path(place, path, access);
                     match result {
-                        Some(Loaded::Word(to)) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset]),
-                        Some(Loaded::Vector(to)) => dynasm!(self.code ; .arch x64 ; movups Rx(to), [rbp + offset]),
+                        Some(Loaded::Word(to)) => dynasm!(self.code ; .arch x64 ; mov Rq(to), rax),
+                        Some(Loaded::Vector(to)) => dynasm!(self.code ; .arch x64 ; movaps Rx(to), xmm0),
                         None => {}
                     }
                     dynasm!(self.code ; .arch x64 ; jmp =>back);
+                }
+                Cold::Hot { from } => {
+                    dynasm!(self.code ; .arch x64 ; =>from);
+                    self.ask_for_region();
                 }
                 Cold::Raise { from, place, exception, information } => {
                     dynasm!(self.code ; .arch x64 ; =>from);
@@ -367,13 +431,12 @@ impl<'a> Emitter<'a> {
         }
         for (instruction, label) in std::mem::take(&mut self.exits) {
             let distance = self.block.instructions[instruction].offset;
-            dynasm!(self.code
-                ; .arch x64
-                ; =>label
-                ; add QWORD [rbp + offset_of!(Context, instructions) as i32], instruction as i32
-                ; add QWORD [rbp + offset_of!(Context, pc) as i32], i32::from(distance)
-                ; ret
-            );
+            dynasm!(self.code ; .arch x64 ; =>label);
+            if instruction != 0 {
+                add_to_context(&mut self.code, offset_of!(Context, instructions), instruction as i32);
+                add_to_context(&mut self.code, offset_of!(Context, pc), i32::from(distance));
+            }
+            dynasm!(self.code ; .arch x64 ; ret);
         }
     }
 }

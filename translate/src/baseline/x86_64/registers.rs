@@ -134,7 +134,7 @@ impl Emitter<'_> {
     pub(super) fn spill(&mut self, register: u8) {
         let Some(value) = self.registers.owners[usize::from(register)].take() else { return };
         let slot = self.registers.take_slot();
-        dynasm!(self.code ; .arch x64 ; mov [rbp + slot_offset(slot)], Rq(register));
+        with_context!(self.code, [mov] slot_offset(slot), [, Rq(register)]);
         self.registers.locations[usize::from(value.0)] = Location::Slot(slot);
     }
 
@@ -173,7 +173,7 @@ impl Emitter<'_> {
     fn spill_vector(&mut self, register: u8) {
         let Some(value) = self.registers.vector_owners[usize::from(register)].take() else { return };
         let slot = take(&mut self.registers.free_vector_slots, &mut self.registers.full);
-        dynasm!(self.code ; .arch x64 ; movups [rbp + vector_slot_offset(slot)], Rx(register));
+        with_context!(self.code, [movups] vector_slot_offset(slot), [, Rx(register)]);
         self.registers.locations[usize::from(value.0)] = Location::VectorSlot(slot);
     }
 
@@ -182,7 +182,7 @@ impl Emitter<'_> {
         match self.source(value) {
             Source::Vector(register) => register,
             Source::Memory(offset) => {
-                dynasm!(self.code ; .arch x64 ; movups Rx(scratch), [rbp + offset]);
+                with_context!(self.code, [movups Rx(scratch),] offset, []);
                 scratch
             }
             // Not reached in a well-formed block.
@@ -237,7 +237,7 @@ impl Emitter<'_> {
             }
             Source::Register(from) if from == to => {}
             Source::Register(from) => dynasm!(self.code ; .arch x64 ; mov Rq(to), Rq(from)),
-            Source::Memory(offset) => dynasm!(self.code ; .arch x64 ; mov Rq(to), [rbp + offset]),
+            Source::Memory(offset) => with_context!(self.code, [mov Rq(to),] offset, []),
             Source::Vector(from) => dynasm!(self.code ; .arch x64 ; movq Rq(to), Rx(from)),
         }
     }
@@ -278,13 +278,13 @@ impl Emitter<'_> {
     /// Stores a value to the context.
     pub(super) fn store_context(&mut self, offset: i32, value: Value) {
         match self.source(value) {
-            Source::Register(from) => dynasm!(self.code ; .arch x64 ; mov [rbp + offset], Rq(from)),
+            Source::Register(from) => with_context!(self.code, [mov] offset, [, Rq(from)]),
             Source::Constant(bits) if i32::try_from(bits as i64).is_ok() => {
-                dynasm!(self.code ; .arch x64 ; mov QWORD [rbp + offset], bits as i32);
+                with_context!(self.code, [mov QWORD] offset, [, bits as i32]);
             }
             source => {
                 self.load_source(0, source);
-                dynasm!(self.code ; .arch x64 ; mov [rbp + offset], rax);
+                with_context!(self.code, [mov] offset, [, rax]);
             }
         }
     }

@@ -14,11 +14,11 @@ impl Emitter<'_> {
         match op {
             VectorOp::Get { register } => {
                 let to = self.define_vector(place);
-                dynasm!(self.code ; .arch x64 ; movups Rx(to), [rbp + register_offset(register)]);
+                with_context!(self.code, [movups Rx(to),] register_offset(register), []);
             }
             VectorOp::Put { register, value } => {
                 let from = self.read_vector(value, 0);
-                dynasm!(self.code ; .arch x64 ; movups [rbp + register_offset(register)], Rx(from));
+                with_context!(self.code, [movups] register_offset(register), [, Rx(from)]);
             }
             VectorOp::Load { mode, address, offset } => self.load_vector(place, mode, address, offset),
             VectorOp::Store { mode, address, offset, value } => self.store_vector(place, mode, address, offset, value),

@@ -6,7 +6,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, MemFlagsData, types};
 use cranelift_frontend::Variable;
 
-use super::super::{Access, Function};
+use super::super::{Access, Function, SlowPath, encode_probe};
 use super::groups::Group;
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::Context;
@@ -106,12 +106,12 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn slow_path(
         &mut self,
         place: usize,
-        function: Function,
+        path: SlowPath,
         address: clif::Value,
         access: i64,
         value: Option<clif::Value>,
     ) {
-        let target = self.function(function);
+        let target = self.function(Function::Slow(path));
         let access = self.builder.ins().iconst(types::I64, access);
         let mut arguments = vec![self.context, address, access];
         arguments.extend(value);
@@ -143,7 +143,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, Function::Load, address, access.encode(), None);
+        self.slow_path(place, SlowPath::Load, address, access.encode(), None);
         let loaded = self.result();
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(done);
@@ -164,7 +164,7 @@ impl<G: Guest> Lowering<'_, G> {
         let done = self.builder.create_block();
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, Function::Store, address, access.encode(), Some(value));
+        self.slow_path(place, SlowPath::Store, address, access.encode(), Some(value));
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
@@ -176,8 +176,8 @@ impl<G: Guest> Lowering<'_, G> {
         let (across, done) = (self.cold_block(), self.builder.create_block());
         self.builder.ins().brif(crosses, across, &[], done, &[]);
         self.builder.switch_to_block(across);
-        let access = i64::from(mode.0) | i64::from(bytes) << 8;
-        self.slow_path(place, Function::ProbeWrite, address, access, None);
+        let access = encode_probe(mode, bytes);
+        self.slow_path(place, SlowPath::ProbeWrite, address, access, None);
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
@@ -214,7 +214,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64);
         self.builder.ins().jump(done, &[BlockArg::Value(old)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, Function::ReadModifyWrite, address, access.encode(), Some(value));
+        self.slow_path(place, SlowPath::ReadModifyWrite, address, access.encode(), Some(value));
         let old = self.result();
         self.builder.ins().jump(done, &[BlockArg::Value(old)]);
         self.builder.switch_to_block(done);

@@ -19,7 +19,7 @@ use cranelift_codegen::isa::CallConv;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
 use super::runtime::{Runtime, plain_signature, region_signature};
-use super::{Access, Function, Target};
+use super::{Access, Function, SlowPath, Target};
 use crate::cpu::{Context, Status};
 use crate::engine::{Key, Region};
 use crate::guest::{Exception, Guest};
@@ -343,16 +343,16 @@ impl<G: Guest> Lowering<'_, G> {
             Op::AtomicCompareExchange { width, mode, address, expected, new } => {
                 let (address, expected, new) = (self.value(address), self.value(expected), self.value(new));
                 self.store_context(expected, offset_of!(Context, result));
-                self.slow_path(place, Function::ExchangeIf, address, Access::new(width, mode).encode(), Some(new));
+                self.slow_path(place, SlowPath::ExchangeIf, address, Access::new(width, mode).encode(), Some(new));
                 self.result()
             }
             Op::LoadReserved { width, mode, address } => {
-                self.slow_path(place, Function::Reserve, self.value(address), Access::new(width, mode).encode(), None);
+                self.slow_path(place, SlowPath::Reserve, self.value(address), Access::new(width, mode).encode(), None);
                 self.result()
             }
             Op::StoreConditional { width, mode, address, value } => {
                 let access = Access::new(width, mode).encode();
-                self.slow_path(place, Function::StoreIfReserved, self.value(address), access, Some(self.value(value)));
+                self.slow_path(place, SlowPath::StoreIfReserved, self.value(address), access, Some(self.value(value)));
                 self.result()
             }
             Op::Fence => {

@@ -5,7 +5,7 @@ use std::mem::offset_of;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, BlockArg, ConstantData, Endianness, InstBuilder, MemFlagsData, types};
 
-use super::super::Function;
+use super::super::SlowPath;
 use super::memory::Host;
 use super::{Lowering, guest_memory};
 use crate::cpu::Context;
@@ -250,7 +250,7 @@ impl<G: Guest> Lowering<'_, G> {
         let result = self.builder.append_block_param(done, types::I64X2);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, Function::LoadVector, address, mode.0.into(), None);
+        self.slow_path(place, SlowPath::LoadVector, address, mode.0.into(), None);
         let offset = offset_of!(Context, result) as i32;
         let loaded = self.builder.ins().load(types::I64X2, guest_memory(), self.context, offset);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
@@ -265,7 +265,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
         self.builder.ins().store(guest_memory(), value, self.context, offset_of!(Context, result) as i32);
-        self.slow_path(place, Function::StoreVector, address, mode.0.into(), None);
+        self.slow_path(place, SlowPath::StoreVector, address, mode.0.into(), None);
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }
