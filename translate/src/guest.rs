@@ -60,14 +60,15 @@ pub struct Effects {
     /// It reads or writes [`crate::cpu::Context::float_flags`], where those that compiled code has raised must be when it is called.
     pub float_flags: bool,
     /// It reads or writes the floating-point rounding mode, the instruction counter, or what translation flags are
-    /// made of. A block with such a helper is only ever interpreted; it must be the only instruction of its block.
-    pub interpreted: bool,
+    /// made of. It must be the only instruction of its block, which is never part of a region: so nothing is elsewhere than in the context when it is
+    /// called, and nothing that was compiled before it relies on what it changes.
+    pub alone: bool,
 }
 
 impl Effects {
     /// It may be left out where nobody uses its result, and what is known of the processor holds behind it.
     pub(crate) fn only_computes(self) -> bool {
-        !(self.acts || self.can_raise || self.writes_registers || self.interpreted)
+        !(self.acts || self.can_raise || self.writes_registers || self.alone)
     }
 
     /// A function of its arguments only.
@@ -77,7 +78,7 @@ impl Effects {
         writes_registers: false,
         acts: false,
         float_flags: false,
-        interpreted: false,
+        alone: false,
     };
     /// May raise an exception, and touches no register.
     pub const RAISES: Effects = Effects { can_raise: true, acts: true, ..Effects::PURE };
@@ -88,7 +89,7 @@ impl Effects {
         writes_registers: true,
         acts: true,
         float_flags: true,
-        interpreted: true,
+        alone: true,
     };
 }
 

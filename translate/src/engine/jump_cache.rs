@@ -5,7 +5,7 @@ use super::{Cell, Translation};
 use crate::platform::PAGE_SIZE;
 
 /// Groups of entries, each for the addresses of pages with the same residue.
-pub(crate) const JUMP_CACHE_PAGES: u64 = 128;
+pub(crate) const JUMP_CACHE_PAGES: u64 = 512;
 /// Entries of a group.
 pub(crate) const JUMP_CACHE_PLACES: u64 = 256;
 /// Bytes of an entry, for compiled code.

@@ -71,7 +71,7 @@ impl<G: Guest> Translator<G> {
             later: Some(Box::new(move || lift_again::<G>(key, &code, features))),
             spans: entry.spans().map(span).collect(),
             breakpoint: false,
-            interpreted: false,
+            alone: false,
             guest_code: Some(GuestCode { hash, bytes: head }),
         };
         let translation = Translation::new(generation, parts);

@@ -437,7 +437,6 @@ impl<G: Guest> Dispatcher<G> {
             let first_writes = cpu.code_pages.protect(key.physical);
             let second_writes = key.next_page.map(|next| cpu.code_pages.protect(next));
             let (block, breakpoint) = self.lift(cpu, MOST_INSTRUCTIONS)?;
-            let guest_code = if may_be_kept { self.guest_code(cpu, key, &block) } else { None };
             tracing::trace!(target: "op", "\n{}", block.text(crate::ir::GuestNames::<G>::new()));
             let length = u64::from(block.length);
             let in_first = length.min(PAGE_SIZE - key.physical % PAGE_SIZE);
@@ -447,15 +446,15 @@ impl<G: Guest> Dispatcher<G> {
             {
                 spans.push(Span { physical: next, bytes: length - in_first });
             }
-            let interpreted = G::HELPERS.len();
-            let interpreted = block.ops.iter().any(|op| match op {
-                crate::ir::Op::Helper { helper, .. } => {
-                    usize::from(helper.0) >= interpreted || G::HELPERS[usize::from(helper.0)].effects.interpreted
-                }
+            let alone = block.ops.iter().any(|op| match op {
+                crate::ir::Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].effects.alone,
                 _ => false,
             });
+            let alone = alone || spans.len() > 1;
+            // What was kept may be part of a region.
+            let guest_code = if may_be_kept && !alone { self.guest_code(cpu, key, &block) } else { None };
             let block = OnceLock::from(block);
-            let parts = Parts { key, block, later: None, spans, breakpoint, interpreted, guest_code };
+            let parts = Parts { key, block, later: None, spans, breakpoint, alone, guest_code };
             let translation = self.generation.add(parts);
             let writes = [Some(first_writes), second_writes];
             let recorded = translation.spans.iter().zip(writes).all(|(span, writes)| {

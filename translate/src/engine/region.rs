@@ -50,7 +50,7 @@ pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
             continue;
         }
         let Some(block) = generation.find(&key) else { continue };
-        let usable = !block.interpreted && !block.breakpoint && block.spans.len() == 1;
+        let usable = !block.alone && !block.breakpoint;
         if !usable || (!blocks.is_empty() && ops + block.block().ops.len() > MOST_OPS) {
             continue;
         }

@@ -89,8 +89,8 @@ pub struct Translation {
     pub spans: Vec<Span>,
     /// A breakpoint is at its beginning; it is never compiled.
     pub breakpoint: bool,
-    /// It may not be compiled.
-    pub interpreted: bool,
+    /// It may not be part of a region: it has a helper that stands [alone](crate::guest::Effects::alone), or its code reaches the next page.
+    pub alone: bool,
     valid: AtomicBool,
     /// The code of the baseline compiler, if there is any.
     pub(super) block_code: OnceLock<BlockCode>,
@@ -119,14 +119,14 @@ pub(super) struct Parts {
     pub(super) later: Option<LiftLater>,
     pub(super) spans: Vec<Span>,
     pub(super) breakpoint: bool,
-    pub(super) interpreted: bool,
+    pub(super) alone: bool,
     pub(super) guest_code: Option<GuestCode>,
 }
 
 impl Translation {
     /// A translation that nobody knows of yet.
     pub(super) fn new(generation: &Generation, parts: Parts) -> Arc<Translation> {
-        let Parts { key, block, later, spans, breakpoint, interpreted, guest_code } = parts;
+        let Parts { key, block, later, spans, breakpoint, alone, guest_code } = parts;
         let ops = block.get().map_or(0, |block| block.ops.capacity());
         let bytes = size_of::<Translation>() + ops * size_of::<Op>() + 256;
         generation.ir_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
@@ -137,7 +137,7 @@ impl Translation {
             cell: generation.cell(key),
             spans,
             breakpoint,
-            interpreted,
+            alone,
             valid: AtomicBool::new(true),
             block_code: OnceLock::new(),
             baseline_tried: AtomicBool::new(false),
@@ -170,6 +170,10 @@ impl Translation {
         self.executions.load(Ordering::Relaxed)
     }
 
+    fn may_head_region(&self) -> bool {
+        !self.alone && !self.breakpoint
+    }
+
     /// Counts one by the interpreter; says what shall be compiled now.
     pub(super) fn count_execution(&self, tiers: Tiers) -> Option<Wanted> {
         // Two processors may lose a count to one another, which is harmless.
@@ -181,18 +185,17 @@ impl Translation {
             Tiers::Immediate(threshold) => (u32::MAX, threshold),
             Tiers::Baseline(threshold) => (threshold, u32::MAX),
         };
-        let can_be_compiled = !(self.interpreted || self.breakpoint) && self.spans.len() == 1;
         if count >= baseline
             && !self.baseline_tried.load(Ordering::Relaxed)
             && !self.baseline_tried.swap(true, Ordering::Relaxed)
         {
-            return can_be_compiled.then_some(Wanted::Baseline);
+            return (!self.breakpoint).then_some(Wanted::Baseline);
         }
         if count < region || count < self.next_request.load(Ordering::Relaxed) {
             return None;
         }
         self.next_request.store(count.saturating_mul(2), Ordering::Relaxed);
-        can_be_compiled.then_some(Wanted::Region)
+        self.may_head_region().then_some(Wanted::Region)
     }
 
     /// The baseline compiler's code was executed as often as it was to be; true if the region is to be compiled.
@@ -205,7 +208,7 @@ impl Translation {
         let more = self.executions().max(threshold);
         let count = self.executions().saturating_add(more);
         self.executions.store(count, Ordering::Relaxed);
-        let given_up = self.next_request.load(Ordering::Relaxed) == u32::MAX;
+        let given_up = self.next_request.load(Ordering::Relaxed) == u32::MAX || !self.may_head_region();
         self.set_countdown(if given_up { u32::MAX } else { count });
         !given_up
     }
@@ -222,7 +225,7 @@ impl Translation {
             return;
         }
         self.set_countdown(match tiers {
-            Tiers::Background(threshold) => threshold,
+            Tiers::Background(threshold) if self.may_head_region() => threshold,
             _ => u32::MAX,
         });
         self.relink();

@@ -180,6 +180,13 @@ pub enum Terminator {
     },
 }
 
+impl Terminator {
+    /// True if the dispatcher looks again at everything before it goes on.
+    pub fn leaves(&self) -> bool {
+        matches!(self, Terminator::Leave { .. } | Terminator::LeaveIndirect { .. } | Terminator::Raise { .. })
+    }
+}
+
 /// What an indirect jump is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum IndirectJump {

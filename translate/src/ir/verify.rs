@@ -15,8 +15,8 @@ pub struct VerifyError {
 }
 
 /// Checks a block of guest `G`: that every operand is defined before its use and has the type that is asked for, that
-/// registers, helpers and regimes exist, that the table of instructions is in order, and that a helper that must be interpreted
-/// stands alone.
+/// registers, helpers and regimes exist, that the table of instructions is in order, and that a helper that must
+/// stand alone does.
 pub fn verify<G: Guest>(block: &Block) -> Result<(), VerifyError> {
     instructions(block).map_err(|problem| VerifyError { place: "table of instructions".to_string(), problem })?;
     for (position, op) in block.ops.iter().enumerate() {
@@ -196,7 +196,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
         Op::Helper { helper, arguments } => {
             let known = G::HELPERS.get(usize::from(helper.0));
             let known = known.ok_or_else(|| format!("helper {} does not exist", helper.0))?;
-            require(!known.effects.interpreted || instructions == 1, || {
+            require(!known.effects.alone || instructions == 1, || {
                 format!("helper {} must be in a block of its own", known.name)
             })?;
             arguments.iter().take(known.arguments).try_for_each(|&argument| check(argument, Type::I64))

@@ -23,6 +23,10 @@ impl Emitter<'_> {
         dynasm!(self.code ; .arch x64 ; .u8 0x83 ; .u8 0x2d ; .i32 0 ; .i8 1 ; js =>hot);
         self.relocations.push(Relocation { offset: ENTRY as u32 + 2, target: Target::Counter });
         self.cold.push(Cold::Hot { from: hot });
+        // What another thread wants may be due to the access before, and shall come before the processor changes its state.
+        if self.translation.alone {
+            self.check_attention();
+        }
     }
 
     /// Says that the block is hot, and leaves before it.

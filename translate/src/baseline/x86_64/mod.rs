@@ -133,6 +133,12 @@ impl Baseline {
     /// Compiles a block; `None` if that is not possible.
     pub(crate) fn compile<G: Guest>(&self, translation: &Translation) -> Option<Code> {
         let block = translation.block();
+        // A helper that stands alone may change what code elsewhere relies on.
+        let stands_alone =
+            |op: &Op| matches!(op, Op::Helper { helper, .. } if G::HELPERS[usize::from(helper.0)].effects.alone);
+        if translation.alone && !block.terminator.leaves() && block.ops.iter().any(stands_alone) {
+            return None;
+        }
         let arguments = |op: &Op| match op {
             Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
             _ => 0,
