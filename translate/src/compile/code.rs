@@ -11,7 +11,7 @@ pub(crate) enum Function {
     OfBlock(SlowPath),
     /// A slow path, which preserves all registers.
     Slow(SlowPath),
-    /// Where blocks of the baseline compiler go on at addresses that only the jump cache knows: known ones and computed ones.
+    /// Through what code goes on at addresses that only the jump cache knows: known ones and computed ones.
     GoDirect,
     GoIndirect,
     /// As helpers of the guest are called.

@@ -8,6 +8,7 @@
 //! rounding mode and lose their exception flags, and cost more than they gain in regions of this size.
 
 mod code;
+mod jump;
 mod lower;
 mod memory;
 pub mod perf_map;

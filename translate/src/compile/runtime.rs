@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{self as clif, AbiParam, InstBuilder, Signature, User
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use super::{Code, CodeMemory, CompileError, Function, SlowPath, finish, host_isa, slow_path};
+use super::{Code, CodeMemory, CompileError, Function, SlowPath, finish, host_isa, jump, slow_path};
 use crate::baseline::Baseline;
 use crate::cpu::Cpu;
 use crate::float;
@@ -70,6 +70,10 @@ impl<G: Guest> Runtime<G> {
             (SlowPath::StoreIfReserved, slow_path::store_if_reserved::<G> as *const u8, 4),
         ] {
             functions[Function::Slow(path).index()] = maker.thunk(target, arguments)?;
+        }
+        for (function, indirect) in [(Function::GoDirect, false), (Function::GoIndirect, true)] {
+            functions[function.index()] =
+                maker.make(jump::signature(), |builder, parameters| jump::build(builder, parameters, indirect))?;
         }
         if let Some(baseline) = &baseline {
             for (function, stub) in baseline.stubs() {

@@ -30,6 +30,9 @@ impl JumpCacheEntry {
         JumpCacheEntry { pc: 0, flags: NO_FLAGS, cell: std::ptr::null(), translation: std::ptr::null() };
 }
 
+/// How far the second place of an address is from its first: one to the right or to the left.
+const OTHER: usize = 1;
+
 /// Whose addresses a group of entries holds.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pages {
@@ -45,9 +48,11 @@ pub(super) struct JumpCache {
     pages: [Pages; JUMP_CACHE_PAGES as usize],
     /// Positions of entries that hold in this address space only, filled since it was entered.
     local: Vec<usize>,
+    /// For each position, whether it is among these.
+    is_local: Box<[bool]>,
 }
 
-/// The position of an address. [`crate::compile`] and the baseline compiler emit the same computation.
+/// The first position of an address. [`crate::compile`] emits the same computation.
 fn index(pc: u64) -> usize {
     let place = (pc ^ (pc % PAGE_SIZE / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES;
     group(pc) * JUMP_CACHE_PLACES as usize + place as usize
@@ -59,8 +64,13 @@ fn group(pc: u64) -> usize {
 
 impl JumpCache {
     pub(super) fn new() -> JumpCache {
-        let entries = (0..JUMP_CACHE_PAGES * JUMP_CACHE_PLACES).map(|_| JumpCacheEntry::EMPTY).collect();
-        JumpCache { entries, pages: [Pages::None; JUMP_CACHE_PAGES as usize], local: Vec::new() }
+        let count = (JUMP_CACHE_PAGES * JUMP_CACHE_PLACES) as usize;
+        JumpCache {
+            entries: (0..count).map(|_| JumpCacheEntry::EMPTY).collect(),
+            pages: [Pages::None; JUMP_CACHE_PAGES as usize],
+            local: Vec::new(),
+            is_local: vec![false; count].into(),
+        }
     }
 
     /// The entries, for compiled code.
@@ -71,25 +81,41 @@ impl JumpCache {
     /// The translation of an address under certain flags.
     #[inline]
     pub(super) fn get(&self, pc: u64, flags: u32) -> Option<*const Translation> {
-        let entry = &self.entries[index(pc)];
-        (entry.pc == pc && entry.flags == u64::from(flags)).then_some(entry.translation)
+        let is_of = |entry: &&JumpCacheEntry| entry.pc == pc && entry.flags == u64::from(flags);
+        self.entries_of(pc).into_iter().find(is_of).map(|entry| entry.translation)
     }
 
-    /// The last translation of an address, even if its entry was emptied since; null if the entry had another address.
-    pub(super) fn last(&self, pc: u64) -> *const Translation {
-        let entry = &self.entries[index(pc)];
-        if entry.pc == pc { entry.translation } else { std::ptr::null() }
+    /// The last translations of an address, even if their entries were emptied since.
+    pub(super) fn last(&self, pc: u64) -> impl Iterator<Item = *const Translation> {
+        let known = move |entry: &&JumpCacheEntry| entry.pc == pc && !entry.translation.is_null();
+        self.entries_of(pc).into_iter().filter(known).map(|entry| entry.translation)
+    }
+
+    #[inline]
+    fn entries_of(&self, pc: u64) -> [&JumpCacheEntry; 2] {
+        let first = index(pc);
+        [&self.entries[first], &self.entries[first ^ OTHER]]
+    }
+
+    fn set_local(&mut self, position: usize, local: bool) {
+        // Those that are no longer local stay in the list, which does not repeat any.
+        if local && !self.is_local[position] {
+            self.local.push(position);
+            self.is_local[position] = true;
+        }
     }
 
     /// Fills the entry of an address; `global`: for all address spaces.
     pub(super) fn fill(&mut self, pc: u64, flags: u32, translation: &Translation, global: bool) {
-        if !global {
-            // A guest that never changes its address space must not make the list grow without end.
-            if self.local.len() == self.entries.len() {
-                self.clear();
-            }
-            self.local.push(index(pc));
+        let first = index(pc);
+        let same = |entry: &JumpCacheEntry| entry.pc == pc && [NO_FLAGS, flags.into()].contains(&entry.flags);
+        let position = if same(&self.entries[first ^ OTHER]) { first ^ OTHER } else { first };
+        if !same(&self.entries[position]) {
+            // What was used before moves on.
+            self.entries.swap(first, first ^ OTHER);
+            self.set_local(first ^ OTHER, self.is_local[first]);
         }
+        self.set_local(position, !global);
         let page = pc & !(PAGE_SIZE - 1);
         let pages = &mut self.pages[group(pc)];
         *pages = match *pages {
@@ -98,7 +124,7 @@ impl JumpCache {
             Pages::None | Pages::One(_) => Pages::One(page),
         };
         let cell = std::sync::Arc::as_ptr(&translation.cell);
-        self.entries[index(pc)] = JumpCacheEntry { pc, flags: flags.into(), cell, translation };
+        self.entries[position] = JumpCacheEntry { pc, flags: flags.into(), cell, translation };
     }
 
     fn clear_group(&mut self, group: usize) {
@@ -111,7 +137,7 @@ impl JumpCache {
 
     /// Empties all entries.
     pub(super) fn clear(&mut self) {
-        self.local.clear();
+        self.forget_local();
         for group in 0..self.pages.len() {
             if self.pages[group] != Pages::None {
                 self.clear_group(group);
@@ -131,12 +157,19 @@ impl JumpCache {
     pub(super) fn clear_address_space(&mut self) {
         for position in self.local.drain(..) {
             self.entries[position].flags = NO_FLAGS;
+            self.is_local[position] = false;
+        }
+    }
+
+    fn forget_local(&mut self) {
+        for position in self.local.drain(..) {
+            self.is_local[position] = false;
         }
     }
 
     /// Forgets everything, since the translations go.
     pub(super) fn forget(&mut self) {
-        self.local.clear();
+        self.forget_local();
         self.pages.fill(Pages::None);
         self.entries.fill_with(|| JumpCacheEntry::EMPTY);
     }

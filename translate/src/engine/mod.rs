@@ -401,11 +401,14 @@ impl<G: Guest> Dispatcher<G> {
         let movable = G::is_position_independent(self.flags) && !self.translator.has_breakpoint_in_page(pc);
         let start = if movable { pc % PAGE_SIZE } else { pc };
         let key = Key { start, physical, next_page, flags: self.flags };
-        // SAFETY: what an entry points to is kept alive by `self.generation`, or the pointer is null.
-        let before = unsafe { self.jump_cache.last(pc).as_ref() };
         // An address space that is entered again finds what it left: comparing keys is cheaper than hashing one.
-        let pointer = match before.filter(|before| before.key == key && before.is_valid()) {
-            Some(before) => std::ptr::from_ref(before),
+        let before = self.jump_cache.last(pc).find(|before| {
+            // SAFETY: what an entry points to is kept alive by `self.generation`.
+            let before = unsafe { &**before };
+            before.key == key && before.is_valid()
+        });
+        let pointer = match before {
+            Some(before) => before,
             None => {
                 cpu.counters.hashed += 1;
                 match self.generation.find(&key) {

@@ -4,13 +4,17 @@ use std::mem::offset_of;
 
 use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 
-use super::encoding::{CONTEXT_BIAS, add_to_context};
+use super::encoding::{CONTEXT_BIAS, CONTEXT_START, add_to_context};
 use super::{Cold, Emitted, Emitter, Terminator};
 use crate::compile::{Function, Relocation, Target};
 use crate::cpu::{Context, Status};
 use crate::engine::links::ENTRY;
 use crate::guest::{Exception, Guest};
 use crate::ir::{HelperId, Value};
+
+/// Scratch registers, by their numbers.
+const RCX: u8 = 1;
+const RSI: u8 = 6;
 
 impl Emitter<'_> {
     /// The way in from outside, and [`ENTRY`] bytes behind it that from other blocks, where the block leaves if it was executed often enough
@@ -93,9 +97,8 @@ impl Emitter<'_> {
                 self.go_to(taken);
             }
             Terminator::JumpIndirect { target, .. } => {
-                self.load_value(0, target);
-                self.load_own_address(2);
-                self.store_pc();
+                self.load_value(RSI, target);
+                self.load_own_address(RCX);
                 self.go_through_jump_cache(Function::GoIndirect);
             }
             Terminator::Leave { target } => {
@@ -173,8 +176,7 @@ impl Emitter<'_> {
                 dynasm!(self.code ; .arch x64 ; .i32 0);
             }
             None => {
-                self.load_code_address(0, distance);
-                self.store_pc();
+                self.load_code_address(RSI, distance);
                 self.go_through_jump_cache(Function::GoDirect);
             }
         }
@@ -187,10 +189,15 @@ impl Emitter<'_> {
         dynasm!(self.code ; .arch x64 ; .u8 0x83 ; .u8 0x38 ; .i8 0 ; jne =>leave);
     }
 
-    /// Goes on at the address in `rax`.
-    fn go_through_jump_cache(&mut self, stub: Function) {
-        with_context!(self.code, [mov rsi,] offset_of!(Context, functions), []);
+    /// Goes on at the address in `rsi`, to which the instruction at the address in `rcx` jumps if it is a computed one.
+    fn go_through_jump_cache(&mut self, function: Function) {
+        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
         let flags = self.translation.key.flags as i32;
-        dynasm!(self.code ; .arch x64 ; mov ecx, flags ; jmp QWORD [BYTE rsi + stub.offset() as i8]);
+        dynasm!(self.code
+            ; .arch x64
+            ; lea rdi, [BYTE rbp + CONTEXT_START]
+            ; mov edx, flags
+            ; jmp QWORD [BYTE rax + function.offset() as i8]
+        );
     }
 }

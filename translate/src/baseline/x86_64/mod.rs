@@ -22,10 +22,9 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, VecAssembler, dynasm};
 use super::Uses;
 use crate::compile::{ACCESS_BITS, Code, CodeMemory, Function, Relocation, SlowPath};
 use crate::cpu::Context;
-use crate::engine::{Cell, JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Translation};
+use crate::engine::{Cell, Translation};
 use crate::guest::Guest;
 use crate::ir::{Block, Op, Register, Terminator, Type, Value};
-use crate::platform::PAGE_SIZE;
 use encoding::{CONTEXT_START, add_to_context};
 use integer::Condition;
 use registers::Registers;
@@ -82,15 +81,13 @@ impl Baseline {
                 ; ret
             );
         })?;
-        let direct = add(&memory, |code| go_through_jump_cache(code, false))?;
-        let indirect = add(&memory, |code| go_through_jump_cache(code, true))?;
         let features = Features {
             count_zeros: is_x86_feature_detected!("lzcnt") && is_x86_feature_detected!("bmi1"),
             population_count: is_x86_feature_detected!("popcnt"),
             multiply_add: is_x86_feature_detected!("fma"),
             vectors: is_x86_feature_detected!("sse4.2"),
         };
-        let mut stubs = vec![(Function::GoDirect, direct), (Function::GoIndirect, indirect)];
+        let mut stubs = Vec::new();
         for path in SlowPath::ALL {
             stubs.push((Function::OfBlock(path), add(&memory, |code| take_slow_path(code, path))?));
         }
@@ -102,12 +99,7 @@ impl Baseline {
         self.enter
     }
 
-    /// What blocks call or go to.
-    ///
-    /// Those through which they go on at addresses that only the jump cache knows take the address in `rax` and translation flags in `ecx`; the
-    /// program counter is stored already. That for computed addresses has the address of the instruction that jumps in `rdx`.
-    ///
-    /// The slow paths take the address in `rsi`, a value in `rcx`, and in `edx` the access with the place of the instruction above it
+    /// The slow paths that blocks call. They take the address in `rsi`, a value in `rcx`, and in `edx` the access with the place of the instruction above it
     /// (see `call_slow_path`). The result is in `rax`, that of vectors in `xmm0`; all registers that hold values are preserved.
     pub(crate) fn stubs(&self) -> &[(Function, *const u8)] {
         &self.stubs
@@ -168,46 +160,6 @@ fn add(memory: &CodeMemory, emit: impl FnOnce(&mut VecAssembler<X64Relocation>))
     let mut code = VecAssembler::new(0);
     emit(&mut code);
     memory.add(&code.finalize().ok()?)
-}
-
-/// Goes on at the address in `rax` under the flags in `ecx`. Mirrors the jump cache's own computation.
-fn go_through_jump_cache(code: &mut VecAssembler<X64Relocation>, indirect: bool) {
-    let page = PAGE_SIZE.trailing_zeros() as i8;
-    let places = JUMP_CACHE_PLACES.trailing_zeros() as i8;
-    with_context!(code, [mov rdi,] offset_of!(Context, attention), []);
-    dynasm!(code
-        ; .arch x64
-        ; cmp DWORD [rdi], 0
-        ; jne >leave
-        ; mov rsi, rax
-        ; shr rsi, page
-        ; and esi, JUMP_CACHE_PAGES as i32 - 1
-        ; shl esi, places
-        ; mov rdi, rax
-        ; shr edi, places
-        ; and edi, (PAGE_SIZE / JUMP_CACHE_PLACES) as i32 - 1
-        ; xor edi, eax
-        ; and edi, JUMP_CACHE_PLACES as i32 - 1
-        ; add esi, edi
-        ; shl esi, JUMP_CACHE_ENTRY.trailing_zeros() as i8
-    );
-    with_context!(code, [add rsi,] offset_of!(Context, jump_cache), []);
-    dynasm!(code
-        ; .arch x64
-        ; cmp rax, [BYTE rsi + offset_of!(JumpCacheEntry, pc) as i8]
-        ; jne >missed
-        ; cmp rcx, [BYTE rsi + offset_of!(JumpCacheEntry, flags) as i8]
-        ; jne >missed
-        ; mov rax, [BYTE rsi + offset_of!(JumpCacheEntry, cell) as i8]
-        ; lea rdi, [BYTE rbp + CONTEXT_START]
-        ; jmp QWORD [rax]
-        ; missed:
-    );
-    if indirect {
-        with_context!(code, [mov] offset_of!(Context, jump_source), [, rdx]);
-        with_context!(code, [mov] offset_of!(Context, jump_target), [, rax]);
-    }
-    dynasm!(code ; .arch x64 ; leave: ; ret);
 }
 
 /// Calls a slow path for a block; leaves the block if the access does not complete.

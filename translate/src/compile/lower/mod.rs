@@ -59,6 +59,7 @@ pub(super) fn lower<G: Guest>(
 
     let signatures = Signatures {
         region: builder.import_signature(region_signature()),
+        jump: builder.import_signature(super::jump::signature()),
         slow_path: [3, 4].map(|arguments| builder.import_signature(plain_signature(CallConv::PreserveAll, arguments))),
         helper: {
             let mut signature = plain_signature(runtime.isa.default_call_conv(), 4);
@@ -118,6 +119,8 @@ fn clif_type(ty: Type) -> clif::Type {
 
 struct Signatures {
     region: SigRef,
+    /// Of the functions that look for an address in the jump cache.
+    jump: SigRef,
     /// Of slow paths with three and with four arguments.
     slow_path: [SigRef; 2],
     helper: SigRef,

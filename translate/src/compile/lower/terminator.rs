@@ -2,15 +2,14 @@
 
 use std::mem::offset_of;
 
-use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, InstBuilder, types};
 
+use super::super::{Function, jump};
 use super::{Lowering, trusted};
 use crate::cpu::Context;
-use crate::engine::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry, Key};
+use crate::engine::Key;
 use crate::guest::Guest;
 use crate::ir::Terminator;
-use crate::platform::PAGE_SIZE;
 
 impl<G: Guest> Lowering<'_, G> {
     pub(super) fn lower_terminator(&mut self, position: usize) {
@@ -91,39 +90,20 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().return_call_indirect(self.signatures.region, code, &[self.context]);
     }
 
-    /// Goes on at a computed address, to which the instruction at `source` jumps. Mirrors the jump cache's own computation.
+    /// Goes on at an address that the jump cache may know, to which the instruction at `source` jumps if the address is a computed one.
     pub(super) fn go_through_jump_cache(&mut self, flags: u32, pc: clif::Value, source: Option<clif::Value>) {
         self.store_context(pc, offset_of!(Context, pc));
-        let page = self.builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
-        let page = self.builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
-        let page = self.builder.ins().ishl_imm_u(page, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
-        let place = self.builder.ins().ushr_imm_u(pc, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
-        let place = self.builder.ins().band_imm_u(place, (PAGE_SIZE / JUMP_CACHE_PLACES) as i64 - 1);
-        let place = self.builder.ins().bxor(pc, place);
-        let place = self.builder.ins().band_imm_u(place, JUMP_CACHE_PLACES as i64 - 1);
-        let index = self.builder.ins().iadd(page, place);
-        let offset = self.builder.ins().ishl_imm_u(index, i64::from(JUMP_CACHE_ENTRY.trailing_zeros()));
-        let base = offset_of!(Context, jump_cache) as i32;
-        let base = self.builder.ins().load(types::I64, trusted(), self.context, base);
-        let entry = self.builder.ins().iadd(base, offset);
-        let load = |lowering: &mut Self, offset: usize| {
-            lowering.builder.ins().load(types::I64, trusted(), entry, offset as i32)
-        };
-        let known_pc = load(self, offset_of!(JumpCacheEntry, pc));
-        let known_flags = load(self, offset_of!(JumpCacheEntry, flags));
-        let same_pc = self.builder.ins().icmp(IntCC::Equal, known_pc, pc);
-        let same_flags = self.builder.ins().icmp_imm_s(IntCC::Equal, known_flags, i64::from(flags));
-        let hit = self.builder.ins().band(same_pc, same_flags);
+        let flags = self.constant(flags.into());
+        let place = jump::Place::of(&mut self.builder, self.context, pc);
+        let entry = place.first(&mut self.builder);
+        let hit = jump::is_of(&mut self.builder, entry, pc, flags);
         let (found, missed) = (self.builder.create_block(), self.cold_block());
         self.builder.ins().brif(hit, found, &[], missed, &[]);
         self.builder.switch_to_block(missed);
-        if let Some(source) = source {
-            self.store_context(source, offset_of!(Context, jump_source));
-            self.store_context(pc, offset_of!(Context, jump_target));
-        }
-        self.builder.ins().return_(&[]);
+        let function = self.function(if source.is_some() { Function::GoIndirect } else { Function::GoDirect });
+        let arguments = [self.context, pc, flags, source.unwrap_or(pc)];
+        self.builder.ins().return_call_indirect(self.signatures.jump, function, &arguments);
         self.builder.switch_to_block(found);
-        let cell = load(self, offset_of!(JumpCacheEntry, cell));
-        self.enter_cell(cell);
+        jump::enter(&mut self.builder, self.signatures.region, self.context, entry);
     }
 }

@@ -82,7 +82,7 @@ impl Flags {
         let is_64_bit = guest.is_64_bit();
         set(is_64_bit, Flags::CODE_64);
         set(!is_64_bit && segment(SegmentName::Cs).has(attribute::BIG), Flags::CODE_32);
-        set(segment(SegmentName::Ss).has(attribute::BIG), Flags::STACK_32);
+        set(!is_64_bit && segment(SegmentName::Ss).has(attribute::BIG), Flags::STACK_32);
         set(guest.cr0 & CR0_PE != 0, Flags::PROTECTED);
         set(guest.is_virtual_8086(), Flags::VIRTUAL_8086);
         let base = |name| super::segment::base(cpu, name);
