@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use vm_memory::bitmap::{AtomicBitmap, Bitmap, NewBitmap, RefSlice, WithBitmapSlice};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
+use vm_memory::{GuestAddress, GuestMemoryMmap, GuestRegionMmap, MmapRegion};
 
 use crate::Error;
 
@@ -88,8 +88,9 @@ pub struct MemorySlot {
 }
 
 /// Allocates zeroed memory of `length` bytes (a multiple of [`PAGE_SIZE`], not zero) that will answer at guest-physical
-/// `address`, backed by an anonymous file called `name`.
-pub fn allocate(name: &str, address: u64, length: u64) -> Result<Arc<Region>, Error> {
+/// `address`. It is anonymous memory for which the kernel may use huge pages: it has none for files in memory where its administrator did not ask
+/// for that, and then each access may miss the host's own address translation.
+pub fn allocate(address: u64, length: u64) -> Result<Arc<Region>, Error> {
     let problem = |problem| Error::Memory { address, length, problem };
     if length == 0 || !length.is_multiple_of(PAGE_SIZE) || !address.is_multiple_of(PAGE_SIZE) {
         return Err(problem("is not whole pages"));
@@ -98,18 +99,12 @@ pub fn allocate(name: &str, address: u64, length: u64) -> Result<Arc<Region>, Er
         return Err(problem("ends beyond the address space"));
     }
     let size = usize::try_from(length).map_err(|_| problem("is too large for this host"))?;
-    let host = |call| move |source: std::io::Error| Error::Host { call, source };
-    let name = std::ffi::CString::new(name).unwrap_or_default();
-    // SAFETY: `name` is a NUL-terminated string that outlives the call; the result is checked before use.
-    let fd = unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC) };
-    if fd < 0 {
-        return Err(host("memfd_create")(std::io::Error::last_os_error()));
-    }
-    // SAFETY: `fd` was just created, is valid and is owned by nobody else.
-    let file = unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
-    file.set_len(length).map_err(host("ftruncate of guest memory"))?;
-    let mapping = MmapRegion::from_file(FileOffset::new(file, 0), size)
-        .map_err(|error| host("mmap of guest memory")(std::io::Error::other(error)))?;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let mapping = MmapRegion::build(None, size, protection, flags)
+        .map_err(|error| Error::Host { call: "mmap of guest memory", source: std::io::Error::other(error) })?;
+    // SAFETY: the range was just mapped. Advice may be refused, and then the memory is what it was.
+    unsafe { libc::madvise(mapping.as_ptr().cast(), size, libc::MADV_HUGEPAGE) };
     let region =
         GuestRegionMmap::new(mapping, GuestAddress(address)).ok_or_else(|| problem("ends beyond the address space"))?;
     Ok(Arc::new(region))

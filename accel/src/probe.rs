@@ -87,7 +87,7 @@ pub fn measure(accelerator: &dyn Accelerator) -> Result<Speed, Error> {
     // again: in eax, dx; mov ecx, eax; round: dec ecx; jnz round; out dx, eax; jmp again
     const PROGRAM: [u8; 10] = [0xed, 0x89, 0xc1, 0xff, 0xc9, 0x75, 0xfc, 0xef, 0xeb, 0xf6];
 
-    let memory = allocate("probe", 0, 4 * PAGE_SIZE)?;
+    let memory = allocate(0, 4 * PAGE_SIZE)?;
     let host = |error| Error::Host { call: "writing guest memory", source: std::io::Error::other(error) };
     memory.write_slice(&PROGRAM, MemoryRegionAddress(CODE)).map_err(host)?;
     // Each level's first entry: the next level, and at last 2 MiB from address 0 on. Present, writable.

@@ -115,7 +115,7 @@ impl BlockNode for MemoryDisk {
 }
 
 fn memory() -> Option<Arc<GuestMemory>> {
-    let region = allocate("fuzz", 0, MEMORY).ok()?;
+    let region = allocate(0, MEMORY).ok()?;
     GuestMemory::from_arc_regions(vec![region]).ok().map(Arc::new)
 }
 

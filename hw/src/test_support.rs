@@ -112,7 +112,7 @@ impl CharBackend for TestBackend {
 
 /// Guest memory of `length` bytes from address 0 on.
 pub(crate) fn memory(length: u64) -> Arc<GuestMemory> {
-    let region = accel::memory::allocate("test", 0, length).unwrap();
+    let region = accel::memory::allocate(0, length).unwrap();
     Arc::new(GuestMemory::from_arc_regions(vec![region]).unwrap())
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn written_pages_are_logged_once(subject: &Subject) -> Outcome {
         return Err("the backend has no dirty log".into());
     }
     let extra = machine.layout.extra;
-    let region = allocate("extra", extra, PAGES * PAGE_SIZE).unwrap();
+    let region = allocate(extra, PAGES * PAGE_SIZE).unwrap();
     machine.accelerator.map_memory(MemorySlot { region, read_only: false }).unwrap();
     let touch = |program: &mut Program, pages: &[u64]| {
         for page in pages {

@@ -37,7 +37,7 @@ pub(crate) fn memory_mapped_io_of_each_width(subject: &Subject) -> Outcome {
 pub(crate) fn read_only_memory(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);
     let (extra, data) = (machine.layout.extra, machine.layout.data);
-    let rom = allocate("rom", extra, PAGE_SIZE).unwrap();
+    let rom = allocate(extra, PAGE_SIZE).unwrap();
     rom.write_obj(0x1122_3344_5566_7788_u64, MemoryRegionAddress(0)).unwrap();
     let mut routine = crate::program::Program::new(machine.architecture, extra + 0x100);
     routine.set(77).end_routine();
@@ -111,7 +111,7 @@ pub(crate) fn unmapped_access(subject: &Subject) -> Outcome {
 pub(crate) fn access_across_the_end_of_memory(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);
     let (extra, data) = (machine.layout.extra, machine.layout.data);
-    let region = allocate("extra", extra, PAGE_SIZE).unwrap();
+    let region = allocate(extra, PAGE_SIZE).unwrap();
     machine.accelerator.map_memory(MemorySlot { region: region.clone(), read_only: false }).unwrap();
     let end = extra + PAGE_SIZE;
     let mut program = machine.program();

@@ -13,7 +13,7 @@ pub(crate) fn data_breakpoints() -> Outcome {
     const WATCHED: u64 = 0x800;
     // mov [0x800], al; hlt
     const PROGRAM: [u8; 4] = [0xa2, 0x00, 0x08, 0xf4];
-    let memory = allocate("quirks", 0, 0x1000).unwrap();
+    let memory = allocate(0, 0x1000).unwrap();
     memory.write_slice(&PROGRAM, MemoryRegionAddress(0)).unwrap();
     let vm = Kvm::new().unwrap().create_vm().unwrap();
     let region = kvm_userspace_memory_region {

@@ -64,7 +64,7 @@ impl Machine {
     pub(crate) fn without_processors(subject: &Subject) -> Machine {
         let layout = layout(subject.architecture);
         let accelerator = (subject.open)().expect("it opened before");
-        let ram = allocate("ram", layout.ram, RAM).unwrap();
+        let ram = allocate(layout.ram, RAM).unwrap();
         accelerator.map_memory(MemorySlot { region: ram.clone(), read_only: false }).unwrap();
         if subject.architecture == Architecture::X86_64 {
             x86::write_tables(&ram);

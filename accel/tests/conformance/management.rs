@@ -28,7 +28,7 @@ fn state(machine: &mut Machine) -> X86State {
 /// The handler is interrupted, and goes on from a state that was read and written.
 pub(crate) fn a_handler_has_memory_of_its_own(subject: &Subject) -> Outcome {
     let mut machine = Machine::new(subject, 1);
-    let region = allocate("smram", BASE, LENGTH).unwrap();
+    let region = allocate(BASE, LENGTH).unwrap();
     let set = machine.accelerator.set_management_memory(Some(MemorySlot { region: region.clone(), read_only: false }));
     if !machine.accelerator.capabilities().system_management {
         assert!(matches!(set, Err(Error::Unsupported { .. })), "{set:?}");

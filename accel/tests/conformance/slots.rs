@@ -17,7 +17,7 @@ pub(crate) fn hot_map_and_unmap(subject: &Subject) -> Outcome {
     program.set(0x55).store(Width::One, extra + 8).done();
     machine.load(&program);
     for value in [0x1111_u64, 0x2222] {
-        let region = allocate("extra", extra, 4 * PAGE_SIZE).unwrap();
+        let region = allocate(extra, 4 * PAGE_SIZE).unwrap();
         region.write_obj(value, MemoryRegionAddress(0)).unwrap();
         machine.accelerator.map_memory(MemorySlot { region: region.clone(), read_only: false }).unwrap();
         for _ in 0..2 {
@@ -57,7 +57,7 @@ pub(crate) fn mapping_while_a_processor_runs(subject: &Subject) -> Outcome {
         let vcpu = &mut machine.vcpus[0];
         scope.spawn(|| run_guarded(vcpu.as_mut(), &bus));
         for _ in 0..20 {
-            let region = allocate("extra", extra, 4 * PAGE_SIZE).unwrap();
+            let region = allocate(extra, 4 * PAGE_SIZE).unwrap();
             accelerator.map_memory(MemorySlot { region, read_only: false }).unwrap();
             accelerator.unmap_memory(extra).unwrap();
         }
@@ -70,10 +70,7 @@ pub(crate) fn mapping_while_a_processor_runs(subject: &Subject) -> Outcome {
 pub(crate) fn impossible_slots_are_refused(subject: &Subject) -> Outcome {
     let machine = Machine::new(subject, 1);
     let (accelerator, extra) = (&machine.accelerator, machine.layout.extra);
-    let slot = |address, pages| MemorySlot {
-        region: allocate("extra", address, pages * PAGE_SIZE).unwrap(),
-        read_only: false,
-    };
+    let slot = |address, pages| MemorySlot { region: allocate(address, pages * PAGE_SIZE).unwrap(), read_only: false };
     accelerator.map_memory(slot(extra + 4 * PAGE_SIZE, 4)).unwrap();
     for (page, length) in [(4, 4), (0, 5), (7, 1), (5, 1), (0, 16)] {
         assert!(accelerator.map_memory(slot(extra + page * PAGE_SIZE, length)).is_err(), "{page} {length}");

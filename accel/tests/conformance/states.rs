@@ -174,7 +174,7 @@ pub(crate) fn a_new_processor_starts_at_the_reset_vector(subject: &Subject) -> O
     use vm_memory::{Bytes, MemoryRegionAddress};
 
     let mut machine = Machine::without_processors(subject);
-    let rom = allocate("rom", 0xffff_f000, 0x1000).unwrap();
+    let rom = allocate(0xffff_f000, 0x1000).unwrap();
     // mov dx, DONE_PORT; mov cx, 0x1234; out dx, al; jmp $
     let code = [0xba, 0x00, 0x02, 0xb9, 0x34, 0x12, 0xee, 0xeb, 0xfe];
     rom.write_slice(&code, MemoryRegionAddress(0xff0)).unwrap();

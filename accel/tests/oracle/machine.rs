@@ -272,7 +272,7 @@ impl Machine {
             Backend::Baseline => jit(Tiers::Baseline(1))?,
             Backend::Compiled => jit(Tiers::Immediate(1))?,
         };
-        let ram = allocate("oracle", 0, RAM)?;
+        let ram = allocate(0, RAM)?;
         accelerator.map_memory(MemorySlot { region: ram.clone(), read_only: false })?;
         write_tables(&ram);
         let mut vcpu = accelerator.create_vcpu(0)?;

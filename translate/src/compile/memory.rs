@@ -10,6 +10,8 @@ use crate::platform::PAGE_SIZE;
 
 /// What the start of each addition is a multiple of, bytes.
 const CODE_ALIGNMENT: usize = 16;
+/// Bytes of a huge page of most hosts. Nothing depends on it but speed.
+const HUGE_PAGE: usize = 2 << 20;
 /// Bytes of code for which there is one counter.
 const CODE_OF_A_COUNTER: usize = 128;
 
@@ -75,12 +77,35 @@ impl CodeMemory {
         let mut used = self.used.lock();
         let start = used.next_multiple_of(CODE_ALIGNMENT);
         let end = start.checked_add(bytes).filter(|end| *end <= self.size)?;
+        if start.next_multiple_of(HUGE_PAGE) < end {
+            self.make_present(end / HUGE_PAGE * HUGE_PAGE);
+        }
         // SAFETY: within the mapping.
         let address = unsafe { self.executable.as_ptr().add(start) };
         // SAFETY: the range lies within the mapping, nobody else uses it, and no code there has been handed out.
         write(address, unsafe { std::slice::from_raw_parts_mut(self.writable.as_ptr().add(start), bytes) });
         *used = end;
         Some(address)
+    }
+
+    /// Asks for a huge page for the code from an offset on, or else for all its pages at once: without that each is two page faults, and code that is
+    /// executed a few times each misses the host's address translation wherever it goes.
+    fn make_present(&self, offset: usize) {
+        if offset + HUGE_PAGE > self.size {
+            return;
+        }
+        let attempts = [[libc::MADV_COLLAPSE; 2], [libc::MADV_POPULATE_WRITE, libc::MADV_POPULATE_READ]];
+        for advice in attempts {
+            let mappings = [self.writable, self.executable];
+            // SAFETY: within the mappings. It changes how the memory is provided, not what is in it; where the kernel does not know it or cannot do it,
+            // nothing happens.
+            let done = mappings.into_iter().zip(advice).all(|(mapping, advice)| unsafe {
+                libc::madvise(mapping.as_ptr().add(offset).cast(), HUGE_PAGE, advice) == 0
+            });
+            if done {
+                return;
+            }
+        }
     }
 
     /// A counter that code can reach; `None` when all are taken.
@@ -134,13 +159,32 @@ impl Drop for CodeMemory {
     }
 }
 
+/// Address space of so many bytes, from a multiple of [`HUGE_PAGE`] on, that nothing else uses and nobody may access.
+fn reserve(size: usize) -> std::io::Result<NonNull<u8>> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let whole = size + HUGE_PAGE;
+    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
+    let place = checked(unsafe { libc::mmap(std::ptr::null_mut(), whole, libc::PROT_NONE, flags, -1, 0) })?;
+    let before = place.as_ptr().align_offset(HUGE_PAGE);
+    // SAFETY: within the mapping, like all that is unmapped here, which nobody uses.
+    let start = unsafe { place.add(before) };
+    if before != 0 {
+        // SAFETY: as above.
+        unsafe { libc::munmap(place.as_ptr().cast(), before) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::munmap(start.add(size).as_ptr().cast(), HUGE_PAGE - before) };
+    Ok(start)
+}
+
 /// Shared memory that may be written.
 fn map(size: usize) -> std::io::Result<NonNull<u8>> {
+    let place = reserve(size)?;
     let protection = libc::PROT_READ | libc::PROT_WRITE;
     // Anonymous, since perf takes names for code in a file from that file.
-    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-    checked(unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, -1, 0) })
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+    // SAFETY: it replaces what was just reserved and is used by nobody.
+    checked(unsafe { libc::mmap(place.as_ptr().cast(), size, protection, flags, -1, 0) })
 }
 
 /// Bytes of the counters of so many bytes of code; whole pages, if it is.
@@ -150,17 +194,17 @@ fn counters_size(code: usize) -> usize {
 
 /// The same memory at another address, where it may be executed, with `more` bytes behind it that may be written.
 fn map_again(memory: NonNull<u8>, size: usize, more: usize) -> std::io::Result<NonNull<u8>> {
-    let (protection, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: a new mapping at an address of the kernel's choice touches no existing memory.
-    let place = checked(unsafe { libc::mmap(std::ptr::null_mut(), size + more, protection, flags, -1, 0) })?;
-    let start = place.as_ptr().cast();
+    let place = reserve(size + more)?;
+    let start: *mut libc::c_void = place.as_ptr().cast();
+    let writable = libc::PROT_READ | libc::PROT_WRITE;
     let flags = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
-    // SAFETY: of a shared mapping, an old size of zero makes a second mapping of the same pages and leaves the first as it is; what it replaces
-    // was just mapped and is used by nobody.
-    let again = unsafe { libc::mremap(memory.as_ptr().cast(), 0, size, flags, start) };
-    // SAFETY: as above.
-    let done =
-        again != libc::MAP_FAILED && unsafe { libc::mprotect(start, size, libc::PROT_READ | libc::PROT_EXEC) } == 0;
+    // SAFETY: what is changed was just reserved and is used by nobody. Of a shared mapping, an old size of zero makes a second mapping of the same
+    // pages and leaves the first as it is.
+    let done = unsafe {
+        libc::mprotect(start.add(size), more, writable) == 0
+            && libc::mremap(memory.as_ptr().cast(), 0, size, flags, start) != libc::MAP_FAILED
+            && libc::mprotect(start, size, libc::PROT_READ | libc::PROT_EXEC) == 0
+    };
     if !done {
         let error = std::io::Error::last_os_error();
         // SAFETY: as above.

@@ -46,7 +46,10 @@ impl Builder {
     }
 
     /// Ends the block.
-    pub fn finish(self, terminator: Terminator) -> Block {
+    pub fn finish(mut self, terminator: Terminator) -> Block {
+        // Blocks are many, and stay.
+        self.ops.shrink_to_fit();
+        self.instructions.shrink_to_fit();
         Block {
             start: self.start,
             length: self.length as u16,

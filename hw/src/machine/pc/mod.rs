@@ -137,9 +137,9 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     }
     let layout = Layout::new(config.memory);
     let shadow_regions = shadow::allocate_ram()?;
-    let mut ram_regions = vec![allocate("ram", 0, CONVENTIONAL_END)?, allocate("ram", MIB, layout.low_end - MIB)?];
+    let mut ram_regions = vec![allocate(0, CONVENTIONAL_END)?, allocate(MIB, layout.low_end - MIB)?];
     if layout.high > 0 {
-        ram_regions.push(allocate("ram", FOUR_GIB, layout.high)?);
+        ram_regions.push(allocate(FOUR_GIB, layout.high)?);
     }
     let firmware = firmware::find(config)?;
     let mut slots: Vec<MemorySlot> =
@@ -150,7 +150,7 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
     let mut firmware_end = None;
     if let Some(firmware) = &firmware {
         let length = firmware.length;
-        let region = allocate("firmware", FOUR_GIB - length, length)?;
+        let region = allocate(FOUR_GIB - length, length)?;
         all_regions.push(region.clone());
         slots.push(MemorySlot { region, read_only: true });
         images.push(firmware.whole(FOUR_GIB - length));

@@ -39,7 +39,7 @@ fn length(segment: usize) -> u64 {
 
 /// RAM of all segments, lowest first.
 pub(super) fn allocate_ram() -> Result<Vec<Arc<Region>>, accel::Error> {
-    (0..SEGMENTS).map(|segment| allocate("ram", start(segment), length(segment))).collect()
+    (0..SEGMENTS).map(|segment| allocate(start(segment), length(segment))).collect()
 }
 
 /// What answers from 0xc0000 to 1 MiB.
@@ -70,7 +70,7 @@ impl Shadow {
                 firmware
                     .read_at(start(segment) - firmware.address, &mut content)
                     .map_err(|source| BuildError::Host { what: "read the firmware", source })?;
-                let region = allocate("firmware", start(segment), length(segment))?;
+                let region = allocate(start(segment), length(segment))?;
                 let written = region.write_slice(&content, MemoryRegionAddress(0));
                 let failed = |error| BuildError::Host { what: "write memory", source: std::io::Error::other(error) };
                 written.map_err(failed)?;

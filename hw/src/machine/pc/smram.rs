@@ -50,7 +50,7 @@ struct State {
 impl Smram {
     /// SMRAM in front of `display`, at its place on `bus`. With `management`, processors have system-management mode.
     pub(super) fn new(display: Option<Arc<dyn MmioDevice>>, management: bool) -> Result<Arc<Smram>, accel::Error> {
-        let ram = allocate("smram", ADDRESS, LENGTH)?;
+        let ram = allocate(ADDRESS, LENGTH)?;
         Ok(Arc::new(Smram { ram, display, management, state: Mutex::default() }))
     }
 

@@ -68,8 +68,8 @@ pub(super) fn build(config: &Config, parts: &Parts<'_>) -> Result<Board, BuildEr
         let (least, most, size) = (LEAST_MEMORY, MOST_MEMORY, config.memory);
         return Err(BuildError::Memory { machine: NAME, least, most, size });
     }
-    let ram_region = allocate("ram", DRAM, config.memory)?;
-    let rom_region = allocate("rom", ROM, ROM_SIZE)?;
+    let ram_region = allocate(DRAM, config.memory)?;
+    let rom_region = allocate(ROM, ROM_SIZE)?;
     let memory_of = |regions| {
         GuestMemory::from_arc_regions(regions)
             .map(Arc::new)
