@@ -50,6 +50,8 @@ pub(super) struct JumpCache {
     local: Vec<usize>,
     /// For each position, whether it is among these.
     is_local: Box<[bool]>,
+    /// For each position, whether it was filled later than the other that the same addresses have.
+    is_later: Box<[bool]>,
 }
 
 /// The first position of an address. [`crate::compile`] emits the same computation.
@@ -70,6 +72,7 @@ impl JumpCache {
             pages: [Pages::None; JUMP_CACHE_PAGES as usize],
             local: Vec::new(),
             is_local: vec![false; count].into(),
+            is_later: vec![false; count].into(),
         }
     }
 
@@ -109,12 +112,14 @@ impl JumpCache {
     pub(super) fn fill(&mut self, pc: u64, flags: u32, translation: &Translation, global: bool) {
         let first = index(pc);
         let same = |entry: &JumpCacheEntry| entry.pc == pc && [NO_FLAGS, flags.into()].contains(&entry.flags);
-        let position = if same(&self.entries[first ^ OTHER]) { first ^ OTHER } else { first };
-        if !same(&self.entries[position]) {
-            // What was used before moves on.
-            self.entries.swap(first, first ^ OTHER);
-            self.set_local(first ^ OTHER, self.is_local[first]);
+        let other = first ^ OTHER;
+        let position = if same(&self.entries[other]) { other } else { first };
+        if !same(&self.entries[position]) && self.is_later[first] {
+            // What was filled before the other goes.
+            self.entries.swap(first, other);
+            self.set_local(other, self.is_local[first]);
         }
+        (self.is_later[position], self.is_later[position ^ OTHER]) = (true, false);
         self.set_local(position, !global);
         let page = pc & !(PAGE_SIZE - 1);
         let pages = &mut self.pages[group(pc)];
@@ -172,5 +177,39 @@ impl JumpCache {
         self.forget_local();
         self.pages.fill(Pages::None);
         self.entries.fill_with(|| JumpCacheEntry::EMPTY);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::translations::{Key, Tiers, Translation, Translator};
+    use crate::riscv64::Riscv64;
+
+    #[test]
+    fn what_was_filled_before_the_others_goes() {
+        let generation = Translator::<Riscv64>::new(Tiers::InterpreterOnly, None).generation();
+        let translation =
+            |physical| Translation::for_tests(&generation, Key { start: 0, physical, next_page: None, flags: 0 });
+        let translations: Vec<_> = (0..3).map(|number| translation(number * PAGE_SIZE)).collect();
+        // The first and the last have the same first place, the second has the other.
+        let addresses = [0, 0x100, JUMP_CACHE_PAGES * PAGE_SIZE];
+        let mut cache = JumpCache::new();
+        let fill = |cache: &mut JumpCache, which: usize| {
+            cache.fill(addresses[which], 0, &translations[which], false);
+        };
+        let present = |cache: &JumpCache| addresses.map(|address| cache.get(address, 0).is_some());
+        fill(&mut cache, 2);
+        fill(&mut cache, 0);
+        assert_eq!(present(&cache), [true, false, true]);
+        fill(&mut cache, 1);
+        assert_eq!(present(&cache), [true, true, false]);
+        cache.clear_address_space();
+        assert_eq!(present(&cache), [false; 3]);
+        assert!(cache.last(addresses[0]).any(|last| last == std::sync::Arc::as_ptr(&translations[0])));
+        fill(&mut cache, 0);
+        fill(&mut cache, 1);
+        cache.clear_page(addresses[1]);
+        assert_eq!(present(&cache), [false; 3]);
     }
 }

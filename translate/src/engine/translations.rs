@@ -151,6 +151,14 @@ impl Translation {
         })
     }
 
+    /// A translation of nothing.
+    #[cfg(test)]
+    pub(super) fn for_tests(generation: &Generation, key: Key) -> Arc<Translation> {
+        let (block, spans) = (OnceLock::new(), Vec::new());
+        let parts = Parts { key, block, later: None, spans, breakpoint: false, alone: false, guest_code: None };
+        Translation::new(generation, parts)
+    }
+
     /// The IR.
     pub fn block(&self) -> &Block {
         self.block.get_or_init(|| {
