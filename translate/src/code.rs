@@ -16,8 +16,24 @@ const LINE: u64 = PAGE_SIZE / 64;
 pub trait Invalidate: Send + Sync {
     /// Guest-physical range of the code within the page, first byte and length.
     fn overlaps(&self, physical: u64, bytes: u64) -> bool;
-    /// Takes it out of use, at once and for all processors.
-    fn invalidate(&self);
+    /// Takes it out of use, at once and for all processors; true if making it was worth while, as it was executed often.
+    fn invalidate(&self) -> bool;
+}
+
+/// How many translations of a page in succession must have been made in vain for it to be volatile.
+const VAIN: u32 = 16;
+/// How many blocks of a page are executed without being kept when it becomes volatile, and at most. Then it is tried again.
+const FIRST_VOLATILE: u32 = 1 << 10;
+const MOST_VOLATILE: u32 = 1 << 16;
+
+/// A page whose code was rewritten.
+struct Rewritten {
+    /// How many translations in succession were made in vain.
+    vain: u32,
+    /// How many more blocks are to be executed without being kept.
+    left: u32,
+    /// How many the next time.
+    next: u32,
 }
 
 struct Page {
@@ -40,6 +56,8 @@ pub struct CodePages {
     // Lock order: after a `Tlb`'s filling lock for reads; `protect` takes no TLB lock while it holds this.
     pages: RwLock<FxHashMap<u64, Page>>,
     processors: Mutex<Vec<Weak<Tlb>>>,
+    // Lock order: alone.
+    rewritten: Mutex<FxHashMap<u64, Rewritten>>,
 }
 
 impl CodePages {
@@ -107,12 +125,17 @@ impl CodePages {
         let mut pages = self.pages.write();
         let Some(page) = pages.get_mut(&number) else { return false };
         let mut found = false;
+        let (mut vain, mut worth_while) = (0, false);
         page.translations.retain(|translation| {
             let Some(translation) = translation.upgrade() else { return false };
             let hit = translation.overlaps(physical, bytes);
             if hit {
-                translation.invalidate();
                 found = true;
+                if translation.invalidate() {
+                    worth_while = true;
+                } else {
+                    vain += 1;
+                }
             }
             !hit
         });
@@ -120,7 +143,33 @@ impl CodePages {
             // The page may be written at full speed again. Who protected it and has not recorded yet finds it gone.
             pages.remove(&number);
         }
+        drop(pages);
+        if found {
+            self.note_rewritten(number, vain, worth_while);
+        }
         found
+    }
+
+    fn note_rewritten(&self, number: u64, vain: u32, worth_while: bool) {
+        let mut rewritten = self.rewritten.lock();
+        if worth_while {
+            rewritten.remove(&number);
+            return;
+        }
+        let page = rewritten.entry(number).or_insert(Rewritten { vain: 0, left: 0, next: FIRST_VOLATILE });
+        page.vain += vain;
+        if page.vain >= VAIN {
+            *page = Rewritten { vain: 0, left: page.next, next: (page.next * 2).min(MOST_VOLATILE) };
+        }
+    }
+
+    /// True if the block that is to be executed in the page of `physical` should not be translated, since code there was rewritten again and again before
+    /// its translations were of use.
+    pub(crate) fn is_volatile(&self, physical: u64) -> bool {
+        let mut rewritten = self.rewritten.lock();
+        let Some(page) = rewritten.get_mut(&(physical / PAGE_SIZE)) else { return false };
+        page.left = page.left.saturating_sub(1);
+        page.left != 0
     }
 }
 

@@ -7,6 +7,8 @@ use std::fmt;
 pub struct Counters {
     /// Blocks executed by the interpreter.
     pub interpreted: u64,
+    /// Blocks executed that were not kept, since their code is rewritten again and again; they were interpreted, too.
+    pub volatile: u64,
     /// How often the dispatcher entered compiled code.
     pub entered: u64,
     /// How often a block was not found in the jump cache.
@@ -41,6 +43,7 @@ impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Counters {
             interpreted,
+            volatile,
             entered,
             jump_cache_misses,
             hashed,
@@ -56,7 +59,11 @@ impl fmt::Display for Counters {
             code_writes,
             exceptions,
         } = self;
-        writeln!(f, "blocks: {interpreted} executions interpreted, {entered} entries into compiled code")?;
+        writeln!(
+            f,
+            "blocks: {} executions interpreted, {volatile} of them not kept, {entered} entries into compiled code",
+            interpreted + volatile
+        )?;
         writeln!(f, "look-ups: {jump_cache_misses} missed the jump cache, {hashed} of them went to the hash table")?;
         writeln!(
             f,

@@ -128,6 +128,8 @@ pub(super) struct BlockCode {
     memory: Arc<CodeMemory>,
     /// How many executions are left until it asks for more; it asks when this becomes negative.
     counter: Address,
+    /// What it was set to.
+    granted: AtomicI32,
     /// The first bytes behind the entry, as they were compiled.
     first: u64,
     /// The same with a jump to the gate.
@@ -149,7 +151,7 @@ impl BlockCode {
         bytes[0] = 0xe9;
         bytes[1..5].copy_from_slice(&distance(jump.wrapping_add(1), gate).to_le_bytes());
         let redirected = u64::from_le_bytes(bytes);
-        Some(BlockCode { placed, memory: memory.clone(), counter, first, redirected })
+        Some(BlockCode { placed, memory: memory.clone(), counter, granted: AtomicI32::new(0), first, redirected })
     }
 
     pub(super) fn entry(&self) -> *const u8 {
@@ -163,7 +165,15 @@ impl BlockCode {
 
     /// Sets how many executions are left.
     pub(super) fn set_countdown(&self, left: u32) {
-        self.counter().store(i32::try_from(left).unwrap_or(i32::MAX), Ordering::Relaxed);
+        let left = i32::try_from(left).unwrap_or(i32::MAX);
+        self.granted.store(left, Ordering::Relaxed);
+        self.counter().store(left, Ordering::Relaxed);
+    }
+
+    /// How often it was executed since that was last set.
+    pub(super) fn executions(&self) -> u32 {
+        let left = self.counter().load(Ordering::Relaxed);
+        self.granted.load(Ordering::Relaxed).saturating_sub(left).unsigned_abs()
     }
 
     /// Makes jumps of other blocks come here.

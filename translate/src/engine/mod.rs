@@ -10,6 +10,7 @@ pub(crate) mod links;
 mod queue;
 mod region;
 mod translations;
+mod volatile;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -20,7 +21,7 @@ use crate::compile::EntryPoint;
 use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
 use crate::guest::{Access, Exception, Guest, NeedsMoreCode};
 use crate::interpret::{self, Ended, Values, interpret};
-use crate::ir::{Block, MemoryMode, Terminator};
+use crate::ir::{Block, MemoryMode, Op, Terminator};
 use crate::platform::{PAGE_SIZE, Platform};
 
 use jump_cache::JumpCache;
@@ -31,6 +32,7 @@ pub use links::Cell;
 pub use region::Region;
 pub use translations::{Generation, Key, Tiers, Translation, Translator};
 use translations::{Parts, Span, Wanted};
+use volatile::VolatileBlocks;
 
 /// Most instructions in a block.
 const MOST_INSTRUCTIONS: usize = 64;
@@ -99,6 +101,7 @@ struct Dispatcher<G: Guest> {
     jump_cache: JumpCache,
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Values,
+    volatile: VolatileBlocks,
     /// Translation flags, as of the last look.
     flags: u32,
     /// [`Cpu::flushes`] that the jump cache knows of.
@@ -125,6 +128,7 @@ impl<G: Guest> Engine<G> {
             jump_cache,
             fetch_pages: Box::new([NO_FETCH_PAGE; FETCH_PAGES]),
             values: Values::new(),
+            volatile: VolatileBlocks::new(),
             flags: 0,
             seen_flushes: 0,
             seen_address_space_flushes: 0,
@@ -246,7 +250,11 @@ impl<G: Guest> Dispatcher<G> {
                 self.note_flushes(cpu);
             }
             let ended = match self.find(cpu) {
-                Ok(translation) => {
+                Ok(None) => {
+                    passed_over = None;
+                    self.execute_volatile(cpu)
+                }
+                Ok(Some(translation)) => {
                     // SAFETY: `self.generation`, which is replaced in `find` only, keeps it alive.
                     let translation = unsafe { &*translation };
                     if translation.breakpoint {
@@ -365,20 +373,20 @@ impl<G: Guest> Dispatcher<G> {
         }
     }
 
-    /// The translation at the processor's pc.
+    /// The translation at the processor's pc; `None` if there shall be none.
     #[inline]
-    fn find(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
+    fn find(&mut self, cpu: &mut Cpu<G>) -> Result<Option<*const Translation>, Stopped> {
         let pc = cpu.context.pc;
         if let Some(translation) = self.jump_cache.get(pc, self.flags)
             // SAFETY: it was filled from `self.generation`, which keeps it alive.
             && unsafe { &*translation }.is_valid()
         {
-            return Ok(translation);
+            return Ok(Some(translation));
         }
         self.find_slowly(cpu)
     }
 
-    fn find_slowly(&mut self, cpu: &mut Cpu<G>) -> Result<*const Translation, Stopped> {
+    fn find_slowly(&mut self, cpu: &mut Cpu<G>) -> Result<Option<*const Translation>, Stopped> {
         if let Some(generation) = self.translator.newer_generation(&self.generation) {
             // Before the old one goes, and the translations with it.
             self.jump_cache.forget();
@@ -413,6 +421,9 @@ impl<G: Guest> Dispatcher<G> {
                 cpu.counters.hashed += 1;
                 match self.generation.find(&key) {
                     Some(translation) => Arc::as_ptr(&translation),
+                    None if movable && to_page_end >= LONGEST_INSTRUCTION && cpu.code_pages.is_volatile(physical) => {
+                        return Ok(None);
+                    }
                     None => {
                         let made = cpu.during(Activity::Translating, |cpu| self.translate(cpu, key, movable));
                         Arc::as_ptr(&made?)
@@ -425,7 +436,7 @@ impl<G: Guest> Dispatcher<G> {
         // SAFETY: as above.
         let translation = unsafe { &*pointer };
         self.jump_cache.fill(pc, self.flags, translation, in_global_page && key.next_page.is_none());
-        Ok(pointer)
+        Ok(Some(pointer))
     }
 
     /// Makes and records the translation at the processor's pc; `movable`: it may be mapped anywhere.
@@ -450,7 +461,7 @@ impl<G: Guest> Dispatcher<G> {
                 spans.push(Span { physical: next, bytes: length - in_first });
             }
             let alone = block.ops.iter().any(|op| match op {
-                crate::ir::Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].effects.alone,
+                Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].effects.alone,
                 _ => false,
             });
             let alone = alone || spans.len() > 1;

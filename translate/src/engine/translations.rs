@@ -58,6 +58,9 @@ pub enum Tiers {
 /// so many executions.
 const WARM: u32 = 5;
 
+/// After how many executions a translation was worth its making.
+const WORTH_WHILE: u32 = 32;
+
 /// What a block's executions make worth while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wanted {
@@ -305,8 +308,11 @@ impl Invalidate for Translation {
         })
     }
 
-    fn invalidate(&self) {
+    fn invalidate(&self) -> bool {
+        let compiled = self.block_code.get().map_or(0, BlockCode::executions);
+        let worth_while = self.has_region() || self.executions().saturating_add(compiled) >= WORTH_WHILE;
         self.invalidate_now();
+        worth_while
     }
 }
 
