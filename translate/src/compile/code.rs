@@ -108,6 +108,15 @@ pub(crate) struct Relocation {
     pub(crate) target: Target,
 }
 
+impl Relocation {
+    /// True if it is within code of so many bytes, and where it can be changed if it must.
+    pub(crate) fn fits(&self, bytes: usize) -> bool {
+        let offset = self.offset as usize;
+        let aligned = !matches!(self.target, Target::Jump(_)) || offset.is_multiple_of(self.target.size());
+        aligned && offset.checked_add(self.target.size()).is_some_and(|end| end <= bytes)
+    }
+}
+
 /// Code that has no place yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Code {

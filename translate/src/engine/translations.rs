@@ -375,7 +375,7 @@ impl Generation {
 
     fn try_to_place(&self, code: Code, translation: &Translation) -> Option<PlacedCode> {
         let Code { bytes, relocations } = code;
-        if relocations.iter().any(|relocation| relocation.offset as usize + relocation.target.size() > bytes.len()) {
+        if !relocations.iter().all(|relocation| relocation.fits(bytes.len())) {
             return None;
         }
         let is_block = relocations.iter().any(|relocation| relocation.target == Target::Counter);
