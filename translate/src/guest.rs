@@ -1,7 +1,7 @@
 //! What a guest architecture is to the back ends.
 
 use crate::cpu::Cpu;
-use crate::ir::{Block, MemoryMode};
+use crate::ir::{Block, MemoryMode, Op};
 use crate::platform::MemoryView;
 
 /// An exception as its architecture numbers it, and the value reported with it.
@@ -103,6 +103,24 @@ pub struct Helper<G> {
     pub effects: Effects,
     /// The function. It must not unwind.
     pub function: extern "C" fn(&mut Cpu<G>, u64, u64, u64) -> u64,
+}
+
+/// The helper that an operation calls, if it calls one.
+pub(crate) fn helper_of<G: Guest>(op: &Op) -> Option<&'static Helper<G>> {
+    match op {
+        Op::Helper { helper, .. } => Some(&G::HELPERS[usize::from(helper.0)]),
+        _ => None,
+    }
+}
+
+/// How many operands an operation passes to its helper.
+pub(crate) fn arguments_of<G: Guest>(op: &Op) -> usize {
+    helper_of::<G>(op).map_or(0, |helper| helper.arguments)
+}
+
+/// True if an operation calls a helper that stands [alone](Effects::alone).
+pub(crate) fn stands_alone<G: Guest>(op: &Op) -> bool {
+    helper_of::<G>(op).is_some_and(|helper| helper.effects.alone)
 }
 
 /// A guest architecture: its lifter, its address translation and its exceptions.

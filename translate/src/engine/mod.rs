@@ -19,9 +19,9 @@ use std::sync::{Arc, OnceLock};
 use crate::activity::{Activity, Samples};
 use crate::compile::EntryPoint;
 use crate::cpu::{ATTENTION_KICK, ATTENTION_MEMORY, Cpu, Status, Stopped, WatchedRange};
-use crate::guest::{Access, Exception, Guest, NeedsMoreCode};
+use crate::guest::{Access, Exception, Guest, NeedsMoreCode, stands_alone};
 use crate::interpret::{self, Ended, Values, interpret};
-use crate::ir::{Block, MemoryMode, Op, Terminator};
+use crate::ir::{Block, MemoryMode, Terminator};
 use crate::platform::{PAGE_SIZE, Platform};
 
 use jump_cache::JumpCache;
@@ -460,11 +460,7 @@ impl<G: Guest> Dispatcher<G> {
             {
                 spans.push(Span { physical: next, bytes: length - in_first });
             }
-            let alone = block.ops.iter().any(|op| match op {
-                Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].effects.alone,
-                _ => false,
-            });
-            let alone = alone || spans.len() > 1;
+            let alone = spans.len() > 1 || block.ops.iter().any(stands_alone::<G>);
             // What was kept may be part of a region.
             let guest_code = if may_be_kept && !alone { self.guest_code(cpu, key, &block) } else { None };
             let block = OnceLock::from(block);

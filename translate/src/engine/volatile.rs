@@ -8,7 +8,7 @@ use rustc_hash::FxBuildHasher;
 use super::{Dispatcher, Ended, LONGEST_INSTRUCTION, MOST_CODE, MOST_INSTRUCTIONS};
 use crate::activity::Activity;
 use crate::cpu::{Cpu, Stopped};
-use crate::guest::{Guest, NeedsMoreCode};
+use crate::guest::{Guest, NeedsMoreCode, helper_of};
 use crate::interpret::interpret;
 use crate::ir::{Block, Op, VectorOp};
 use crate::platform::PAGE_SIZE;
@@ -94,7 +94,6 @@ fn may_write_memory<G: Guest>(op: &Op) -> bool {
         | Op::AtomicCompareExchange { .. }
         | Op::StoreConditional { .. }
         | Op::Vector(VectorOp::Store { .. }) => true,
-        Op::Helper { helper, .. } => !G::HELPERS[usize::from(helper.0)].effects.only_computes(),
-        _ => false,
+        op => helper_of::<G>(op).is_some_and(|helper| !helper.effects.only_computes()),
     }
 }

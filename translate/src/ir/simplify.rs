@@ -5,20 +5,13 @@
 
 use super::*;
 use crate::cpu::MOST_REGISTERS;
-use crate::guest::Guest;
+use crate::guest::{Guest, arguments_of};
 use crate::interpret;
 
 /// A shorter block that does the same.
 pub fn simplify<G: Guest>(block: Block) -> Block {
     let forward = Forward::<G>::run(block);
     drop_unused::<G>(forward)
-}
-
-fn arguments_of<G: Guest>(op: &Op) -> usize {
-    match op {
-        Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
-        _ => 0,
-    }
 }
 
 /// The pass from the beginning: known registers and constants.

@@ -1,7 +1,8 @@
 //! The baseline compiler for x86-64 hosts.
 //!
-//! Compiled code keeps `rbp` [`CONTEXT_BIAS`](encoding::CONTEXT_BIAS) bytes behind the start of the [`Context`]. `rax`, `rcx`, `rdx`, `rsi` and `rdi` are free for every operation; the
-//! others hold values. None is preserved: the code that enters it ([`Baseline::enter`]) saves what the platform's convention asks for.
+//! Compiled code keeps `rbp` [`CONTEXT_BIAS`](encoding::CONTEXT_BIAS) bytes behind the start of the [`Context`]. `rax`, `rcx`,
+//! `rdx`, `rsi` and `rdi` are free for every operation; the others hold values. None is preserved: the code that enters it
+//! ([`Baseline::enter`]) saves what the platform's convention asks for.
 //! At the entry of a block the stack pointer is as at the entry of a function, so that regions can be gone to.
 
 #[macro_use]
@@ -23,7 +24,7 @@ use super::Uses;
 use crate::compile::{ACCESS_BITS, Code, CodeMemory, Function, Relocation, SlowPath};
 use crate::cpu::Context;
 use crate::engine::{Cell, Translation};
-use crate::guest::Guest;
+use crate::guest::{Guest, arguments_of, stands_alone};
 use crate::ir::{Block, Op, Register, Terminator, Type, Value};
 use encoding::{CONTEXT_START, add_to_context};
 use integer::Condition;
@@ -126,21 +127,15 @@ impl Baseline {
     pub(crate) fn compile<G: Guest>(&self, translation: &Translation) -> Option<Code> {
         let block = translation.block();
         // A helper that stands alone may change what code elsewhere relies on.
-        let stands_alone =
-            |op: &Op| matches!(op, Op::Helper { helper, .. } if G::HELPERS[usize::from(helper.0)].effects.alone);
-        if translation.alone && !block.terminator.leaves() && block.ops.iter().any(stands_alone) {
+        if translation.alone && !block.terminator.leaves() && block.ops.iter().any(stands_alone::<G>) {
             return None;
         }
-        let arguments = |op: &Op| match op {
-            Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
-            _ => 0,
-        };
         let mut code = VecAssembler::new(0);
         let mut emitter = Emitter {
             leave: code.new_dynamic_label(),
             code,
             block,
-            uses: Uses::of(block, arguments),
+            uses: Uses::of(block, arguments_of::<G>),
             registers: Registers::new(block.ops.len()),
             baseline: self,
             translation,
@@ -256,10 +251,6 @@ impl<'a> Emitter<'a> {
                 continue;
             }
             self.op::<G>(place, op)?;
-            let arguments = match op {
-                Op::Helper { helper, .. } => G::HELPERS[usize::from(helper.0)].arguments,
-                _ => 0,
-            };
             // A fused comparison's operands end with the operation behind it.
             let compared = place.checked_sub(1).and_then(|before| match block.ops[before] {
                 Op::Compare { a, b, .. } if self.uses.fused[before] => Some([a, b]),
@@ -268,7 +259,7 @@ impl<'a> Emitter<'a> {
             for value in compared.into_iter().flatten() {
                 self.registers.end(value, place, &self.uses);
             }
-            op.for_each_operand(arguments, |value| self.registers.end(value, place, &self.uses));
+            op.for_each_operand(arguments_of::<G>(op), |value| self.registers.end(value, place, &self.uses));
             if op.result().is_some() {
                 self.registers.end(Value(place as u16), place, &self.uses);
             }

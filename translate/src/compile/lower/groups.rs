@@ -5,7 +5,7 @@
 //! without looking again; otherwise each of them looks for itself. What was looked up holds until the end of the block: the processor
 //! drops translations in helpers and between blocks only.
 
-use crate::guest::Guest;
+use crate::guest::{Guest, helper_of};
 use crate::ir::{BinaryOp, Block, MemoryMode, Op, Type, Value, VectorOp};
 
 /// Most bytes from the first to the last of a group: the more, the more often the end of a page is among them.
@@ -89,9 +89,7 @@ impl Groups {
         // Those that may get more members.
         let mut open: Vec<usize> = Vec::new();
         for (place, op) in block.ops.iter().enumerate() {
-            if let Op::Helper { helper, .. } = op
-                && !G::HELPERS[usize::from(helper.0)].effects.only_computes()
-            {
+            if helper_of::<G>(op).is_some_and(|helper| !helper.effects.only_computes()) {
                 open.clear();
             }
             let Some(access) = access(op) else { continue };
