@@ -22,28 +22,36 @@ pub(crate) use none::Baseline;
 use crate::ir::{Block, Op, Value};
 
 /// When each value of a block is used last, and which comparisons need no value.
+#[derive(Default)]
 struct Uses {
     /// For each value, the position of the last operation that uses it; that of the terminator is the number of operations. The
     /// value's own position where nothing uses it.
     last: Vec<u16>,
     /// Comparisons whose only user is the operation behind them, which takes the host's flags.
     fused: Vec<bool>,
+    /// How many operations use each value, up to some.
+    counts: Vec<u8>,
 }
 
 impl Uses {
-    fn of(block: &Block, arguments: impl Fn(&Op) -> usize) -> Uses {
+    /// Makes it that of a block.
+    fn note(&mut self, block: &Block, arguments: impl Fn(&Op) -> usize) {
+        let Uses { last, fused, counts } = self;
         let count = block.ops.len();
-        let mut last: Vec<u16> = (0..count as u16).collect();
-        let mut uses = vec![0_u8; count];
+        last.clear();
+        last.extend(0..count as u16);
+        counts.clear();
+        counts.resize(count, 0);
+        fused.clear();
+        fused.resize(count, false);
         let mut see = |position: usize, value: Value| {
             last[usize::from(value.0)] = position as u16;
-            uses[usize::from(value.0)] = uses[usize::from(value.0)].saturating_add(1);
+            counts[usize::from(value.0)] = counts[usize::from(value.0)].saturating_add(1);
         };
         for (position, op) in block.ops.iter().enumerate() {
             op.for_each_operand(arguments(op), |value| see(position, value));
         }
         block.terminator.for_each_operand(|value| see(count, value));
-        let mut fused = vec![false; count];
         for (position, op) in block.ops.iter().enumerate() {
             let Op::Compare { a, b, .. } = *op else { continue };
             let next = block.ops.get(position + 1);
@@ -54,7 +62,7 @@ impl Uses {
                 Some(_) => false,
                 None => matches!(block.terminator, crate::ir::Terminator::Branch { .. }),
             };
-            if takes_flags && uses[position] == 1 && usize::from(last[position]) == position + 1 {
+            if takes_flags && counts[position] == 1 && usize::from(last[position]) == position + 1 {
                 fused[position] = true;
                 for operand in [a, b] {
                     let last = &mut last[usize::from(operand.0)];
@@ -62,6 +70,5 @@ impl Uses {
                 }
             }
         }
-        Uses { last, fused }
     }
 }

@@ -11,6 +11,12 @@ impl Baseline {
     /// Code that returns from a block to the dispatcher.
     pub(crate) const LEAVE: &[u8] = &[];
 
+    /// What regions begin with.
+    pub(crate) const REGION_START: &[u8] = &[];
+
+    /// Where gates are entered from elsewhere than blocks.
+    pub(crate) const GATE_FROM_OUTSIDE: usize = 0;
+
     /// `None`, as on this host there is none.
     pub(crate) fn new() -> Option<Baseline> {
         None

@@ -125,3 +125,15 @@ pub(crate) struct Code {
     /// What is to be filled in.
     pub(crate) relocations: Vec<Relocation>,
 }
+
+impl Code {
+    /// The same behind other code, which goes on into it.
+    pub(crate) fn behind(self, start: &[u8]) -> Code {
+        let bytes = [start, &self.bytes].concat();
+        let behind = |relocation: Relocation| Relocation {
+            offset: relocation.offset + start.len() as u32,
+            target: relocation.target,
+        };
+        Code { bytes, relocations: self.relocations.into_iter().map(behind).collect() }
+    }
+}

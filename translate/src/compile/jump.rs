@@ -67,16 +67,24 @@ pub(super) fn is_of(
     builder.ins().band(same_pc, same_flags)
 }
 
-/// Tail-calls the code of an entry.
-pub(super) fn enter(builder: &mut FunctionBuilder, region: clif::SigRef, context: clif::Value, entry: clif::Value) {
-    let cell = load(builder, entry, offset_of!(JumpCacheEntry, cell));
-    let code = load(builder, cell, 0);
+/// Tail-calls the code of an entry; `by_cell`: where it has the cell instead.
+pub(super) fn enter(
+    builder: &mut FunctionBuilder,
+    region: clif::SigRef,
+    context: clif::Value,
+    entry: clif::Value,
+    by_cell: bool,
+) {
+    let mut code = load(builder, entry, offset_of!(JumpCacheEntry, code));
+    if by_cell {
+        code = load(builder, code, 0);
+    }
     builder.ins().return_call_indirect(region, code, &[context]);
 }
 
-/// The body of such a function; `indirect`: for computed addresses. Where it does not find the address, or another thread wants the processor, it
+/// The body of such a function; `indirect`: for computed addresses; `by_cell`: as for [`enter`]. Where it does not find the address, or another thread wants the processor, it
 /// returns to the dispatcher.
-pub(super) fn build(builder: &mut FunctionBuilder, parameters: &[clif::Value], indirect: bool) {
+pub(super) fn build(builder: &mut FunctionBuilder, parameters: &[clif::Value], indirect: bool, by_cell: bool) {
     let [context, pc, flags, source] = *parameters else { return };
     let store = |builder: &mut FunctionBuilder, value, offset: usize| {
         builder.ins().store(MemFlagsData::trusted(), value, context, offset as i32);
@@ -106,7 +114,7 @@ pub(super) fn build(builder: &mut FunctionBuilder, parameters: &[clif::Value], i
     builder.ins().brif(hit, found, &[BlockArg::Value(second)], missed, &[]);
 
     builder.switch_to_block(found);
-    enter(builder, region, context, entry);
+    enter(builder, region, context, entry, by_cell);
 
     builder.switch_to_block(missed);
     if indirect {

@@ -16,6 +16,7 @@ const HUGE_PAGE: usize = 2 << 20;
 const CODE_OF_A_COUNTER: usize = 128;
 
 /// A fixed amount of executable memory that is filled and then freed as a whole.
+#[derive(Debug)]
 pub struct CodeMemory {
     writable: NonNull<u8>,
     executable: NonNull<u8>,

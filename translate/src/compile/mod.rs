@@ -26,6 +26,7 @@ use cranelift_codegen::isa::{OwnedTargetIsa, TargetIsa};
 use cranelift_codegen::settings::{self, Configurable};
 use cranelift_frontend::FunctionBuilderContext;
 
+use crate::baseline::Baseline;
 use crate::engine::Region;
 use crate::guest::Guest;
 pub(crate) use code::{Code, Function, Relocation, SlowPath, Target};
@@ -85,7 +86,8 @@ impl<G: Guest> Compiler<G> {
     pub(crate) fn compile(&mut self, region: &Region) -> Result<Code, CompileError> {
         self.context.clear();
         lower::lower::<G>(&self.runtime, region, &mut self.context.func, &mut self.builder_context);
-        finish(&*self.runtime.isa, &mut self.context)
+        let code = finish(&*self.runtime.isa, &mut self.context)?;
+        Ok(if self.runtime.baseline.is_some() { code.behind(Baseline::REGION_START) } else { code })
     }
 }
 

@@ -72,8 +72,10 @@ impl<G: Guest> Runtime<G> {
             functions[Function::Slow(path).index()] = maker.thunk(target, arguments)?;
         }
         for (function, indirect) in [(Function::GoDirect, false), (Function::GoIndirect, true)] {
-            functions[function.index()] =
-                maker.make(jump::signature(), |builder, parameters| jump::build(builder, parameters, indirect))?;
+            let by_cell = baseline.is_none();
+            functions[function.index()] = maker.make(jump::signature(), |builder, parameters| {
+                jump::build(builder, parameters, indirect, by_cell);
+            })?;
         }
         if let Some(baseline) = &baseline {
             for (function, stub) in baseline.stubs() {

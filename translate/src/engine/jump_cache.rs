@@ -1,7 +1,7 @@
 //! The jump cache: where the dispatcher, and compiled code at jumps between pages and to computed addresses, look first for the
 //! translation of an address.
 
-use super::{Cell, Translation};
+use super::Translation;
 use crate::platform::PAGE_SIZE;
 
 /// Groups of entries, each for the addresses of pages with the same residue.
@@ -19,15 +19,16 @@ const NO_FLAGS: u64 = u64::MAX;
 pub(crate) struct JumpCacheEntry {
     pub(crate) pc: u64,
     pub(crate) flags: u64,
-    /// The cell of the translation.
-    pub(crate) cell: *const Cell,
+    /// Code for it, or what returns to the dispatcher. It serves as long as the generation: whoever comes to it when there is better goes on to that.
+    /// Where regions cannot be [closed](super::links), as on hosts without a baseline compiler, it is the cell instead.
+    pub(crate) code: *const u8,
     /// Kept alive by the generation that the engine holds; stays when the entry is emptied.
     translation: *const Translation,
 }
 
 impl JumpCacheEntry {
     const EMPTY: JumpCacheEntry =
-        JumpCacheEntry { pc: 0, flags: NO_FLAGS, cell: std::ptr::null(), translation: std::ptr::null() };
+        JumpCacheEntry { pc: 0, flags: NO_FLAGS, code: std::ptr::null(), translation: std::ptr::null() };
 }
 
 /// How far the second place of an address is from its first: one to the right or to the left.
@@ -42,9 +43,13 @@ enum Pages {
     Several,
 }
 
+/// Both entries that an address may have, in one line of the host's cache.
+#[repr(C, align(64))]
+struct Pair([JumpCacheEntry; 2]);
+
 /// The jump cache of one processor. Pointers in it are valid as long as the generation of translations that they were filled from.
 pub(super) struct JumpCache {
-    entries: Box<[JumpCacheEntry]>,
+    pairs: Box<[Pair]>,
     pages: [Pages; JUMP_CACHE_PAGES as usize],
     /// Positions of entries that hold in this address space only, filled since it was entered.
     local: Vec<usize>,
@@ -68,7 +73,7 @@ impl JumpCache {
     pub(super) fn new() -> JumpCache {
         let count = (JUMP_CACHE_PAGES * JUMP_CACHE_PLACES) as usize;
         JumpCache {
-            entries: (0..count).map(|_| JumpCacheEntry::EMPTY).collect(),
+            pairs: (0..count / 2).map(|_| Pair([JumpCacheEntry::EMPTY; 2])).collect(),
             pages: [Pages::None; JUMP_CACHE_PAGES as usize],
             local: Vec::new(),
             is_local: vec![false; count].into(),
@@ -78,26 +83,38 @@ impl JumpCache {
 
     /// The entries, for compiled code.
     pub(super) fn as_ptr(&self) -> *const JumpCacheEntry {
-        self.entries.as_ptr()
+        self.pairs.as_ptr().cast()
+    }
+
+    fn entry(&mut self, position: usize) -> &mut JumpCacheEntry {
+        &mut self.pairs[position / 2].0[position % 2]
     }
 
     /// The translation of an address under certain flags.
     #[inline]
     pub(super) fn get(&self, pc: u64, flags: u32) -> Option<*const Translation> {
         let is_of = |entry: &&JumpCacheEntry| entry.pc == pc && entry.flags == u64::from(flags);
-        self.entries_of(pc).into_iter().find(is_of).map(|entry| entry.translation)
+        self.pair(pc).iter().find(is_of).map(|entry| entry.translation)
     }
 
     /// The last translations of an address, even if their entries were emptied since.
     pub(super) fn last(&self, pc: u64) -> impl Iterator<Item = *const Translation> {
         let known = move |entry: &&JumpCacheEntry| entry.pc == pc && !entry.translation.is_null();
-        self.entries_of(pc).into_iter().filter(known).map(|entry| entry.translation)
+        self.pair(pc).iter().filter(known).map(|entry| entry.translation)
     }
 
     #[inline]
-    fn entries_of(&self, pc: u64) -> [&JumpCacheEntry; 2] {
-        let first = index(pc);
-        [&self.entries[first], &self.entries[first ^ OTHER]]
+    fn pair(&self, pc: u64) -> &[JumpCacheEntry; 2] {
+        &self.pairs[index(pc) / 2].0
+    }
+
+    /// Notes what code there now is of an address under certain flags.
+    #[inline]
+    pub(super) fn note_code(&mut self, pc: u64, flags: u32, code: *const u8) {
+        let pair = &mut self.pairs[index(pc) / 2].0;
+        if let Some(entry) = pair.iter_mut().find(|entry| entry.pc == pc && entry.flags == u64::from(flags)) {
+            entry.code = code;
+        }
     }
 
     fn set_local(&mut self, position: usize, local: bool) {
@@ -108,15 +125,15 @@ impl JumpCache {
         }
     }
 
-    /// Fills the entry of an address; `global`: for all address spaces.
-    pub(super) fn fill(&mut self, pc: u64, flags: u32, translation: &Translation, global: bool) {
+    /// Fills the entry of an address; `code`: see [`JumpCacheEntry::code`]; `global`: for all address spaces.
+    pub(super) fn fill(&mut self, pc: u64, flags: u32, translation: &Translation, code: *const u8, global: bool) {
         let first = index(pc);
         let same = |entry: &JumpCacheEntry| entry.pc == pc && [NO_FLAGS, flags.into()].contains(&entry.flags);
         let other = first ^ OTHER;
-        let position = if same(&self.entries[other]) { other } else { first };
-        if !same(&self.entries[position]) && self.is_later[first] {
+        let position = if same(self.entry(other)) { other } else { first };
+        if !same(self.entry(position)) && self.is_later[first] {
             // What was filled before the other goes.
-            self.entries.swap(first, other);
+            self.pairs[first / 2].0.swap(0, 1);
             self.set_local(other, self.is_local[first]);
         }
         (self.is_later[position], self.is_later[position ^ OTHER]) = (true, false);
@@ -128,14 +145,13 @@ impl JumpCache {
             Pages::One(other) if other != page => Pages::Several,
             Pages::None | Pages::One(_) => Pages::One(page),
         };
-        let cell = std::sync::Arc::as_ptr(&translation.cell);
-        self.entries[position] = JumpCacheEntry { pc, flags: flags.into(), cell, translation };
+        *self.entry(position) = JumpCacheEntry { pc, flags: flags.into(), code, translation };
     }
 
     fn clear_group(&mut self, group: usize) {
-        let places = JUMP_CACHE_PLACES as usize;
+        let pairs = JUMP_CACHE_PLACES as usize / 2;
         self.pages[group] = Pages::None;
-        for entry in &mut self.entries[group * places..][..places] {
+        for entry in self.pairs[group * pairs..][..pairs].iter_mut().flat_map(|pair| &mut pair.0) {
             entry.flags = NO_FLAGS;
         }
     }
@@ -161,7 +177,7 @@ impl JumpCache {
     /// Empties the entries that hold in this address space only.
     pub(super) fn clear_address_space(&mut self) {
         for position in self.local.drain(..) {
-            self.entries[position].flags = NO_FLAGS;
+            self.pairs[position / 2].0[position % 2].flags = NO_FLAGS;
             self.is_local[position] = false;
         }
     }
@@ -176,7 +192,7 @@ impl JumpCache {
     pub(super) fn forget(&mut self) {
         self.forget_local();
         self.pages.fill(Pages::None);
-        self.entries.fill_with(|| JumpCacheEntry::EMPTY);
+        self.pairs.fill_with(|| Pair([JumpCacheEntry::EMPTY; 2]));
     }
 }
 
@@ -196,7 +212,7 @@ mod tests {
         let addresses = [0, 0x100, JUMP_CACHE_PAGES * PAGE_SIZE];
         let mut cache = JumpCache::new();
         let fill = |cache: &mut JumpCache, which: usize| {
-            cache.fill(addresses[which], 0, &translations[which], false);
+            cache.fill(addresses[which], 0, &translations[which], std::ptr::null(), false);
         };
         let present = |cache: &JumpCache| addresses.map(|address| cache.get(address, 0).is_some());
         fill(&mut cache, 2);

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 
 use super::translations::{Generation, Key, Parts, PlacedCode, Span, Translation, Translator};
+use crate::baseline::Baseline;
 use crate::compile::{Runtime, perf_map};
 use crate::guest::{Guest, NeedsMoreCode};
 use crate::ir::Block;
@@ -159,7 +160,10 @@ impl Generation {
         {
             let blocks: Vec<_> = blocks.iter().map(Weak::upgrade).collect::<Option<_>>()?;
             let blocks: Vec<&Translation> = blocks.iter().map(Arc::as_ref).collect();
-            let host = self.code.read(placed.start, placed.bytes)?.to_vec();
+            let mut host = self.code.read(placed.start, placed.bytes)?.to_vec();
+            // It may have been closed since.
+            let start = if self.has_gates() { Baseline::REGION_START } else { &[] };
+            host.get_mut(..start.len())?.copy_from_slice(start);
             return encode(Kind::Region, &blocks, placed, host);
         }
         let block = translation.block_code.get()?;

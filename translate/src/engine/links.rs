@@ -1,10 +1,11 @@
 //! How compiled code goes from one place to another: cells, which regions and the dispatcher go through, and the jumps of blocks of the baseline
 //! compiler, which lead to one another directly.
 //!
-//! A block's code is entered in two ways. From a cell its *entry* is called, under the convention of regions. Other blocks jump [`ENTRY`] bytes
-//! behind it, and these jumps are never changed again: code stays where it is for as long as its generation. Where a block shall not be executed any
-//! more, because its code is void or a region takes its place, the first instruction behind the entry is replaced by a jump to the
-//! *gate* of its key, which goes on through the cell. So linking and unlinking are one store each, wherever the jumps come from.
+//! A block's code is entered in two ways. From a cell or the jump cache its *entry* is called, under the convention of regions. Other blocks jump
+//! [`ENTRY`] bytes behind it, and these jumps are never changed again: code stays where it is for as long as its generation. Where a block shall not
+//! be executed any more, because its code is void or a region takes its place, the first instruction behind the entry is replaced by a jump to the
+//! *gate* of its key, which goes on through the cell. So linking and unlinking are one store each, wherever the jumps come from. A region that shall
+//! not be executed any more is closed in the same way, at its entry, for jump caches know that.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
@@ -26,6 +27,8 @@ pub struct Cell {
     entry: AtomicPtr<u8>,
     /// Code that returns to the dispatcher.
     none: *const u8,
+    /// Where the code is, and what jumps to it.
+    memory: Arc<CodeMemory>,
     jumps: Mutex<Jumps>,
 }
 
@@ -53,14 +56,19 @@ unsafe impl Send for Cell {}
 unsafe impl Sync for Cell {}
 
 impl Cell {
-    pub(super) fn new(none: *const u8) -> Cell {
-        Cell { entry: AtomicPtr::new(none.cast_mut()), none, jumps: Mutex::default() }
+    pub(super) fn new(none: *const u8, memory: Arc<CodeMemory>) -> Cell {
+        Cell { entry: AtomicPtr::new(none.cast_mut()), none, memory, jumps: Mutex::default() }
+    }
+
+    /// The compiled code, or what returns to the dispatcher.
+    pub(super) fn entry(&self) -> *const u8 {
+        self.entry.load(Ordering::Acquire)
     }
 
     /// The compiled code, if there is any.
     #[inline]
     pub fn compiled(&self) -> Option<*const u8> {
-        let entry = self.entry.load(Ordering::Acquire).cast_const();
+        let entry = self.entry();
         (entry != self.none).then_some(entry)
     }
 
@@ -75,41 +83,57 @@ impl Cell {
         let _ = self.entry.compare_exchange(entry, none, Ordering::SeqCst, Ordering::SeqCst);
     }
 
-    /// Makes a jump lead to the code of this cell, at once or once there is some. `operand` is the address of its distance, in `memory`.
-    pub(super) fn link_jump(&self, memory: &CodeMemory, operand: *const u8) {
+    /// Makes a jump lead to the code of this cell, at once or once there is some. `operand` is the address of its distance.
+    pub(super) fn link_jump(&self, operand: *const u8) {
         let mut jumps = self.jumps.lock();
         match jumps.target {
-            Some(target) => set_distance(memory, operand, target.0),
+            Some(target) => set_distance(&self.memory, operand, target.0),
             None => jumps.waiting.push(Address(operand)),
         }
     }
 
     /// Makes jumps lead to a block's code.
-    fn accept_jumps(&self, memory: &CodeMemory, target: *const u8) {
+    pub(super) fn accept_jumps(&self, target: *const u8) {
         let mut jumps = self.jumps.lock();
         jumps.target = Some(Address(target));
         for operand in std::mem::take(&mut jumps.waiting) {
-            set_distance(memory, operand.0, target);
+            set_distance(&self.memory, operand.0, target);
         }
     }
 
     /// Makes jumps lead to what the cell leads to, where no block has code for them.
-    pub(super) fn accept_jumps_through_gate(&self, memory: &CodeMemory) {
-        if self.jumps.lock().target.is_none()
-            && let Some(gate) = self.gate(memory)
-        {
-            self.accept_jumps(memory, gate);
+    pub(super) fn accept_jumps_through(&self, gate: *const u8) {
+        if self.jumps.lock().target.is_none() {
+            self.accept_jumps(gate);
         }
     }
 
     /// The code that goes through the cell; `None` where there is no room for it.
-    pub(super) fn gate(&self, memory: &CodeMemory) -> Option<*const u8> {
+    pub(super) fn gate(&self) -> Option<*const u8> {
         let mut jumps = self.jumps.lock();
         if jumps.gate.is_none() {
-            jumps.gate = memory.add(&Baseline::gate(self)).map(Address);
+            jumps.gate = self.memory.add(&Baseline::gate(self)).map(Address);
         }
         jumps.gate.map(|gate| gate.0)
     }
+
+    /// Sends those who come to the entry of a region that was this cell's code on through the cell.
+    pub(super) fn close_region(&self, entry: *const u8) {
+        let gate = self.jumps.lock().gate;
+        // Where there are no gates, nobody but the cell knows the entry.
+        if let (Some(gate), Some(first)) = (gate, Baseline::REGION_START.first_chunk()) {
+            let jump = with_jump(u64::from_le_bytes(*first), entry, gate.0.wrapping_add(Baseline::GATE_FROM_OUTSIDE));
+            self.memory.patch_wide(entry, jump);
+        }
+    }
+}
+
+/// Eight bytes of code at an address with their first instruction replaced by a jump to `target`, to a distance of 32 bits.
+fn with_jump(code: u64, address: *const u8, target: *const u8) -> u64 {
+    let mut bytes = code.to_le_bytes();
+    bytes[0] = 0xe9;
+    bytes[1..5].copy_from_slice(&distance(address.wrapping_add(1), target).to_le_bytes());
+    u64::from_le_bytes(bytes)
 }
 
 /// Sets the distance of a jump whose last four bytes are at `operand`.
@@ -145,12 +169,8 @@ impl BlockCode {
         let counter = Address(placed.counter?);
         let code = memory.read(placed.start, placed.bytes)?;
         let first = u64::from_le_bytes(*code.get(ENTRY..)?.first_chunk()?);
-        let jump = placed.start.wrapping_add(ENTRY);
-        let mut bytes = first.to_le_bytes();
-        // A jump to a distance of 32 bits. What it replaces is longer, so that nobody is in the middle of it.
-        bytes[0] = 0xe9;
-        bytes[1..5].copy_from_slice(&distance(jump.wrapping_add(1), gate).to_le_bytes());
-        let redirected = u64::from_le_bytes(bytes);
+        // What the jump replaces is longer, so that nobody is in the middle of it.
+        let redirected = with_jump(first, placed.start.wrapping_add(ENTRY), gate);
         Some(BlockCode { placed, memory: memory.clone(), counter, granted: AtomicI32::new(0), first, redirected })
     }
 
@@ -178,7 +198,7 @@ impl BlockCode {
 
     /// Makes jumps of other blocks come here.
     pub(super) fn accept_jumps(&self, cell: &Cell) {
-        cell.accept_jumps(&self.memory, self.entry().wrapping_add(ENTRY));
+        cell.accept_jumps(self.entry().wrapping_add(ENTRY));
     }
 
     /// Sends those who come from other blocks on through the cell, or takes that back.

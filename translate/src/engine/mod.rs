@@ -282,8 +282,10 @@ impl<G: Guest> Dispatcher<G> {
     }
 
     fn execute(&mut self, cpu: &mut Cpu<G>, translation: &Translation) -> Ended {
+        let pc = cpu.context.pc;
         if let Some(entry) = translation.cell.compiled() {
             cpu.counters.entered += 1;
+            self.jump_cache.note_code(pc, self.flags, self.generation.way_in(translation));
             let ended = cpu.during(Activity::Compiled, |cpu| self.translator.call(cpu, EntryPoint(entry)));
             let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
             // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
@@ -302,6 +304,7 @@ impl<G: Guest> Dispatcher<G> {
                 let compile = |_: &mut Cpu<G>| self.translator.compile_baseline(&self.generation, translation);
                 let done = cpu.during(Activity::Compiling, compile);
                 cpu.counters.baseline += u64::from(done);
+                self.jump_cache.note_code(pc, self.flags, self.generation.way_in(translation));
             }
             Some(Wanted::Region) => {
                 cpu.counters.regions_requested += 1;
@@ -435,7 +438,8 @@ impl<G: Guest> Dispatcher<G> {
         let in_global_page = known.start == pc & !(PAGE_SIZE - 1) && known.global;
         // SAFETY: as above.
         let translation = unsafe { &*pointer };
-        self.jump_cache.fill(pc, self.flags, translation, in_global_page && key.next_page.is_none());
+        let code = self.generation.way_in(translation);
+        self.jump_cache.fill(pc, self.flags, translation, code, in_global_page && key.next_page.is_none());
         Ok(Some(pointer))
     }
 

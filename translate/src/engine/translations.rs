@@ -239,7 +239,7 @@ impl Translation {
             Tiers::Background(threshold) if self.may_head_region() => threshold,
             _ => u32::MAX,
         });
-        self.relink();
+        self.relink(None);
         if let Some(code) = self.block_code.get() {
             code.accept_jumps(&self.cell);
         }
@@ -253,12 +253,12 @@ impl Translation {
     /// Makes a compiled region that begins here the block's code.
     pub(super) fn link_region(&self, entry: *const u8) {
         self.region.store(entry.cast_mut(), Ordering::SeqCst);
-        self.relink();
+        self.relink(None);
     }
 
     /// Makes the cell, and other blocks, lead to the best code there is of this block, and to none if the block is void. Whoever changes what this
-    /// depends on calls it afterwards, so that the last of them gets it right.
-    fn relink(&self) {
+    /// depends on calls it afterwards, so that the last of them gets it right. `gone`: a region that is not to be used any more.
+    fn relink(&self, gone: Option<*const u8>) {
         let _linking = self.linking.lock();
         let region = self.region.load(Ordering::SeqCst).cast_const();
         let block = self.block_code.get();
@@ -266,7 +266,7 @@ impl Translation {
         match best {
             Some(entry) if self.is_valid() => self.cell.link(entry),
             _ => {
-                let entries = [block.map(BlockCode::entry), (!region.is_null()).then_some(region)];
+                let entries = [block.map(BlockCode::entry), (!region.is_null()).then_some(region), gone];
                 entries.into_iter().flatten().for_each(|entry| self.cell.unlink(entry));
             }
         }
@@ -282,7 +282,7 @@ impl Translation {
 
     pub(super) fn invalidate_now(&self) {
         self.valid.store(false, Ordering::SeqCst);
-        self.relink();
+        self.relink(None);
         for head in self.regions.lock().drain(..).filter_map(|head| head.upgrade()) {
             head.unlink_region();
         }
@@ -291,9 +291,10 @@ impl Translation {
     /// Takes the compiled region that begins here out of use, since the code of one of its blocks changed. The block becomes hot anew.
     fn unlink_region(&self) {
         let region = self.region.swap(null_mut(), Ordering::SeqCst).cast_const();
-        self.relink();
-        if !region.is_null() {
-            self.cell.unlink(region);
+        let region = (!region.is_null()).then_some(region);
+        self.relink(region);
+        if let Some(region) = region {
+            self.cell.close_region(region);
         }
         self.executions.store(0, Ordering::Relaxed);
         self.next_request.store(0, Ordering::Relaxed);
@@ -347,7 +348,7 @@ impl Generation {
 
     /// The cell for a key, whether or not its translation exists yet.
     pub(crate) fn cell(&self, key: Key) -> Arc<Cell> {
-        let new = || Arc::new(Cell::new(self.none));
+        let new = || Arc::new(Cell::new(self.none, self.code.clone()));
         self.cells.lock().entry(key).or_insert_with(new).clone()
     }
 
@@ -412,18 +413,32 @@ impl Generation {
         })?;
         for (relocation, cell) in relocations.iter().zip(cells) {
             if let (Target::Jump(_), Some(cell)) = (relocation.target, cell) {
-                cell.link_jump(&self.code, start.wrapping_add(relocation.offset as usize));
+                cell.link_jump(start.wrapping_add(relocation.offset as usize));
             }
         }
         Some(PlacedCode { start, bytes: bytes.len(), counter, relocations: relocations.into() })
     }
 
-    /// Makes a placed region the code of its head.
+    /// Makes a placed region the code of its head, if there is room for what belongs to that.
     pub(super) fn link_region(&self, head: &Translation, placed: &PlacedCode) {
-        head.link_region(placed.start);
-        if !self.leave.is_null() {
-            head.cell.accept_jumps_through_gate(&self.code);
+        if !self.has_gates() {
+            head.link_region(placed.start);
+        } else if let Some(gate) = head.cell.gate() {
+            head.link_region(placed.start);
+            head.cell.accept_jumps_through(gate);
+        } else {
+            self.code_is_full.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The host has a baseline compiler, and so what leads from its code to others'.
+    pub(super) fn has_gates(&self) -> bool {
+        !self.leave.is_null()
+    }
+
+    /// What [`JumpCacheEntry::code`](super::JumpCacheEntry::code) is of a translation now.
+    pub(super) fn way_in(&self, translation: &Translation) -> *const u8 {
+        if !self.has_gates() { Arc::as_ptr(&translation.cell).cast() } else { translation.cell.entry() }
     }
 
     fn is_full(&self) -> bool {
@@ -576,7 +591,7 @@ impl<G: Guest> Translator<G> {
 
     /// Makes placed code of the baseline compiler a translation's; false if there is no room for what belongs to that.
     pub(super) fn link_block(&self, generation: &Generation, translation: &Translation, placed: PlacedCode) -> bool {
-        let Some(gate) = translation.cell.gate(&generation.code) else {
+        let Some(gate) = translation.cell.gate() else {
             generation.code_is_full.store(true, Ordering::Relaxed);
             return false;
         };

@@ -1,13 +1,38 @@
 //! Builds blocks: one method an operation, in lifters' terms.
 
+use std::cell::Cell;
+
 use super::*;
+use crate::guest::Guest;
 
 /// A block in the making.
 pub struct Builder {
     start: u64,
     length: u64,
-    ops: Vec<Op>,
-    instructions: Vec<InstructionStart>,
+    room: Room,
+}
+
+/// Where a block grows. Lifting one takes less than asking for such memory a dozen times, so that a thread uses the same for all.
+#[derive(Default)]
+pub(super) struct Room {
+    pub(super) ops: Vec<Op>,
+    pub(super) instructions: Vec<InstructionStart>,
+    /// For [`simplify`](super::simplify).
+    pub(super) simplifying: simplify::Room,
+}
+
+thread_local! {
+    /// Empty, but for the memory, unless a block is in the making.
+    static ROOM: Cell<Room> = Cell::default();
+}
+
+impl Drop for Builder {
+    fn drop(&mut self) {
+        let mut room = std::mem::take(&mut self.room);
+        room.ops.clear();
+        room.instructions.clear();
+        ROOM.set(room);
+    }
 }
 
 impl Builder {
@@ -16,18 +41,18 @@ impl Builder {
 
     /// An empty block at a guest-virtual address.
     pub fn new(start: u64) -> Builder {
-        Builder { start, length: 0, ops: Vec::with_capacity(64), instructions: Vec::with_capacity(16) }
+        Builder { start, length: 0, room: ROOM.take() }
     }
 
     /// Begins the next instruction, of `length` bytes.
     pub fn instruction(&mut self, length: u64) {
-        self.instructions.push(InstructionStart { op: self.ops.len() as u16, offset: self.length as u16 });
+        self.room.instructions.push(InstructionStart { op: self.room.ops.len() as u16, offset: self.length as u16 });
         self.length += length;
     }
 
     /// Guest-virtual address of the instruction in the making.
     pub fn address(&self) -> u64 {
-        self.start.wrapping_add(self.instructions.last().map_or(0, |instruction| u64::from(instruction.offset)))
+        self.start.wrapping_add(self.room.instructions.last().map_or(0, |instruction| u64::from(instruction.offset)))
     }
 
     /// Guest-virtual address behind the instruction in the making.
@@ -37,32 +62,31 @@ impl Builder {
 
     /// How many instructions were begun.
     pub fn instruction_count(&self) -> usize {
-        self.instructions.len()
+        self.room.instructions.len()
     }
 
     /// How many operations there are.
     pub fn op_count(&self) -> usize {
-        self.ops.len()
+        self.room.ops.len()
     }
 
     /// Ends the block.
-    pub fn finish(mut self, terminator: Terminator) -> Block {
-        // Blocks are many, and stay.
-        self.ops.shrink_to_fit();
-        self.instructions.shrink_to_fit();
-        Block {
-            start: self.start,
-            length: self.length as u16,
-            ops: self.ops,
-            instructions: self.instructions,
-            terminator,
-        }
+    pub fn finish(self, terminator: Terminator) -> Block {
+        // Blocks are many, and stay: their memory has no more room than they need.
+        let (ops, instructions) = (self.room.ops.as_slice().into(), self.room.instructions.as_slice().into());
+        Block { start: self.start, length: self.length as u16, ops, instructions, terminator }
+    }
+
+    /// Ends the block, made shorter.
+    pub fn finish_simplified<G: Guest>(mut self, mut terminator: Terminator) -> Block {
+        simplify::simplify::<G>(&mut self.room, &mut terminator);
+        self.finish(terminator)
     }
 
     /// Appends an operation.
     pub fn push(&mut self, op: Op) -> Value {
-        self.ops.push(op);
-        Value((self.ops.len() - 1) as u16)
+        self.room.ops.push(op);
+        Value((self.room.ops.len() - 1) as u16)
     }
 
     /// An I64 constant.
@@ -72,7 +96,7 @@ impl Builder {
 
     /// Changes what [`Builder::constant`] gave.
     pub fn change_constant(&mut self, constant: Value, bits: u64) {
-        self.ops[usize::from(constant.0)] = Op::Const { ty: Type::I64, bits };
+        self.room.ops[usize::from(constant.0)] = Op::Const { ty: Type::I64, bits };
     }
 
     /// A constant of any type; bits above its width are dropped.

@@ -26,7 +26,6 @@ pub use builder::Builder;
 pub use names::{GuestNames, Names, Numbers};
 pub use op::*;
 pub use parse::{ParseError, parse};
-pub use simplify::simplify;
 pub use text::Text;
 pub use vector::{LaneOp, LaneShift, Shuffle, VectorOp};
 pub use verify::{VerifyError, verify};

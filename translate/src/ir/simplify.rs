@@ -3,33 +3,50 @@
 //! Lifters write what each instruction does by itself. This drops what that leaves over: reads of registers whose value is
 //! known, writes that nothing sees before the next, constants computed from constants, and results that nobody uses.
 
+use super::builder;
 use super::*;
 use crate::cpu::MOST_REGISTERS;
 use crate::guest::{Guest, arguments_of};
 use crate::interpret;
 
-/// A shorter block that does the same.
-pub fn simplify<G: Guest>(block: Block) -> Block {
-    let forward = Forward::<G>::run(block);
-    drop_unused::<G>(forward)
+/// What the passes compute, in memory that is used again.
+#[derive(Default)]
+pub(super) struct Room {
+    /// The operations behind the pass from the beginning.
+    ops: Vec<Op>,
+    /// What became of the values before a pass.
+    map: Vec<Value>,
+    /// By value, whether something uses it.
+    used: Vec<bool>,
+    /// By operation, whether it stays.
+    kept: Vec<bool>,
+}
+
+/// Makes the block in the making shorter, with what it is going to end with.
+pub(super) fn simplify<G: Guest>(block: &mut builder::Room, terminator: &mut Terminator) {
+    Forward::<G>::run(block, terminator);
+    drop_unused::<G>(block, terminator);
 }
 
 /// The pass from the beginning: known registers and constants.
-struct Forward<G> {
-    ops: Vec<Op>,
+struct Forward<'a, G> {
+    ops: &'a mut Vec<Op>,
     /// What became of the old values.
-    map: Vec<Value>,
+    map: &'a mut Vec<Value>,
     registers: [Option<Value>; MOST_REGISTERS],
     /// The vectors in registers and those behind them, by the first.
     vectors: [Option<Value>; MOST_REGISTERS],
     _guest: std::marker::PhantomData<G>,
 }
 
-impl<G: Guest> Forward<G> {
-    fn run(mut block: Block) -> Block {
+impl<'a, G: Guest> Forward<'a, G> {
+    fn run(block: &'a mut builder::Room, terminator: &mut Terminator) {
+        let room = &mut block.simplifying;
+        room.ops.clear();
+        room.map.clear();
         let mut forward = Forward::<G> {
-            ops: Vec::with_capacity(block.ops.len()),
-            map: Vec::with_capacity(block.ops.len()),
+            ops: &mut room.ops,
+            map: &mut room.map,
             registers: [None; MOST_REGISTERS],
             vectors: [None; MOST_REGISTERS],
             _guest: std::marker::PhantomData,
@@ -45,9 +62,7 @@ impl<G: Guest> Forward<G> {
         for start in starts {
             start.op = forward.ops.len() as u16;
         }
-        block.terminator.map_operands(|value| forward.map[usize::from(value.0)]);
-        block.ops = forward.ops;
-        block
+        terminator.map_operands(|value| forward.map[usize::from(value.0)]);
     }
 
     fn push(&mut self, op: Op) -> Value {
@@ -259,16 +274,15 @@ fn observes<G: Guest>(op: &Op) -> bool {
 }
 
 /// The pass from the end: writes that are overwritten, results that are not used.
-fn drop_unused<G: Guest>(mut block: Block) -> Block {
-    let mut used = vec![false; block.ops.len()];
-    let mut kept = vec![false; block.ops.len()];
-    block.terminator.map_operands(|value| {
-        used[usize::from(value.0)] = true;
-        value
-    });
+fn drop_unused<G: Guest>(block: &mut builder::Room, terminator: &mut Terminator) {
+    let Room { ops, used, kept, .. } = &mut block.simplifying;
+    for marks in [&mut *used, &mut *kept] {
+        marks.clear();
+        marks.resize(ops.len(), false);
+    }
+    terminator.for_each_operand(|value| used[usize::from(value.0)] = true);
     let mut overwritten = [false; MOST_REGISTERS];
-    for position in (0..block.ops.len()).rev() {
-        let op = &mut block.ops[position];
+    for (position, op) in ops.iter().enumerate().rev() {
         kept[position] = match *op {
             Op::Put { register, .. } => !std::mem::replace(&mut overwritten[usize::from(register.0)], true),
             Op::Get { register } => {
@@ -298,35 +312,29 @@ fn drop_unused<G: Guest>(mut block: Block) -> Block {
             }
         };
         if kept[position] {
-            let arguments = arguments_of::<G>(op);
-            op.map_operands(arguments, |value| {
-                used[usize::from(value.0)] = true;
-                value
-            });
+            op.for_each_operand(arguments_of::<G>(op), |value| used[usize::from(value.0)] = true);
         }
     }
-    compact::<G>(block, &kept)
+    keep_marked::<G>(block, terminator);
 }
 
-fn compact<G: Guest>(mut block: Block, kept: &[bool]) -> Block {
-    let mut numbers = Vec::with_capacity(kept.len() + 1);
-    let mut next = 0;
-    for keep in kept {
-        numbers.push(Value(next));
-        next += u16::from(*keep);
+/// Leaves the marked operations.
+fn keep_marked<G: Guest>(block: &mut builder::Room, terminator: &mut Terminator) {
+    let Room { ops, map, kept, .. } = &mut block.simplifying;
+    map.clear();
+    block.ops.clear();
+    for (op, keep) in ops.iter().zip(&*kept) {
+        map.push(Value(block.ops.len() as u16));
+        if *keep {
+            let mut op = *op;
+            let arguments = arguments_of::<G>(&op);
+            op.map_operands(arguments, |value| map[usize::from(value.0)]);
+            block.ops.push(op);
+        }
     }
-    numbers.push(Value(next));
-    let mut ops = Vec::with_capacity(usize::from(next));
-    for (op, _) in block.ops.iter().zip(kept).filter(|(_, keep)| **keep) {
-        let mut op = *op;
-        let arguments = arguments_of::<G>(&op);
-        op.map_operands(arguments, |value| numbers[usize::from(value.0)]);
-        ops.push(op);
-    }
+    map.push(Value(block.ops.len() as u16));
     for start in &mut block.instructions {
-        start.op = numbers[usize::from(start.op)].0;
+        start.op = map[usize::from(start.op)].0;
     }
-    block.terminator.map_operands(|value| numbers[usize::from(value.0)]);
-    block.ops = ops;
-    block
+    terminator.map_operands(|value| map[usize::from(value.0)]);
 }

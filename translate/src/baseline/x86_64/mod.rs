@@ -15,6 +15,7 @@ mod memory;
 mod registers;
 mod vector;
 
+use std::cell;
 use std::mem::offset_of;
 
 use dynasmrt::x64::X64Relocation;
@@ -66,6 +67,12 @@ unsafe impl Sync for Baseline {}
 impl Baseline {
     /// Code that returns from a block to the dispatcher.
     pub(crate) const LEAVE: &[u8] = &[0xc3];
+
+    /// What regions begin with: an instruction of eight bytes that does nothing and makes room for a jump.
+    pub(crate) const REGION_START: &[u8] = &[0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0];
+
+    /// How far behind its start a gate is entered from elsewhere than blocks, with the context in the register for arguments, bytes.
+    pub(crate) const GATE_FROM_OUTSIDE: usize = 4;
 
     /// Generates the shared code; `None` where the host gives no memory for it.
     pub(crate) fn new() -> Option<Baseline> {
@@ -130,23 +137,31 @@ impl Baseline {
         if translation.alone && !block.terminator.leaves() && block.ops.iter().any(stands_alone::<G>) {
             return None;
         }
-        let mut code = VecAssembler::new(0);
+        let Room { mut code, mut uses, mut registers, relocations, cold, exits } = ROOM.take();
+        uses.note(block, arguments_of::<G>);
+        registers.begin(block.ops.len());
+        let leave = code.new_dynamic_label();
         let mut emitter = Emitter {
-            leave: code.new_dynamic_label(),
             code,
             block,
-            uses: Uses::of(block, arguments_of::<G>),
-            registers: Registers::new(block.ops.len()),
+            uses,
+            registers,
             baseline: self,
             translation,
-            relocations: Vec::new(),
-            cold: Vec::new(),
-            exits: Vec::new(),
+            relocations,
+            cold,
+            leave,
+            exits,
             flags: None,
         };
+        // What is left of a block that it cannot compile goes with its room.
         emitter.block::<G>().ok()?;
-        let relocations = std::mem::take(&mut emitter.relocations);
-        Some(Code { bytes: emitter.code.finalize().ok()?, relocations })
+        let Emitter { mut code, uses, registers, mut relocations, cold, mut exits, .. } = emitter;
+        let done = Code { bytes: code.drain().ok()?.collect(), relocations: relocations.as_slice().into() };
+        relocations.clear();
+        exits.clear();
+        ROOM.set(Room { code, uses, registers, relocations, cold, exits });
+        Some(done)
     }
 }
 
@@ -215,6 +230,34 @@ enum Cold {
 enum Loaded {
     Word(u8),
     Vector(u8),
+}
+
+/// Where code grows. Compiling a block takes little more than asking for such memory, so that a thread uses the same for all.
+struct Room {
+    code: VecAssembler<X64Relocation>,
+    uses: Uses,
+    registers: Registers,
+    relocations: Vec<Relocation>,
+    cold: Vec<Cold>,
+    exits: Vec<(usize, DynamicLabel)>,
+}
+
+impl Default for Room {
+    fn default() -> Room {
+        Room {
+            code: VecAssembler::new(0),
+            uses: Uses::default(),
+            registers: Registers::default(),
+            relocations: Vec::new(),
+            cold: Vec::new(),
+            exits: Vec::new(),
+        }
+    }
+}
+
+thread_local! {
+    /// Empty, but for the memory, unless a block is compiled.
+    static ROOM: cell::Cell<Room> = cell::Cell::default();
 }
 
 /// A block on its way to host code.
@@ -346,7 +389,8 @@ impl<'a> Emitter<'a> {
     }
 
     fn cold_code(&mut self) {
-        for cold in std::mem::take(&mut self.cold) {
+        let mut all = std::mem::take(&mut self.cold);
+        for cold in all.drain(..) {
             match cold {
                 Cold::SlowPath { from, back, path, access, value, result, place } => {
                     dynasm!(self.code ; .arch x64 ; =>from);
@@ -378,7 +422,8 @@ impl<'a> Emitter<'a> {
                 }
             }
         }
-        for (instruction, label) in std::mem::take(&mut self.exits) {
+        self.cold = all;
+        for &(instruction, label) in &self.exits {
             let distance = self.block.instructions[instruction].offset;
             dynasm!(self.code ; .arch x64 ; =>label);
             if instruction != 0 {

@@ -49,16 +49,26 @@ pub(super) struct Registers {
     full: bool,
 }
 
-impl Registers {
-    pub(super) fn new(values: usize) -> Registers {
+impl Default for Registers {
+    fn default() -> Registers {
         Registers {
-            locations: vec![Location::Nowhere; values],
+            locations: Vec::new(),
             owners: [None; 16],
             vector_owners: [None; 16],
             free_slots: u64::MAX >> (64 - SPILL_SLOTS),
             free_vector_slots: u64::MAX >> (64 - VECTOR_SPILL_SLOTS),
             full: false,
         }
+    }
+}
+
+impl Registers {
+    /// Forgets all, for a block of so many values.
+    pub(super) fn begin(&mut self, values: usize) {
+        let mut locations = std::mem::take(&mut self.locations);
+        locations.clear();
+        locations.resize(values, Location::Nowhere);
+        *self = Registers { locations, ..Registers::default() };
     }
 
     /// More values live at once than there is room for.

@@ -104,6 +104,7 @@ impl<G: Guest> Lowering<'_, G> {
         let arguments = [self.context, pc, flags, source.unwrap_or(pc)];
         self.builder.ins().return_call_indirect(self.signatures.jump, function, &arguments);
         self.builder.switch_to_block(found);
-        jump::enter(&mut self.builder, self.signatures.region, self.context, entry);
+        let by_cell = self.runtime.baseline.is_none();
+        jump::enter(&mut self.builder, self.signatures.region, self.context, entry, by_cell);
     }
 }

@@ -347,7 +347,7 @@ impl Lifter {
             let length = self.b.next_address().wrapping_sub(self.start).max(1);
             self.b.change_constant(last, self.flags.wrap(self.start).wrapping_add(length - 1));
         }
-        crate::ir::simplify::<X86_64>(self.b.finish(terminator))
+        self.b.finish_simplified::<X86_64>(terminator)
     }
 
     /// The linear address of code in the neighbourhood. Outside 64-bit mode it wraps, so that there the address at which the block
