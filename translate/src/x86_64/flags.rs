@@ -20,6 +20,9 @@ pub const OF: u64 = 1 << 11;
 /// The arithmetic flags.
 pub const ARITHMETIC: u64 = CF | PF | AF | ZF | SF | OF;
 
+/// Those that a result alone does not tell.
+pub const NOT_OF_RESULT: u64 = CF | AF | OF;
+
 /// Which operation set the flags, as far as that matters to them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -50,9 +53,11 @@ pub enum Family {
     ShiftRightSigned = 11,
     /// A is the low half of the product; B is not zero if that is not all of it.
     Multiply = 12,
+    /// A is the result, B holds CF, AF and OF in their places.
+    Result = 13,
 }
 
-const FAMILIES: [Family; 13] = [
+const FAMILIES: [Family; 14] = [
     Family::Explicit,
     Family::Add,
     Family::AddCarry,
@@ -66,6 +71,7 @@ const FAMILIES: [Family; 13] = [
     Family::ShiftRight,
     Family::ShiftRightSigned,
     Family::Multiply,
+    Family::Result,
 ];
 
 const WIDTHS: [Type; 4] = [Type::I8, Type::I16, Type::I32, Type::I64];
@@ -150,6 +156,7 @@ pub fn compute(kind: u64, a: u64, b: u64) -> u64 {
         Family::ShiftRight => of_result(ty, a) | flag_if(b & 1, CF) | flag_if(top(a) ^ top(b), OF),
         Family::ShiftRightSigned => of_result(ty, a) | flag_if(b & 1, CF),
         Family::Multiply => of_result(ty, a) | if b != 0 { CF | OF } else { 0 },
+        Family::Result => of_result(ty, a) | b & NOT_OF_RESULT,
     }
 }
 
@@ -185,5 +192,12 @@ mod tests {
         assert_eq!(flags(Family::ShiftLeft, Type::I8, 0x02, 0x81), CF | OF);
         assert_eq!(flags(Family::ShiftRight, Type::I8, 0x40, 0x81), CF | OF);
         assert_eq!(flags(Family::ShiftRightSigned, Type::I8, 0xc0, 0x81), CF | PF | SF);
+    }
+
+    #[test]
+    fn some_flags_may_be_kept_beside_a_result() {
+        assert_eq!(flags(Family::Result, Type::I16, 0x1_0000, CF | AF | OF), CF | PF | AF | ZF | OF);
+        // Others come from the result.
+        assert_eq!(flags(Family::Result, Type::I8, 0x80, ZF | PF), SF);
     }
 }

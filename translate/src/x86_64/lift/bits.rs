@@ -21,7 +21,6 @@ impl Lifter {
         if self.is_memory(0) && self.i.op1_kind() == OpKind::Register {
             self.place_of_bit(ty, index.value, writes)?;
         }
-        let flags = self.all_flags();
         let one = self.constant(1);
         let bit = self.b.binary(BinaryOp::ShiftLeft, Type::I64, one, number);
         let old = if writes && self.i.has_lock_prefix() {
@@ -51,10 +50,7 @@ impl Lifter {
         let one = self.constant(1);
         let carry = self.b.binary(BinaryOp::And, Type::I64, carry, one);
         // ZF stays; the other flags are undefined, and stay as well.
-        let others = self.constant(!flags::CF);
-        let others = self.b.binary(BinaryOp::And, Type::I64, flags, others);
-        let all = self.b.binary(BinaryOp::Or, Type::I64, others, carry);
-        self.set_explicit_flags(all);
+        self.change_flags(flags::CF, carry);
         Ok(Lifted::Next)
     }
 

@@ -69,6 +69,67 @@ impl Lifter {
         self.arithmetic = FlagState::Known { kind: Kind::EXPLICIT, a: value, b: zero };
     }
 
+    /// Changes some of the flags: those of `mask` become the bits of an I64 that has no others. What they change from is not computed where
+    /// the result is known that ZF, SF and PF tell of, and these stay.
+    pub(super) fn change_flags(&mut self, mask: u64, bits: Value) {
+        if mask & !flags::NOT_OF_RESULT == 0
+            && let FlagState::Known { kind, a, b } = self.arithmetic
+            && let Some(result) = self.known_result(kind, a, b)
+            && let Some(others) = self.known_flags(flags::NOT_OF_RESULT & !mask, kind, a, b, result)
+        {
+            let all = self.b.binary(BinaryOp::Or, Type::I64, others, bits);
+            return self.set_flags_of_result(Family::Result, kind.ty, result, all);
+        }
+        let before = self.all_flags();
+        let others = self.constant(!mask);
+        let others = self.b.binary(BinaryOp::And, Type::I64, before, others);
+        let all = self.b.binary(BinaryOp::Or, Type::I64, others, bits);
+        self.set_explicit_flags(all);
+    }
+
+    /// The result that ZF, SF and PF tell of.
+    fn known_result(&mut self, Kind { family, ty }: Kind, a: Value, b: Value) -> Option<Value> {
+        let op = match family {
+            Family::Explicit | Family::AddCarry | Family::SubBorrow => return None,
+            Family::Add => BinaryOp::Add,
+            Family::Sub => BinaryOp::Sub,
+            _ => return Some(a),
+        };
+        Some(self.b.binary(op, ty, a, b))
+    }
+
+    /// The flags of `mask`, in their places, where they are simple to tell.
+    fn known_flags(&mut self, mask: u64, kind: Kind, a: Value, b: Value, result: Value) -> Option<Value> {
+        use Family as F;
+        let Kind { family, ty } = kind;
+        if family == F::Result {
+            let mask = self.constant(mask);
+            return Some(self.b.binary(BinaryOp::And, Type::I64, b, mask));
+        }
+        let mut flags = self.constant(0);
+        if mask & flags::OF != 0 && !matches!(family, F::Logic | F::LogicCarry | F::ShiftRightSigned) {
+            return None;
+        }
+        if mask & flags::CF != 0 {
+            let carry = self.known_condition(ConditionCode::b, false, kind, a, b)?;
+            flags = self.b.zero_extend(Type::I8, Type::I64, carry);
+        }
+        if mask & flags::AF != 0 {
+            let half = match family {
+                F::Add | F::Sub => {
+                    let differ = self.b.binary(BinaryOp::Xor, ty, a, b);
+                    self.b.binary(BinaryOp::Xor, ty, differ, result)
+                }
+                F::Increment | F::Decrement => return None,
+                _ => return Some(flags),
+            };
+            let (half, place) = (self.widen(ty, half), self.constant(flags::AF));
+            let half = self.b.binary(BinaryOp::And, Type::I64, half, place);
+            flags = self.b.binary(BinaryOp::Or, Type::I64, flags, half);
+        }
+        Some(flags)
+    }
+
     fn put_flags(&mut self, kind: Kind, a: Value, b: Value) {
         let kind = self.constant(kind.encode());
         self.put_flag_registers(kind, a, b);
@@ -156,6 +217,11 @@ impl Lifter {
         b: Value,
     ) -> Option<Value> {
         use ConditionCode as C;
+        match (family, code) {
+            (Family::Result, C::b) => return Some(self.any_bit(b, flags::CF, negated)),
+            (Family::Result, C::o) => return Some(self.any_bit(b, flags::OF, negated)),
+            _ => {}
+        }
         // The comparison, its operands, and their type.
         let (comparison, left, right, ty) = match (family, code) {
             (Family::Sub, C::b) => (Comparison::LessUnsigned, a, b, ty),
@@ -281,17 +347,15 @@ impl Lifter {
             self.b.put(super::super::registers::DIRECTION, direction);
             return Ok(Lifted::Next);
         }
-        let flags = self.all_flags();
-        let carry = self.constant(flags::CF);
-        let value = match mnemonic {
-            M::Clc => {
-                let others = self.constant(!flags::CF);
-                self.b.binary(BinaryOp::And, Type::I64, flags, others)
+        let carry = match mnemonic {
+            M::Clc => self.constant(0),
+            M::Stc => self.constant(flags::CF),
+            _ => {
+                let not_carry = self.condition(ConditionCode::ae);
+                self.b.zero_extend(Type::I8, Type::I64, not_carry)
             }
-            M::Stc => self.b.binary(BinaryOp::Or, Type::I64, flags, carry),
-            _ => self.b.binary(BinaryOp::Xor, Type::I64, flags, carry),
         };
-        self.set_explicit_flags(value);
+        self.change_flags(flags::CF, carry);
         Ok(Lifted::Next)
     }
 }

@@ -114,13 +114,12 @@ impl Lifter {
         use Mnemonic as M;
         let mnemonic = self.i.mnemonic();
         let ty = self.ty(0);
-        let count = match self.shift_count(1, ty)? {
-            Ok(count) => self.constant(count),
-            Err(count) => count,
-        };
+        let count = self.shift_count(1, ty)?;
+        let always = matches!(count, Ok(1..));
+        let count = count.map_or_else(|count| count, |count| self.constant(count));
         let old = self.read_to_modify(0)?;
-        let flags = self.all_flags();
         if matches!(mnemonic, M::Rcl | M::Rcr) {
+            let flags = self.all_flags();
             return self.rotate_through_carry(ty, old, count, flags);
         }
         let op = if mnemonic == M::Rol { BinaryOp::RotateLeft } else { BinaryOp::RotateRight };
@@ -141,10 +140,16 @@ impl Lifter {
         let overflow = self.b.binary(BinaryOp::Xor, Type::I64, carry, other);
         let place = self.constant(u64::from(flags::OF.trailing_zeros()));
         let overflow = self.b.binary(BinaryOp::ShiftLeft, Type::I64, overflow, place);
-        let others = self.constant(!(flags::CF | flags::OF));
+        let both = self.b.binary(BinaryOp::Or, Type::I64, carry, overflow);
+        let mask = flags::CF | flags::OF;
+        if always {
+            self.change_flags(mask, both);
+            return Ok(Lifted::Next);
+        }
+        let flags = self.all_flags();
+        let others = self.constant(!mask);
         let others = self.b.binary(BinaryOp::And, Type::I64, flags, others);
-        let new = self.b.binary(BinaryOp::Or, Type::I64, others, carry);
-        let new = self.b.binary(BinaryOp::Or, Type::I64, new, overflow);
+        let new = self.b.binary(BinaryOp::Or, Type::I64, others, both);
         let zero = self.constant(0);
         let changes = self.b.compare(Comparison::NotEqual, Type::I64, count, zero);
         let all = self.b.select(Type::I64, changes, new, flags);
