@@ -154,8 +154,13 @@ impl Builder {
         self.push(Op::Extend { signed: false, from, to, a })
     }
 
-    /// Truncation.
+    /// Truncation; of what was extended from that width, it is what there was before.
     pub fn truncate(&mut self, from: Type, to: Type, a: Value) -> Value {
+        if let Op::Extend { from: narrow, a: before, .. } = self.room.ops[usize::from(a.0)]
+            && narrow == to
+        {
+            return before;
+        }
         self.push(Op::Truncate { from, to, a })
     }
 

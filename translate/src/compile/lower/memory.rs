@@ -4,16 +4,33 @@ use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, MemFlagsData, types};
-use cranelift_frontend::Variable;
+use cranelift_frontend::{FunctionBuilder, Variable};
 
 use super::super::{Access, Function, SlowPath, encode_probe};
 use super::groups::Group;
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::Context;
 use crate::guest::Guest;
-use crate::ir::{AtomicOp, MemoryMode, Width};
+use crate::ir::{AtomicOp, MemoryMode, Value, Width};
 use crate::platform::PAGE_SIZE;
 use crate::tlb::{TLB_ENTRIES, TlbEntry};
+
+/// A guest-virtual address: a value and what is to be added to it.
+#[derive(Clone, Copy)]
+pub(super) struct Address {
+    base: clif::Value,
+    offset: i64,
+}
+
+impl Address {
+    fn plus(self, more: i64) -> Address {
+        Address { offset: self.offset.wrapping_add(more), ..self }
+    }
+
+    pub(super) fn value(self, builder: &mut FunctionBuilder) -> clif::Value {
+        if self.offset == 0 { self.base } else { builder.ins().iadd_imm_s(self.base, self.offset) }
+    }
+}
 
 /// Where an access goes on a hit, and the block for a miss.
 pub(super) struct Host {
@@ -24,12 +41,16 @@ pub(super) struct Host {
 }
 
 impl<G: Guest> Lowering<'_, G> {
+    pub(super) fn address(&self, address: Value, offset: i32) -> Address {
+        Address { base: self.value(address), offset: offset.into() }
+    }
+
     /// Finds the host address for the access at `place`: by a look-up in the soft TLB, or from that of its group. Gives it, and a distance
     /// to add, in a block that is reached on a hit, and leaves the block that is reached on a miss for the caller to fill.
     pub(super) fn look_up(
         &mut self,
         place: usize,
-        address: clif::Value,
+        address: Address,
         bytes: u64,
         mode: MemoryMode,
         write: bool,
@@ -45,7 +66,7 @@ impl<G: Guest> Lowering<'_, G> {
             // No host address.
             let none = self.constant(0);
             self.builder.def_var(variable, none);
-            let start = self.builder.ins().iadd_imm_s(address, -member.distance);
+            let start = address.plus(-member.distance);
             let (start, alone) = self.look_up_alone(start, group.bytes(), mode, write);
             self.builder.def_var(variable, start);
             self.builder.ins().jump(found, &[BlockArg::Value(start)]);
@@ -77,21 +98,22 @@ impl<G: Guest> Lowering<'_, G> {
     /// block that is reached on a miss for the caller to fill.
     fn look_up_alone(
         &mut self,
-        address: clif::Value,
+        address: Address,
         bytes: u64,
         mode: MemoryMode,
         write: bool,
     ) -> (clif::Value, clif::Block) {
-        let page = self.builder.ins().ushr_imm_u(address, i64::from(PAGE_SIZE.trailing_zeros()));
-        let index = self.builder.ins().band_imm_u(page, TLB_ENTRIES as i64 - 1);
+        let first = address.value(&mut self.builder);
         let entry_size = size_of::<TlbEntry>();
-        let offset = self.builder.ins().ishl_imm_u(index, i64::from(entry_size.trailing_zeros()));
+        let shift = PAGE_SIZE.trailing_zeros() - entry_size.trailing_zeros();
+        let offset = self.builder.ins().ushr_imm_u(first, i64::from(shift));
+        let offset = self.builder.ins().band_imm_u(offset, ((TLB_ENTRIES - 1) * entry_size) as i64);
         let entry = self.builder.ins().iadd(self.tlb, offset);
         let base = usize::from(mode.0) * TLB_ENTRIES * entry_size;
         let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
         let tag = self.builder.ins().load(types::I64, trusted(), entry, (base + tag) as i32);
         // An access that crosses into the next page never matches: that page has another entry.
-        let last = if bytes == 1 { address } else { self.builder.ins().iadd_imm_s(address, bytes as i64 - 1) };
+        let last = address.plus(bytes as i64 - 1).value(&mut self.builder);
         let last_page = self.builder.ins().band_imm_s(last, -(PAGE_SIZE as i64));
         let hit = self.builder.ins().icmp(IntCC::Equal, last_page, tag);
         let (found, missed) = (self.builder.create_block(), self.cold_block());
@@ -99,7 +121,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.switch_to_block(found);
         let addend = (base + offset_of!(TlbEntry, addend)) as i32;
         let addend = self.builder.ins().load(types::I64, trusted(), entry, addend);
-        (self.builder.ins().iadd(address, addend), missed)
+        (self.builder.ins().iadd(first, addend), missed)
     }
 
     /// Calls a slow path, with what it is to know of the access in one word, and leaves if it did not complete.
@@ -107,10 +129,11 @@ impl<G: Guest> Lowering<'_, G> {
         &mut self,
         place: usize,
         path: SlowPath,
-        address: clif::Value,
+        address: Address,
         access: i64,
         value: Option<clif::Value>,
     ) {
+        let address = address.value(&mut self.builder);
         let target = self.function(Function::Slow(path));
         let access = self.builder.ins().iconst(types::I64, access);
         let mut arguments = vec![self.context, address, access];
@@ -125,7 +148,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, result) as i32)
     }
 
-    pub(super) fn load(&mut self, place: usize, address: clif::Value, access: Access) -> clif::Value {
+    pub(super) fn load(&mut self, place: usize, address: Address, access: Access) -> clif::Value {
         let Host { address: host, distance, missed } =
             self.look_up(place, address, access.width.bytes(), access.mode, false);
         let ins = self.builder.ins();
@@ -150,7 +173,7 @@ impl<G: Guest> Lowering<'_, G> {
         result
     }
 
-    pub(super) fn store(&mut self, place: usize, address: clif::Value, access: Access, value: clif::Value) {
+    pub(super) fn store(&mut self, place: usize, address: Address, access: Access, value: clif::Value) {
         let Host { address: host, distance, missed } =
             self.look_up(place, address, access.width.bytes(), access.mode, true);
         let ins = self.builder.ins();
@@ -169,8 +192,9 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.switch_to_block(done);
     }
 
-    pub(super) fn probe_write(&mut self, place: usize, address: clif::Value, bytes: u8, mode: MemoryMode) {
-        let in_page = self.builder.ins().band_imm_u(address, PAGE_SIZE as i64 - 1);
+    pub(super) fn probe_write(&mut self, place: usize, address: Address, bytes: u8, mode: MemoryMode) {
+        let first = address.value(&mut self.builder);
+        let in_page = self.builder.ins().band_imm_u(first, PAGE_SIZE as i64 - 1);
         let last_within = PAGE_SIZE as i64 - i64::from(bytes);
         let crosses = self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, in_page, last_within);
         let (across, done) = (self.cold_block(), self.builder.create_block());
@@ -185,7 +209,7 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn read_modify_write(
         &mut self,
         place: usize,
-        address: clif::Value,
+        address: Address,
         access: Access,
         value: clif::Value,
     ) -> clif::Value {

@@ -341,21 +341,23 @@ impl<G: Guest> Lowering<'_, G> {
             }
             Op::AtomicReadModifyWrite { op, width, mode, address, value } => {
                 let access = Access { atomic: op, ..Access::new(width, mode) };
-                self.read_modify_write(place, self.value(address), access, self.value(value))
+                self.read_modify_write(place, self.address(address, 0), access, self.value(value))
             }
             Op::AtomicCompareExchange { width, mode, address, expected, new } => {
-                let (address, expected, new) = (self.value(address), self.value(expected), self.value(new));
+                let (address, expected, new) = (self.address(address, 0), self.value(expected), self.value(new));
                 self.store_context(expected, offset_of!(Context, result));
                 self.slow_path(place, SlowPath::ExchangeIf, address, Access::new(width, mode).encode(), Some(new));
                 self.result()
             }
             Op::LoadReserved { width, mode, address } => {
-                self.slow_path(place, SlowPath::Reserve, self.value(address), Access::new(width, mode).encode(), None);
+                let address = self.address(address, 0);
+                self.slow_path(place, SlowPath::Reserve, address, Access::new(width, mode).encode(), None);
                 self.result()
             }
             Op::StoreConditional { width, mode, address, value } => {
                 let access = Access::new(width, mode).encode();
-                self.slow_path(place, SlowPath::StoreIfReserved, self.value(address), access, Some(self.value(value)));
+                let address = self.address(address, 0);
+                self.slow_path(place, SlowPath::StoreIfReserved, address, access, Some(self.value(value)));
                 self.result()
             }
             Op::Fence => {
@@ -445,10 +447,5 @@ impl<G: Guest> Lowering<'_, G> {
             self.check_status(place);
         }
         result
-    }
-
-    fn address(&mut self, address: Value, offset: i32) -> clif::Value {
-        let address = self.value(address);
-        if offset == 0 { address } else { self.builder.ins().iadd_imm_s(address, i64::from(offset)) }
     }
 }

@@ -6,7 +6,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, BlockArg, ConstantData, Endianness, InstBuilder, MemFlagsData, types};
 
 use super::super::SlowPath;
-use super::memory::Host;
+use super::memory::{Address, Host};
 use super::{Lowering, guest_memory};
 use crate::cpu::Context;
 use crate::guest::Guest;
@@ -243,7 +243,7 @@ impl<G: Guest> Lowering<'_, G> {
         }
     }
 
-    fn load_vector(&mut self, place: usize, address: clif::Value, mode: MemoryMode) -> clif::Value {
+    fn load_vector(&mut self, place: usize, address: Address, mode: MemoryMode) -> clif::Value {
         let Host { address: host, distance, missed } = self.look_up(place, address, 16, mode, false);
         let loaded = self.builder.ins().load(types::I64X2, guest_memory(), host, distance);
         let done = self.builder.create_block();
@@ -258,7 +258,7 @@ impl<G: Guest> Lowering<'_, G> {
         result
     }
 
-    fn store_vector(&mut self, place: usize, address: clif::Value, mode: MemoryMode, value: clif::Value) {
+    fn store_vector(&mut self, place: usize, address: Address, mode: MemoryMode, value: clif::Value) {
         let Host { address: host, distance, missed } = self.look_up(place, address, 16, mode, true);
         self.builder.ins().store(guest_memory(), value, host, distance);
         let done = self.builder.create_block();
