@@ -149,8 +149,8 @@ fn execute<G: Guest>(
         Op::StoreConditional { width, mode, address, value: v } => {
             store_conditional(cpu, width, mode, value(address), value(v))?
         }
-        Op::Fence => {
-            fence(Ordering::SeqCst);
+        Op::Fence { store_load } => {
+            fence(if store_load { Ordering::SeqCst } else { Ordering::AcqRel });
             0
         }
         Op::FloatBinary { op, ty, a, b } => {

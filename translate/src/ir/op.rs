@@ -354,8 +354,12 @@ pub enum Op {
         /// I64 value to store.
         value: Value,
     },
-    /// Orders all earlier memory accesses before all later ones. No result.
-    Fence,
+    /// Orders all earlier memory accesses before all later ones, but for stores before loads, which hosts of total store order need no
+    /// instruction for. No result.
+    Fence {
+        /// It orders earlier stores before later loads, too.
+        store_load: bool,
+    },
     /// Floating-point arithmetic.
     FloatBinary {
         /// What.
@@ -460,7 +464,7 @@ impl Op {
             | Op::StoreConditional { .. }
             | Op::Helper { .. } => Some(Type::I64),
             Op::Vector(op) => op.result(),
-            Op::Put { .. } | Op::Store { .. } | Op::ProbeWrite { .. } | Op::Fence | Op::RaiseIf { .. } => None,
+            Op::Put { .. } | Op::Store { .. } | Op::ProbeWrite { .. } | Op::Fence { .. } | Op::RaiseIf { .. } => None,
         }
     }
 

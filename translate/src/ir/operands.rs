@@ -11,7 +11,7 @@ impl Op {
             }
         };
         match self {
-            Op::Const { .. } | Op::CodeAddress { .. } | Op::Get { .. } | Op::Fence => {}
+            Op::Const { .. } | Op::CodeAddress { .. } | Op::Get { .. } | Op::Fence { .. } => {}
             Op::Put { value, .. } => set(&mut [value]),
             Op::Vector(op) => op.map_operands(map),
             Op::Binary { a, b, .. }

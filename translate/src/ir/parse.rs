@@ -279,9 +279,9 @@ fn operation_itself(text: &str, names: &impl Names) -> Parsed<Op> {
     let unknown = || Err(format!("`{full_name}` is not an operation, or lacks or has too many suffixes"));
     let two = |rest| values::<2>(rest);
     Ok(match parts[..] {
-        ["fence"] => {
+        ["fence"] | ["fence", "tso"] => {
             let [] = operands(rest)?;
-            Op::Fence
+            Op::Fence { store_load: parts.len() == 1 }
         }
         ["get"] => {
             let [name] = operands(rest)?;

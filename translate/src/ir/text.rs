@@ -203,7 +203,7 @@ impl<N: Names> Text<'_, N> {
             Op::StoreConditional { width, mode, address, value } => {
                 write!(f, "store_conditional.{width}.{mode} {address}, {value}")
             }
-            Op::Fence => f.write_str("fence"),
+            Op::Fence { store_load } => f.write_str(if store_load { "fence" } else { "fence.tso" }),
             Op::FloatBinary { op, ty, a, b } => write!(f, "{}.{ty} {a}, {b}", name_of(FLOAT_BINARY, op)),
             Op::FloatSquareRoot { ty, a } => write!(f, "float_square_root.{ty} {a}"),
             Op::FloatMultiplyAdd { ty, a, b, c } => write!(f, "float_multiply_add.{ty} {a}, {b}, {c}"),

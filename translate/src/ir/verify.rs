@@ -165,7 +165,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
             reservation(width, mode)?;
             check(address, Type::I64)
         }
-        Op::Fence => Ok(()),
+        Op::Fence { .. } => Ok(()),
         Op::FloatBinary { ty, a, b, .. } | Op::FloatCompare { ty, a, b, .. } => {
             float(ty)?;
             check(a, ty)?;

@@ -1,4 +1,4 @@
-//! Memory accesses: the soft TLB's fast path, with everything else behind the block. Atomic operations are always calls.
+//! Memory accesses: the soft TLB's fast path, with everything else behind the block.
 
 use std::mem::offset_of;
 
@@ -8,13 +8,13 @@ use super::registers::Source;
 use super::{Cold, Emitter, INSTRUCTION_SHIFT, Loaded};
 use crate::compile::{ACCESS_BITS, Access, Function, SlowPath, encode_probe};
 use crate::cpu::Context;
-use crate::ir::{AtomicOp, MemoryMode, Value, Width};
+use crate::ir::{MemoryMode, Value, Width};
 use crate::platform::PAGE_SIZE;
 use crate::tlb::{TLB_ENTRIES, TlbEntry};
 
 impl Emitter<'_> {
     /// Computes an address in `rsi`.
-    fn address(&mut self, address: Value, offset: i32) {
+    pub(super) fn address(&mut self, address: Value, offset: i32) {
         match self.source(address) {
             Source::Register(from) if offset != 0 => match i8::try_from(offset) {
                 Ok(offset) => dynasm!(self.code ; .arch x64 ; lea rsi, [BYTE Rq(from) + offset]),
@@ -31,7 +31,7 @@ impl Emitter<'_> {
 
     /// Looks the address in `rsi` up in the soft TLB: on a hit it becomes the host's, else the code goes on at the result. Changes `rcx`
     /// and `rdx`.
-    fn look_up(&mut self, bytes: u64, mode: MemoryMode, write: bool) -> DynamicLabel {
+    pub(super) fn look_up(&mut self, bytes: u64, mode: MemoryMode, write: bool) -> DynamicLabel {
         let missed = self.code.new_dynamic_label();
         let entry_size = size_of::<TlbEntry>();
         let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
@@ -128,7 +128,7 @@ impl Emitter<'_> {
         self.cold_slow_path(missed, path, access, Some(Source::Vector(from)), None, place);
     }
 
-    fn cold_slow_path(
+    pub(super) fn cold_slow_path(
         &mut self,
         from: DynamicLabel,
         path: SlowPath,
@@ -156,13 +156,6 @@ impl Emitter<'_> {
         self.cold_slow_path(crosses, SlowPath::ProbeWrite, access, None, None, place);
     }
 
-    /// Calls the slow path of an atomic operation in line, with the address in `rsi` and the value in `rcx`.
-    fn call_atomic(&mut self, place: usize, path: SlowPath, access: Access) {
-        self.call_slow_path(place, path, access.encode());
-        let to = self.define(place);
-        dynasm!(self.code ; .arch x64 ; mov Rq(to), rax);
-    }
-
     /// Calls a slow path for the operation at `place`, with the address in `rsi` and the value in `rcx`; the result is in `rax` or `xmm0`.
     pub(super) fn call_slow_path(&mut self, place: usize, path: SlowPath, access: i64) {
         let instruction = self.block.instruction_index(place) as u32;
@@ -170,52 +163,5 @@ impl Emitter<'_> {
         let word = access as u32 | distance << ACCESS_BITS | instruction << INSTRUCTION_SHIFT;
         with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
         dynasm!(self.code ; .arch x64 ; mov edx, word as i32 ; call QWORD [BYTE rax + Function::OfBlock(path).offset() as i8]);
-    }
-
-    pub(super) fn read_modify_write(
-        &mut self,
-        place: usize,
-        op: AtomicOp,
-        width: Width,
-        mode: MemoryMode,
-        address: Value,
-        value: Value,
-    ) {
-        self.address(address, 0);
-        self.load_value(1, value);
-        self.call_atomic(place, SlowPath::ReadModifyWrite, Access { atomic: op, ..Access::new(width, mode) });
-    }
-
-    pub(super) fn compare_exchange(
-        &mut self,
-        place: usize,
-        width: Width,
-        mode: MemoryMode,
-        address: Value,
-        expected: Value,
-        new: Value,
-    ) {
-        self.address(address, 0);
-        self.store_context(offset_of!(Context, result) as i32, expected);
-        self.load_value(1, new);
-        self.call_atomic(place, SlowPath::ExchangeIf, Access::new(width, mode));
-    }
-
-    pub(super) fn load_reserved(&mut self, place: usize, width: Width, mode: MemoryMode, address: Value) {
-        self.address(address, 0);
-        self.call_atomic(place, SlowPath::Reserve, Access::new(width, mode));
-    }
-
-    pub(super) fn store_conditional(
-        &mut self,
-        place: usize,
-        width: Width,
-        mode: MemoryMode,
-        address: Value,
-        value: Value,
-    ) {
-        self.address(address, 0);
-        self.load_value(1, value);
-        self.call_atomic(place, SlowPath::StoreIfReserved, Access::new(width, mode));
     }
 }

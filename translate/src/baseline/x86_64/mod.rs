@@ -8,6 +8,7 @@
 #[macro_use]
 mod encoding;
 
+mod atomic;
 mod control;
 mod float;
 mod integer;
@@ -348,7 +349,7 @@ impl<'a> Emitter<'a> {
             Op::StoreConditional { width, mode, address, value } => {
                 self.store_conditional(place, width, mode, address, value);
             }
-            Op::Fence => dynasm!(self.code ; .arch x64 ; mfence),
+            Op::Fence { store_load } => self.fence(store_load),
             Op::FloatBinary { op, ty, a, b } => self.float_binary(place, op, ty, a, b),
             Op::FloatSquareRoot { ty, a } => self.square_root(place, ty, a),
             Op::FloatMultiplyAdd { ty, a, b, c } => return self.multiply_add(place, ty, a, b, c),

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, MemFlagsData, types};
+use cranelift_codegen::ir::{self as clif, BlockArg, InstBuilder, types};
 use cranelift_frontend::{FunctionBuilder, Variable};
 
 use super::super::{Access, Function, SlowPath, encode_probe};
@@ -11,7 +11,7 @@ use super::groups::Group;
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::Context;
 use crate::guest::Guest;
-use crate::ir::{AtomicOp, MemoryMode, Value, Width};
+use crate::ir::{MemoryMode, Value, Width};
 use crate::platform::PAGE_SIZE;
 use crate::tlb::{TLB_ENTRIES, TlbEntry};
 
@@ -96,7 +96,7 @@ impl<G: Guest> Lowering<'_, G> {
 
     /// Looks an address up in the soft TLB. Gives the host address in a block that is reached on a hit, and leaves the
     /// block that is reached on a miss for the caller to fill.
-    fn look_up_alone(
+    pub(super) fn look_up_alone(
         &mut self,
         address: Address,
         bytes: u64,
@@ -204,44 +204,5 @@ impl<G: Guest> Lowering<'_, G> {
         self.slow_path(place, SlowPath::ProbeWrite, address, access, None);
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
-    }
-
-    pub(super) fn read_modify_write(
-        &mut self,
-        place: usize,
-        address: Address,
-        access: Access,
-        value: clif::Value,
-    ) -> clif::Value {
-        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
-        let op = match access.atomic {
-            AtomicOp::Exchange => AtomicRmwOp::Xchg,
-            AtomicOp::Add => AtomicRmwOp::Add,
-            AtomicOp::And => AtomicRmwOp::And,
-            AtomicOp::Or => AtomicRmwOp::Or,
-            AtomicOp::Xor => AtomicRmwOp::Xor,
-            AtomicOp::MinSigned => AtomicRmwOp::Smin,
-            AtomicOp::MinUnsigned => AtomicRmwOp::Umin,
-            AtomicOp::MaxSigned => AtomicRmwOp::Smax,
-            AtomicOp::MaxUnsigned => AtomicRmwOp::Umax,
-        };
-        let flags = MemFlagsData::trusted();
-        let old = if access.width == Width::Double {
-            self.builder.ins().atomic_rmw(types::I64, flags, op, host, value)
-        } else {
-            let ty = super::clif_type(access.width.integer());
-            let operand = self.builder.ins().ireduce(ty, value);
-            let old = self.builder.ins().atomic_rmw(ty, flags, op, host, operand);
-            self.builder.ins().sextend(types::I64, old)
-        };
-        let done = self.builder.create_block();
-        let result = self.builder.append_block_param(done, types::I64);
-        self.builder.ins().jump(done, &[BlockArg::Value(old)]);
-        self.builder.switch_to_block(missed);
-        self.slow_path(place, SlowPath::ReadModifyWrite, address, access.encode(), Some(value));
-        let old = self.result();
-        self.builder.ins().jump(done, &[BlockArg::Value(old)]);
-        self.builder.switch_to_block(done);
-        result
     }
 }

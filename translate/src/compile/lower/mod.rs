@@ -3,6 +3,7 @@
 //! Guest registers that the region uses are loaded at its entry and live in SSA values from then on. Those that were written
 //! are stored back where the region is left: at its exits, and in the cold blocks of operations that raise exceptions.
 
+mod atomic;
 mod float;
 mod groups;
 mod integer;
@@ -19,7 +20,7 @@ use cranelift_codegen::isa::CallConv;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 
 use super::runtime::{Runtime, plain_signature, region_signature};
-use super::{Access, Function, SlowPath, Target};
+use super::{Access, Function, Target};
 use crate::cpu::{Context, Status};
 use crate::engine::{Key, Region};
 use crate::guest::{Exception, Guest};
@@ -344,24 +345,18 @@ impl<G: Guest> Lowering<'_, G> {
                 self.read_modify_write(place, self.address(address, 0), access, self.value(value))
             }
             Op::AtomicCompareExchange { width, mode, address, expected, new } => {
-                let (address, expected, new) = (self.address(address, 0), self.value(expected), self.value(new));
-                self.store_context(expected, offset_of!(Context, result));
-                self.slow_path(place, SlowPath::ExchangeIf, address, Access::new(width, mode).encode(), Some(new));
-                self.result()
+                let (address, access) = (self.address(address, 0), Access::new(width, mode));
+                self.compare_exchange(place, address, access, self.value(expected), self.value(new))
             }
             Op::LoadReserved { width, mode, address } => {
-                let address = self.address(address, 0);
-                self.slow_path(place, SlowPath::Reserve, address, Access::new(width, mode).encode(), None);
-                self.result()
+                self.load_reserved(place, self.address(address, 0), Access::new(width, mode))
             }
             Op::StoreConditional { width, mode, address, value } => {
-                let access = Access::new(width, mode).encode();
-                let address = self.address(address, 0);
-                self.slow_path(place, SlowPath::StoreIfReserved, address, access, Some(self.value(value)));
-                self.result()
+                let access = Access::new(width, mode);
+                self.store_conditional(place, self.address(address, 0), access, self.value(value))
             }
-            Op::Fence => {
-                self.builder.ins().fence();
+            Op::Fence { store_load } => {
+                self.fence(store_load);
                 return None;
             }
             Op::FloatBinary { op, a, b, .. } => self.float_binary(op, self.value(a), self.value(b)),

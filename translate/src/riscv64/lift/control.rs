@@ -4,6 +4,12 @@ use super::{Illegal, Known, Lifted, Lifter};
 use crate::ir::{BinaryOp, Comparison, IndirectJump, Op, Terminator, Type};
 use crate::riscv64::decode::Instruction;
 
+/// In what a FENCE orders, writes of memory and output; reads and input.
+const FENCE_WRITES: u32 = 0b0101;
+const FENCE_READS: u32 = 0b1010;
+/// The mode of FENCE.TSO.
+const FENCE_TSO: u32 = 0b1000;
+
 /// True for the registers that calls put return addresses in, by convention.
 fn is_link(register: u8) -> bool {
     matches!(register, 1 | 5)
@@ -67,15 +73,17 @@ impl Lifter {
         match instruction.funct3() {
             0 => {
                 // With nothing before or nothing after it, a fence is a hint, such as PAUSE.
-                let orders_something = instruction.0 >> 24 & 0xf != 0 && instruction.0 >> 20 & 0xf != 0;
-                if orders_something {
-                    self.builder.push(Op::Fence);
+                let (before, after) = (instruction.0 >> 24 & 0xf, instruction.0 >> 20 & 0xf);
+                let is_tso = instruction.0 >> 28 == FENCE_TSO;
+                if before != 0 && after != 0 {
+                    let store_load = before & FENCE_WRITES != 0 && after & FENCE_READS != 0 && !is_tso;
+                    self.builder.push(Op::Fence { store_load });
                 }
                 Ok(None)
             }
             1 => {
                 // Translated code that was written to is out of use already; what is left is not to run on in it.
-                self.builder.push(Op::Fence);
+                self.builder.push(Op::Fence { store_load: true });
                 Ok(Some(Terminator::Leave { target: self.builder.next_address() }))
             }
             _ => Err(Illegal),

@@ -147,7 +147,7 @@ impl Lifter {
                 Ok(Lifted::Next)
             }
             M::Mfence | M::Lfence | M::Sfence => {
-                self.b.push(Op::Fence);
+                self.b.push(Op::Fence { store_load: self.i.mnemonic() == M::Mfence });
                 Ok(Lifted::Next)
             }
             M::In | M::Out => self.port(),

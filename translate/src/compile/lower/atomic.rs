@@ -1,0 +1,141 @@
+//! Atomic operations, on what the soft TLB finds.
+
+use std::mem::offset_of;
+
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::{self as clif, AtomicRmwOp, BlockArg, InstBuilder, types};
+
+use super::super::{Access, SlowPath};
+use super::memory::Address;
+use super::{Lowering, clif_type, trusted};
+use crate::cpu::{Context, NO_RESERVATION};
+use crate::guest::Guest;
+use crate::ir::{AtomicOp, Width};
+
+impl<G: Guest> Lowering<'_, G> {
+    pub(super) fn read_modify_write(
+        &mut self,
+        place: usize,
+        address: Address,
+        access: Access,
+        value: clif::Value,
+    ) -> clif::Value {
+        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
+        let op = match access.atomic {
+            AtomicOp::Exchange => AtomicRmwOp::Xchg,
+            AtomicOp::Add => AtomicRmwOp::Add,
+            AtomicOp::And => AtomicRmwOp::And,
+            AtomicOp::Or => AtomicRmwOp::Or,
+            AtomicOp::Xor => AtomicRmwOp::Xor,
+            AtomicOp::MinSigned => AtomicRmwOp::Smin,
+            AtomicOp::MinUnsigned => AtomicRmwOp::Umin,
+            AtomicOp::MaxSigned => AtomicRmwOp::Smax,
+            AtomicOp::MaxUnsigned => AtomicRmwOp::Umax,
+        };
+        let operand = self.narrow(access.width, value);
+        let old = self.builder.ins().atomic_rmw(clif_type(access.width.integer()), trusted(), op, host, operand);
+        let old = self.sign_extend(access.width, old);
+        self.or_slowly(place, missed, SlowPath::ReadModifyWrite, address, access, Some(value), old)
+    }
+
+    pub(super) fn compare_exchange(
+        &mut self,
+        place: usize,
+        address: Address,
+        access: Access,
+        expected: clif::Value,
+        new: clif::Value,
+    ) -> clif::Value {
+        // Where the slow path takes it from.
+        self.store_context(expected, offset_of!(Context, result));
+        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
+        let (narrow, replacement) = (self.narrow(access.width, expected), self.narrow(access.width, new));
+        let old = self.builder.ins().atomic_cas(trusted(), host, narrow, replacement);
+        let old = self.sign_extend(access.width, old);
+        self.or_slowly(place, missed, SlowPath::ExchangeIf, address, access, Some(new), old)
+    }
+
+    pub(super) fn load_reserved(&mut self, place: usize, address: Address, access: Access) -> clif::Value {
+        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, false);
+        let value = self.builder.ins().atomic_load(clif_type(access.width.integer()), trusted(), host);
+        let value = self.sign_extend(access.width, value);
+        let reserved = address.value(&mut self.builder);
+        self.store_context(reserved, offset_of!(Context, reservation_address));
+        self.store_context(value, offset_of!(Context, reservation_value));
+        self.or_slowly(place, missed, SlowPath::Reserve, address, access, None, value)
+    }
+
+    pub(super) fn store_conditional(
+        &mut self,
+        place: usize,
+        address: Address,
+        access: Access,
+        value: clif::Value,
+    ) -> clif::Value {
+        // A store-conditional that faults does so whether or not it would succeed.
+        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
+        let asked = address.value(&mut self.builder);
+        let reserved = self.load_context(offset_of!(Context, reservation_address));
+        let none = self.constant(NO_RESERVATION);
+        self.store_context(none, offset_of!(Context, reservation_address));
+        let (attempt, tried) = (self.builder.create_block(), self.builder.create_block());
+        let failed = self.builder.append_block_param(tried, types::I64);
+        let (held, yes) = (self.builder.ins().icmp(IntCC::Equal, asked, reserved), self.constant(1));
+        self.builder.ins().brif(held, attempt, &[], tried, &[BlockArg::Value(yes)]);
+        self.builder.switch_to_block(attempt);
+        let expected = self.load_context(offset_of!(Context, reservation_value));
+        let (expected, value_narrow) = (self.narrow(access.width, expected), self.narrow(access.width, value));
+        let old = self.builder.ins().atomic_cas(trusted(), host, expected, value_narrow);
+        let differs = self.builder.ins().icmp(IntCC::NotEqual, old, expected);
+        let differs = self.builder.ins().uextend(types::I64, differs);
+        self.builder.ins().jump(tried, &[BlockArg::Value(differs)]);
+        self.builder.switch_to_block(tried);
+        self.or_slowly(place, missed, SlowPath::StoreIfReserved, address, access, Some(value), failed)
+    }
+
+    /// A result of the fast path, or what the slow path computes where there was none.
+    #[expect(clippy::too_many_arguments, reason = "what there is to know of the access")]
+    fn or_slowly(
+        &mut self,
+        place: usize,
+        missed: clif::Block,
+        path: SlowPath,
+        address: Address,
+        access: Access,
+        value: Option<clif::Value>,
+        fast: clif::Value,
+    ) -> clif::Value {
+        let done = self.builder.create_block();
+        let result = self.builder.append_block_param(done, types::I64);
+        self.builder.ins().jump(done, &[BlockArg::Value(fast)]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, path, address, access.encode(), value);
+        let slow = self.result();
+        self.builder.ins().jump(done, &[BlockArg::Value(slow)]);
+        self.builder.switch_to_block(done);
+        result
+    }
+
+    fn narrow(&mut self, width: Width, value: clif::Value) -> clif::Value {
+        if width == Width::Double { value } else { self.builder.ins().ireduce(clif_type(width.integer()), value) }
+    }
+
+    fn sign_extend(&mut self, width: Width, value: clif::Value) -> clif::Value {
+        if width == Width::Double { value } else { self.builder.ins().sextend(types::I64, value) }
+    }
+
+    fn load_context(&mut self, offset: usize) -> clif::Value {
+        self.builder.ins().load(types::I64, trusted(), self.context, offset as i32)
+    }
+
+    pub(super) fn fence(&mut self, store_load: bool) {
+        if !cfg!(target_arch = "x86_64") {
+            self.builder.ins().fence();
+        } else if store_load {
+            // The other orders hold on x86-64 by themselves. An exchange gives this one, in less time than MFENCE.
+            let (zero, scratch) = (self.constant(0), offset_of!(Context, result) as i64);
+            let scratch = self.builder.ins().iadd_imm_s(self.context, scratch);
+            self.builder.ins().atomic_rmw(types::I64, trusted(), AtomicRmwOp::Xchg, scratch, zero);
+        }
+    }
+}
