@@ -3,7 +3,6 @@
 
 use std::mem::offset_of;
 
-use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{self as clif, AbiParam, BlockArg, InstBuilder, MemFlagsData, Signature, types};
 use cranelift_frontend::FunctionBuilder;
 
@@ -30,15 +29,15 @@ pub(super) struct Place {
 impl Place {
     /// Mirrors the jump cache's own computation.
     pub(super) fn of(builder: &mut FunctionBuilder, context: clif::Value, pc: clif::Value) -> Place {
-        let page = builder.ins().ushr_imm_u(pc, i64::from(PAGE_SIZE.trailing_zeros()));
-        let page = builder.ins().band_imm_u(page, JUMP_CACHE_PAGES as i64 - 1);
-        let page = builder.ins().ishl_imm_u(page, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
         let place = builder.ins().ushr_imm_u(pc, i64::from(JUMP_CACHE_PLACES.trailing_zeros()));
-        let place = builder.ins().band_imm_u(place, (PAGE_SIZE / JUMP_CACHE_PLACES) as i64 - 1);
         let place = builder.ins().bxor(pc, place);
         let place = builder.ins().band_imm_u(place, JUMP_CACHE_PLACES as i64 - 1);
-        let index = builder.ins().iadd(page, place);
-        let offset = builder.ins().ishl_imm_u(index, i64::from(JUMP_CACHE_ENTRY.trailing_zeros()));
+        let place = builder.ins().ishl_imm_u(place, i64::from(JUMP_CACHE_ENTRY.trailing_zeros()));
+        // The number of the page, which is at PAGE_SIZE in the address, goes to what a group takes.
+        let group = JUMP_CACHE_PLACES * JUMP_CACHE_ENTRY;
+        let page = builder.ins().ishl_imm_u(pc, i64::from((group / PAGE_SIZE).trailing_zeros()));
+        let page = builder.ins().band_imm_u(page, ((JUMP_CACHE_PAGES - 1) * group) as i64);
+        let offset = builder.ins().iadd(page, place);
         let base = load(builder, context, offset_of!(Context, jump_cache));
         Place { base, offset }
     }
@@ -53,8 +52,8 @@ impl Place {
     }
 }
 
-/// True if an entry is of an address under certain flags.
-pub(super) fn is_of(
+/// Zero if an entry is of an address under certain flags.
+pub(super) fn differs(
     builder: &mut FunctionBuilder,
     entry: clif::Value,
     pc: clif::Value,
@@ -62,9 +61,9 @@ pub(super) fn is_of(
 ) -> clif::Value {
     let known_pc = load(builder, entry, offset_of!(JumpCacheEntry, pc));
     let known_flags = load(builder, entry, offset_of!(JumpCacheEntry, flags));
-    let same_pc = builder.ins().icmp(IntCC::Equal, known_pc, pc);
-    let same_flags = builder.ins().icmp(IntCC::Equal, known_flags, flags);
-    builder.ins().band(same_pc, same_flags)
+    let other_pc = builder.ins().bxor(known_pc, pc);
+    let other_flags = builder.ins().bxor(known_flags, flags);
+    builder.ins().bor(other_pc, other_flags)
 }
 
 /// Tail-calls the code of an entry; `by_cell`: where it has the cell instead.
@@ -105,13 +104,13 @@ pub(super) fn build(builder: &mut FunctionBuilder, parameters: &[clif::Value], i
     builder.switch_to_block(look);
     let place = Place::of(builder, context, pc);
     let first = place.first(builder);
-    let hit = is_of(builder, first, pc, flags);
-    builder.ins().brif(hit, found, &[BlockArg::Value(first)], look_again, &[]);
+    let other = differs(builder, first, pc, flags);
+    builder.ins().brif(other, look_again, &[], found, &[BlockArg::Value(first)]);
 
     builder.switch_to_block(look_again);
     let second = place.second(builder);
-    let hit = is_of(builder, second, pc, flags);
-    builder.ins().brif(hit, found, &[BlockArg::Value(second)], missed, &[]);
+    let other = differs(builder, second, pc, flags);
+    builder.ins().brif(other, missed, &[], found, &[BlockArg::Value(second)]);
 
     builder.switch_to_block(found);
     enter(builder, region, context, entry, by_cell);

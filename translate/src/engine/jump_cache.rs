@@ -13,6 +13,9 @@ pub(crate) const JUMP_CACHE_ENTRY: u64 = size_of::<JumpCacheEntry>() as u64;
 /// [`JumpCacheEntry::flags`] of an empty entry; translation flags have 32 bits.
 const NO_FLAGS: u64 = u64::MAX;
 
+/// Compiled code takes the number of a page from an address by a shift to the left.
+const _: () = assert!(JUMP_CACHE_PLACES * JUMP_CACHE_ENTRY >= PAGE_SIZE);
+
 /// Where an address leads under certain flags.
 #[repr(C)]
 #[derive(Debug)]
@@ -61,7 +64,7 @@ pub(super) struct JumpCache {
 
 /// The first position of an address. [`crate::compile`] emits the same computation.
 fn index(pc: u64) -> usize {
-    let place = (pc ^ (pc % PAGE_SIZE / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES;
+    let place = (pc ^ (pc / JUMP_CACHE_PLACES)) % JUMP_CACHE_PLACES;
     group(pc) * JUMP_CACHE_PLACES as usize + place as usize
 }
 

@@ -80,6 +80,7 @@ impl<G: Guest> Lowering<'_, G> {
         // The end of a page may be within the group.
         self.builder.switch_to_block(alone);
         let (own, missed) = self.look_up_alone(address, bytes, mode, write);
+        self.set_cold();
         let start = self.builder.ins().iadd_imm_s(own, -member.distance);
         self.builder.ins().jump(found, &[BlockArg::Value(start)]);
         self.builder.switch_to_block(found);
@@ -141,6 +142,7 @@ impl<G: Guest> Lowering<'_, G> {
         let signature = self.signatures.slow_path[usize::from(value.is_some())];
         self.builder.ins().call_indirect(signature, target, &arguments);
         self.check_status(place);
+        self.set_cold();
     }
 
     /// What a slow path computed.

@@ -220,6 +220,13 @@ impl<G: Guest> Lowering<'_, G> {
         block
     }
 
+    /// Makes the block in progress one that is seldom reached.
+    fn set_cold(&mut self) {
+        if let Some(block) = self.builder.current_block() {
+            self.builder.set_cold_block(block);
+        }
+    }
+
     /// Stores written registers and counts the instructions retired: those of earlier blocks and `more`.
     fn write_back(&mut self, more: usize) {
         self.store_written_registers();

@@ -96,9 +96,9 @@ impl<G: Guest> Lowering<'_, G> {
         let flags = self.constant(flags.into());
         let place = jump::Place::of(&mut self.builder, self.context, pc);
         let entry = place.first(&mut self.builder);
-        let hit = jump::is_of(&mut self.builder, entry, pc, flags);
+        let other = jump::differs(&mut self.builder, entry, pc, flags);
         let (found, missed) = (self.builder.create_block(), self.cold_block());
-        self.builder.ins().brif(hit, found, &[], missed, &[]);
+        self.builder.ins().brif(other, missed, &[], found, &[]);
         self.builder.switch_to_block(missed);
         let function = self.function(if source.is_some() { Function::GoIndirect } else { Function::GoDirect });
         let arguments = [self.context, pc, flags, source.unwrap_or(pc)];
