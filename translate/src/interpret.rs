@@ -163,8 +163,10 @@ fn execute<G: Guest>(
             cpu.context.float_flags |= flags.0;
             result
         }
+        Op::FloatCanonical { ty, a } => float::canonical(ty, value(a)),
         Op::FloatMultiplyAdd { ty, a, b, c } => {
-            let (result, flags) = float::multiply_add(ty, value(a), value(b), value(c), cpu.context.float_rounding);
+            let rounding = cpu.context.float_rounding;
+            let (result, flags) = float::multiply_add_canonical(ty, value(a), value(b), value(c), rounding);
             cpu.context.float_flags |= flags.0;
             result
         }

@@ -21,7 +21,7 @@ pub(crate) enum Function {
     Helper(HelperId),
 }
 
-/// Memory accesses that are not on the fast path.
+/// Memory accesses, and the like, that are not on the fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SlowPath {
     Load,
@@ -33,11 +33,13 @@ pub(crate) enum SlowPath {
     ExchangeIf,
     Reserve,
     StoreIfReserved,
+    /// What a multiplication and addition comes to whose result is a NaN: it takes the factors instead of an address and a value.
+    NanOfMultiplyAdd,
 }
 
 impl SlowPath {
     /// All of them, in order.
-    pub(crate) const ALL: [SlowPath; 9] = [
+    pub(crate) const ALL: [SlowPath; 10] = [
         SlowPath::Load,
         SlowPath::Store,
         SlowPath::LoadVector,
@@ -47,6 +49,7 @@ impl SlowPath {
         SlowPath::ExchangeIf,
         SlowPath::Reserve,
         SlowPath::StoreIfReserved,
+        SlowPath::NanOfMultiplyAdd,
     ];
 }
 

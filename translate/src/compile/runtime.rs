@@ -68,6 +68,7 @@ impl<G: Guest> Runtime<G> {
             (SlowPath::ExchangeIf, slow_path::exchange_if::<G> as *const u8, 4),
             (SlowPath::Reserve, slow_path::reserve::<G> as *const u8, 3),
             (SlowPath::StoreIfReserved, slow_path::store_if_reserved::<G> as *const u8, 4),
+            (SlowPath::NanOfMultiplyAdd, slow_path::nan_of_multiply_add::<G> as *const u8, 4),
         ] {
             functions[Function::Slow(path).index()] = maker.thunk(target, arguments)?;
         }

@@ -143,16 +143,25 @@ pub(super) extern "C" fn store_if_reserved<G: Guest>(cpu: &mut Cpu<G>, address: 
     })
 }
 
+/// `access` has the width of the format, in bytes, instead of what there is to know of an access.
+pub(super) extern "C" fn nan_of_multiply_add<G: Guest>(cpu: &mut Cpu<G>, a: u64, access: u64, b: u64) {
+    let ty = if access & ((1 << ACCESS_BITS) - 1) == 4 { Type::F32 } else { Type::F64 };
+    if crate::float::is_infinity_times_zero(ty, a, b) {
+        cpu.context.float_flags |= crate::float::Flags::INVALID.0;
+    }
+    cpu.context.result = crate::float::canonical_nan(ty);
+}
+
 /// Moves the exception flags that compiled code raised from the host's control register to [`crate::cpu::Context::float_flags`].
 pub(crate) extern "C" fn collect_float_flags<G: Guest>(cpu: &mut Cpu<G>, _: u64, _: u64, _: u64) -> u64 {
     cpu.context.float_flags |= crate::float::take_guest_flags().0;
     0
 }
 
-/// `a * b + c` of numbers of `BITS` bits, for hosts without an instruction for it.
+/// [`crate::ir::Op::FloatMultiplyAdd`] of numbers of `BITS` bits, for hosts without an instruction for it.
 pub(super) extern "C" fn multiply_add<G: Guest, const BITS: u32>(cpu: &mut Cpu<G>, a: u64, b: u64, c: u64) -> u64 {
     let ty = if BITS == 32 { Type::F32 } else { Type::F64 };
-    let (result, flags) = crate::float::multiply_add(ty, a, b, c, cpu.context.float_rounding);
+    let (result, flags) = crate::float::multiply_add_canonical(ty, a, b, c, cpu.context.float_rounding);
     cpu.context.float_flags |= flags.0;
     result
 }

@@ -113,7 +113,26 @@ pub fn square_root(ty: Type, a: u64, rounding: Rounding) -> (u64, Flags) {
     host::square_root(ty, a, rounding).unwrap_or_else(|| soft::square_root(ty, a, rounding))
 }
 
+/// [`crate::ir::Op::FloatCanonical`].
+pub fn canonical(ty: Type, a: u64) -> u64 {
+    if is_nan(ty, a) { canonical_nan(ty) } else { a }
+}
+
 /// [`crate::ir::Op::FloatMultiplyAdd`].
+pub fn multiply_add_canonical(ty: Type, a: u64, b: u64, c: u64, rounding: Rounding) -> (u64, Flags) {
+    let (result, flags) = multiply_add(ty, a, b, c, rounding);
+    let invalid = if is_infinity_times_zero(ty, a, b) { Flags::INVALID } else { Flags::NONE };
+    (canonical(ty, result), Flags(flags.0 | invalid.0))
+}
+
+/// True if one factor is infinite and the other zero.
+pub(crate) fn is_infinity_times_zero(ty: Type, a: u64, b: u64) -> bool {
+    let infinity = if ty == Type::F32 { 0x7f80_0000 } else { 0x7ff0 << 48 };
+    let magnitudes = [a, b].map(|number| number & (ty.mask() >> 1));
+    magnitudes == [infinity, 0] || magnitudes == [0, infinity]
+}
+
+/// `a * b + c`, rounded once.
 pub fn multiply_add(ty: Type, a: u64, b: u64, c: u64, rounding: Rounding) -> (u64, Flags) {
     host::multiply_add(ty, a, b, c, rounding).unwrap_or_else(|| soft::multiply_add(ty, a, b, c, rounding))
 }

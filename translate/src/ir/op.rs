@@ -378,7 +378,14 @@ pub enum Op {
         /// Operand.
         a: Value,
     },
-    /// `a * b + c`, rounded once.
+    /// The number, or the canonical NaN of the format if it is a NaN, which must be a quiet one.
+    FloatCanonical {
+        /// F32 or F64.
+        ty: Type,
+        /// Operand.
+        a: Value,
+    },
+    /// `a * b + c`, rounded once. A NaN is the canonical one, and infinity times zero is an invalid operation even if `c` is a quiet NaN.
     FloatMultiplyAdd {
         /// F32 or F64.
         ty: Type,
@@ -448,6 +455,7 @@ impl Op {
             | Op::Select { ty, .. }
             | Op::FloatBinary { ty, .. }
             | Op::FloatSquareRoot { ty, .. }
+            | Op::FloatCanonical { ty, .. }
             | Op::FloatMultiplyAdd { ty, .. } => Some(ty),
             Op::Extend { to, .. }
             | Op::Truncate { to, .. }

@@ -23,6 +23,7 @@ impl Op {
             | Op::Truncate { a, .. }
             | Op::Bitcast { a, .. }
             | Op::FloatSquareRoot { a, .. }
+            | Op::FloatCanonical { a, .. }
             | Op::FloatConvert { a, .. }
             | Op::IntegerToFloat { a, .. } => set(&mut [a]),
             Op::Select { condition, a, b, .. } => set(&mut [condition, a, b]),

@@ -317,6 +317,10 @@ fn operation_itself(text: &str, names: &impl Names) -> Parsed<Op> {
             let [a] = values(rest)?;
             Op::FloatSquareRoot { ty: ty(name)?, a }
         }
+        ["float_canonical", name] => {
+            let [a] = values(rest)?;
+            Op::FloatCanonical { ty: ty(name)?, a }
+        }
         ["float_multiply_add", name] => {
             let [a, b, c] = values(rest)?;
             Op::FloatMultiplyAdd { ty: ty(name)?, a, b, c }

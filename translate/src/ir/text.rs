@@ -206,6 +206,7 @@ impl<N: Names> Text<'_, N> {
             Op::Fence { store_load } => f.write_str(if store_load { "fence" } else { "fence.tso" }),
             Op::FloatBinary { op, ty, a, b } => write!(f, "{}.{ty} {a}, {b}", name_of(FLOAT_BINARY, op)),
             Op::FloatSquareRoot { ty, a } => write!(f, "float_square_root.{ty} {a}"),
+            Op::FloatCanonical { ty, a } => write!(f, "float_canonical.{ty} {a}"),
             Op::FloatMultiplyAdd { ty, a, b, c } => write!(f, "float_multiply_add.{ty} {a}, {b}, {c}"),
             Op::FloatCompare { op, ty, a, b } => write!(f, "{}.{ty} {a}, {b}", name_of(FLOAT_COMPARISONS, op)),
             Op::FloatConvert { from, to, a } => write!(f, "float_convert.{from}.{to} {a}"),

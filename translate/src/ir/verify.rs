@@ -171,7 +171,7 @@ fn operation<G: Guest>(op: &Op, before: &[Op], instructions: usize) -> Result<()
             check(a, ty)?;
             check(b, ty)
         }
-        Op::FloatSquareRoot { ty, a } => {
+        Op::FloatSquareRoot { ty, a } | Op::FloatCanonical { ty, a } => {
             float(ty)?;
             check(a, ty)
         }

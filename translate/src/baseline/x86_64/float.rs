@@ -1,9 +1,12 @@
 //! Floating-point operations, on the host's unit under the guest's rounding mode. The host's flags collect the guest's.
 
-use dynasmrt::{DynasmApi, dynasm};
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::integer::Condition;
-use super::{Emitted, Emitter, Unsupported};
+use super::registers::Source;
+use super::{Emitted, Emitter, Loaded, Unsupported};
+use crate::compile::SlowPath;
+use crate::float::canonical_nan;
 use crate::ir::{FloatBinaryOp, FloatComparison, Type, Value};
 
 /// Emits a scalar instruction on `xmm0` and `xmm1`, of double or of single precision.
@@ -17,6 +20,9 @@ macro_rules! scalar {
     };
 }
 
+/// Where slow paths take what is an address else.
+const RSI: u8 = 6;
+
 impl Emitter<'_> {
     /// Brings a value into `xmm0` to `xmm2`.
     fn load_float(&mut self, to: u8, value: Value) {
@@ -25,13 +31,14 @@ impl Emitter<'_> {
     }
 
     /// Makes what is in `xmm0` the result of the operation at `place`.
-    fn define_float(&mut self, place: usize, ty: Type) {
+    fn define_float(&mut self, place: usize, ty: Type) -> u8 {
         let to = self.define(place);
         if ty == Type::F64 {
             dynasm!(self.code ; .arch x64 ; movq Rq(to), xmm0);
         } else {
             dynasm!(self.code ; .arch x64 ; movd Rd(to), xmm0);
         }
+        to
     }
 
     pub(super) fn float_binary(&mut self, place: usize, op: FloatBinaryOp, ty: Type, a: Value, b: Value) {
@@ -64,8 +71,30 @@ impl Emitter<'_> {
         } else {
             dynasm!(self.code ; .arch x64 ; vfmadd213ss xmm0, xmm1, xmm2);
         }
-        self.define_float(place, ty);
+        let to = self.define_float(place, ty);
+        self.load_value(RSI, a);
+        let nan = self.jump_if_nan(ty);
+        let (path, factor) = (SlowPath::NanOfMultiplyAdd, self.source(b));
+        self.cold_slow_path(nan, path, i64::from(ty.bits() / 8), Some(factor), Some(Loaded::Word(to)), place);
         Ok(())
+    }
+
+    pub(super) fn float_canonical(&mut self, place: usize, ty: Type, a: Value) {
+        let to = self.copy(place, a);
+        dynasm!(self.code ; .arch x64 ; movq xmm0, Rq(to));
+        let number = self.code.new_dynamic_label();
+        scalar!(self, ty, ucomisd, ucomiss, xmm0, xmm0);
+        dynasm!(self.code ; .arch x64 ; jnp =>number);
+        self.load_source(to, Source::Constant(canonical_nan(ty)));
+        dynasm!(self.code ; .arch x64 ; =>number);
+    }
+
+    /// Jumps if the number in `xmm0` is a NaN, which must be a quiet one.
+    fn jump_if_nan(&mut self, ty: Type) -> DynamicLabel {
+        let nan = self.code.new_dynamic_label();
+        scalar!(self, ty, ucomisd, ucomiss, xmm0, xmm0);
+        dynasm!(self.code ; .arch x64 ; jp =>nan);
+        nan
     }
 
     pub(super) fn float_compare(&mut self, place: usize, op: FloatComparison, ty: Type, a: Value, b: Value) {

@@ -352,6 +352,7 @@ impl<'a> Emitter<'a> {
             Op::Fence { store_load } => self.fence(store_load),
             Op::FloatBinary { op, ty, a, b } => self.float_binary(place, op, ty, a, b),
             Op::FloatSquareRoot { ty, a } => self.square_root(place, ty, a),
+            Op::FloatCanonical { ty, a } => self.float_canonical(place, ty, a),
             Op::FloatMultiplyAdd { ty, a, b, c } => return self.multiply_add(place, ty, a, b, c),
             Op::FloatCompare { op, ty, a, b } => self.float_compare(place, op, ty, a, b),
             Op::FloatConvert { to, a, .. } => self.float_convert(place, to, a),

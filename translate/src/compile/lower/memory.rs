@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{self as clif, BlockArg, InstBuilder, types};
+use cranelift_codegen::ir::{self as clif, BlockArg, InstBuilder, MemFlagsData, types};
 use cranelift_frontend::{FunctionBuilder, Variable};
 
 use super::super::{Access, Function, SlowPath, encode_probe};
@@ -150,7 +150,8 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, result) as i32)
     }
 
-    pub(super) fn load(&mut self, place: usize, address: Address, access: Access) -> clif::Value {
+    /// Loads an I64, or an F64 of double width.
+    pub(super) fn load(&mut self, place: usize, address: Address, access: Access, ty: clif::Type) -> clif::Value {
         let Host { address: host, distance, missed } =
             self.look_up(place, address, access.width.bytes(), access.mode, false);
         let ins = self.builder.ins();
@@ -162,19 +163,21 @@ impl<G: Guest> Lowering<'_, G> {
             (Width::Half, true) => ins.sload16(types::I64, flags, host, distance),
             (Width::Word, false) => ins.uload32(flags, host, distance),
             (Width::Word, true) => ins.sload32(flags, host, distance),
-            (Width::Double, _) => ins.load(types::I64, flags, host, distance),
+            (Width::Double, _) => ins.load(ty, flags, host, distance),
         };
         let done = self.builder.create_block();
-        let result = self.builder.append_block_param(done, types::I64);
+        let result = self.builder.append_block_param(done, ty);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(missed);
         self.slow_path(place, SlowPath::Load, address, access.encode(), None);
-        let loaded = self.result();
+        let offset = offset_of!(Context, result) as i32;
+        let loaded = self.builder.ins().load(ty, trusted(), self.context, offset);
         self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
         self.builder.switch_to_block(done);
         result
     }
 
+    /// Stores an I64, or an F64 of double width.
     pub(super) fn store(&mut self, place: usize, address: Address, access: Access, value: clif::Value) {
         let Host { address: host, distance, missed } =
             self.look_up(place, address, access.width.bytes(), access.mode, true);
@@ -189,7 +192,11 @@ impl<G: Guest> Lowering<'_, G> {
         let done = self.builder.create_block();
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(missed);
-        self.slow_path(place, SlowPath::Store, address, access.encode(), Some(value));
+        let bits = match self.builder.func.dfg.value_type(value) {
+            types::F64 => self.builder.ins().bitcast(types::I64, MemFlagsData::new(), value),
+            _ => value,
+        };
+        self.slow_path(place, SlowPath::Store, address, access.encode(), Some(bits));
         self.builder.ins().jump(done, &[]);
         self.builder.switch_to_block(done);
     }

@@ -24,7 +24,7 @@ use super::{Access, Function, Target};
 use crate::cpu::{Context, Status};
 use crate::engine::{Key, Region};
 use crate::guest::{Exception, Guest};
-use crate::ir::{Block, Comparison, Op, Type, UnaryOp, Value};
+use crate::ir::{Block, Comparison, Op, Type, UnaryOp, Value, Width};
 use groups::Groups;
 use registers::{Homes, Registers};
 
@@ -83,6 +83,7 @@ pub(super) fn lower<G: Guest>(
         dirty: Registers::default(),
         values: Vec::new(),
         floats: Vec::new(),
+        float_uses: Vec::new(),
         block: region.blocks[0].block(),
         groups: Groups::default(),
         group_variables: Vec::new(),
@@ -146,6 +147,8 @@ struct Lowering<'a, G: Guest> {
     values: Vec<Option<clif::Value>>,
     /// For those that are the bits of an F64: that number.
     floats: Vec<Option<clif::Value>>,
+    /// For each of them, whether it is only used as such a number.
+    float_uses: Vec<bool>,
     block: &'a Block,
     /// Its accesses that share look-ups.
     groups: Groups,
@@ -164,6 +167,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.dirty = dirty;
         self.values = vec![None; self.block.ops.len()];
         self.floats = vec![None; self.block.ops.len()];
+        self.float_uses = self.homes.float_uses::<G>(self.block);
         self.builder.switch_to_block(self.blocks[position]);
         let own = region.blocks[position].key;
         let loops = region.blocks[position..].iter().any(|block| block.successors().any(|next| next == own));
@@ -268,8 +272,7 @@ impl<G: Guest> Lowering<'_, G> {
     fn lower_op(&mut self, place: usize, op: &Op) -> Option<clif::Value> {
         Some(match *op {
             Op::Const { ty, bits } => match ty {
-                Type::F32 => self.builder.ins().f32const(clif::immediates::Ieee32::with_bits(bits as u32)),
-                Type::F64 => self.builder.ins().f64const(clif::immediates::Ieee64::with_bits(bits)),
+                Type::F32 | Type::F64 => self.float_constant(ty, bits),
                 _ => {
                     // Immediates of narrow types are given sign-extended.
                     let extended = crate::interpret::sign_extend(ty, bits) as i64;
@@ -283,7 +286,10 @@ impl<G: Guest> Lowering<'_, G> {
                 self.write_register(register, value);
                 return None;
             }
-            Op::Binary { op, ty, a, b } => self.binary(op, ty, self.value(a), self.value(b)),
+            Op::Binary { op, ty, a, b } => {
+                self.floats[place] = self.change_of_sign(op, a, b);
+                self.binary(op, ty, self.value(a), self.value(b))
+            }
             Op::Unary { op, a, .. } => {
                 let a = self.value(a);
                 let ins = self.builder.ins();
@@ -335,11 +341,20 @@ impl<G: Guest> Lowering<'_, G> {
             Op::Load { width, signed, mode, address, offset } => {
                 let address = self.address(address, offset);
                 let access = Access { signed, ..Access::new(width, mode) };
-                self.load(place, address, access)
+                if width != Width::Double || !self.float_uses[place] {
+                    return Some(self.load(place, address, access, types::I64));
+                }
+                let number = self.load(place, address, access, types::F64);
+                self.floats[place] = Some(number);
+                self.builder.ins().bitcast(types::I64, MemFlagsData::new(), number)
             }
             Op::Store { width, mode, address, offset, value } => {
                 let address = self.address(address, offset);
-                self.store(place, address, Access::new(width, mode), self.value(value));
+                let stored = match self.floats[usize::from(value.0)] {
+                    Some(number) if width == Width::Double => number,
+                    _ => self.value(value),
+                };
+                self.store(place, address, Access::new(width, mode), stored);
                 return None;
             }
             Op::ProbeWrite { bytes, mode, address, offset } => {
@@ -368,6 +383,7 @@ impl<G: Guest> Lowering<'_, G> {
             }
             Op::FloatBinary { op, a, b, .. } => self.float_binary(op, self.value(a), self.value(b)),
             Op::FloatSquareRoot { a, .. } => self.square_root(self.value(a)),
+            Op::FloatCanonical { ty, a } => self.canonical(ty, self.value(a)),
             Op::FloatMultiplyAdd { ty, a, b, c } => self.multiply_add(ty, self.value(a), self.value(b), self.value(c)),
             Op::FloatCompare { op, a, b, .. } => self.float_compare(op, self.value(a), self.value(b)),
             Op::FloatConvert { to, a, .. } => {

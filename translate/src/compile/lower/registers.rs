@@ -11,7 +11,7 @@ use cranelift_frontend::{FunctionBuilder, Variable};
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::{Context, MOST_REGISTERS};
 use crate::engine::Region;
-use crate::guest::Guest;
+use crate::guest::{Guest, arguments_of};
 use crate::ir::{Block, Op, Register, Type, Value, VectorOp};
 
 /// A set of guest registers.
@@ -121,6 +121,22 @@ impl Homes {
         } else {
             types::I64
         }
+    }
+
+    /// For each value of a block, whether it is used, and only as a floating-point number.
+    pub(super) fn float_uses<G: Guest>(&self, block: &Block) -> Vec<bool> {
+        let (mut floats, mut others) = (vec![false; block.ops.len()], vec![false; block.ops.len()]);
+        for op in &block.ops {
+            let as_float = match *op {
+                Op::Bitcast { from: Type::I64, to: Type::F64, .. } => true,
+                Op::Put { register, .. } => self.floats.contains(register),
+                _ => false,
+            };
+            let uses = if as_float { &mut floats } else { &mut others };
+            op.for_each_operand(arguments_of::<G>(op), |value| uses[usize::from(value.0)] = true);
+        }
+        block.terminator.for_each_operand(|value| others[usize::from(value.0)] = true);
+        floats.iter().zip(others).map(|(float, other)| *float && !other).collect()
     }
 
     /// How the register is accessed in the context: vectors are not aligned to their size.

@@ -92,16 +92,13 @@ impl Lifter {
 
     /// Sets a register to the result of arithmetic.
     fn set_float(&mut self, register: u8, ty: Type, value: Value) {
-        let unordered = self.builder.push(Op::FloatCompare { op: FloatComparison::Unordered, ty, a: value, b: value });
-        self.set_float_unless(register, ty, unordered, value);
+        let canonical = self.builder.push(Op::FloatCanonical { ty, a: value });
+        self.set_canonical(register, ty, canonical);
     }
 
-    /// Sets a register to the canonical NaN if `is_nan`, else to `value`.
-    fn set_float_unless(&mut self, register: u8, ty: Type, is_nan: Value, value: Value) {
-        let integer = bits_of(ty);
-        let nan = self.builder.constant_of(ty, canonical_nan(ty));
-        let result = self.builder.select(ty, is_nan, nan, value);
-        let bits = self.builder.bitcast(ty, integer, result);
+    /// Sets a register to a number that is the canonical NaN if it is a NaN.
+    fn set_canonical(&mut self, register: u8, ty: Type, value: Value) {
+        let bits = self.builder.bitcast(ty, bits_of(ty), value);
         self.set_float_bits(register, ty, bits);
     }
 
@@ -237,7 +234,9 @@ impl Lifter {
         }
         let rounding = match rounding {
             InstructionRounding::Native => {
-                self.native_multiply_add(instruction.rd(), ty, a, b, c, sign);
+                let [a, b, c] = [a, b, c].map(|bits| self.builder.bitcast(integer, ty, bits));
+                let sum = self.builder.push(Op::FloatMultiplyAdd { ty, a, b, c });
+                self.set_canonical(instruction.rd(), ty, sum);
                 return Ok(None);
             }
             InstructionRounding::Explicit(rounding) => rounding,
@@ -250,33 +249,6 @@ impl Lifter {
         let result = self.builder.helper(helper, &arguments);
         self.set_float_result(instruction.rd(), ty, result);
         Ok(None)
-    }
-
-    /// `a * b + c`, operands given by their bits.
-    ///
-    /// Infinity times zero must raise invalid even if the addend is a quiet NaN, which the operation does not do. A NaN addend
-    /// is therefore replaced by an infinity with the product's sign: it gives the same flags without a NaN in the way,
-    /// and no others.
-    fn native_multiply_add(&mut self, rd: u8, ty: Type, a: Value, b: Value, c: Value, sign: Value) {
-        let integer = bits_of(ty);
-        let addend = self.builder.bitcast(integer, ty, c);
-        let addend_is_nan =
-            self.builder.push(Op::FloatCompare { op: FloatComparison::Unordered, ty, a: addend, b: addend });
-        let signs = self.builder.binary(BinaryOp::Xor, integer, a, b);
-        let product_sign = self.builder.binary(BinaryOp::And, integer, signs, sign);
-        let infinity = self.builder.constant_of(integer, if ty == Type::F32 { 0x7f80_0000 } else { 0x7ff0 << 48 });
-        let infinity = self.builder.binary(BinaryOp::Or, integer, product_sign, infinity);
-        let c = self.builder.select(integer, addend_is_nan, infinity, c);
-        let (a, b, c) = (
-            self.builder.bitcast(integer, ty, a),
-            self.builder.bitcast(integer, ty, b),
-            self.builder.bitcast(integer, ty, c),
-        );
-        let result = self.builder.push(Op::FloatMultiplyAdd { ty, a, b, c });
-        let unordered =
-            self.builder.push(Op::FloatCompare { op: FloatComparison::Unordered, ty, a: result, b: result });
-        let is_nan = self.builder.binary(BinaryOp::Or, Type::I8, unordered, addend_is_nan);
-        self.set_float_unless(rd, ty, is_nan, result);
     }
 
     /// FSGNJ, FSGNJN and FSGNJX.
@@ -382,8 +354,7 @@ impl Lifter {
             _ if kind == 3 => self.unsigned_to_float(to, a),
             _ => self.builder.push(Op::IntegerToFloat { from: Type::I64, to, a }),
         };
-        let bits = self.builder.bitcast(to, bits_of(to), value);
-        self.set_float_bits(rd, to, bits);
+        self.set_canonical(rd, to, value);
         Ok(None)
     }
 
