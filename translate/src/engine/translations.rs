@@ -320,7 +320,7 @@ impl Invalidate for Translation {
 /// All translations made until memory for them runs out; then the next generation begins, and this one is freed when
 /// the last processor has left it.
 pub struct Generation {
-    number: u64,
+    pub(super) number: u64,
     pub(super) translations: RwLock<FxHashMap<Key, Arc<Translation>>>,
     /// Those whose code changed, which jump caches may still point to.
     replaced: Mutex<Vec<Arc<Translation>>>,
@@ -543,6 +543,9 @@ impl<G: Guest> Translator<G> {
         if generation.is_full() {
             *generation = new_generation(generation.number + 1, self.runtime.as_ref());
             self.generation_number.store(generation.number, Ordering::Release);
+            if let Some(queue) = &self.queue {
+                queue.begin(generation.number);
+            }
         }
         Some(generation.clone())
     }

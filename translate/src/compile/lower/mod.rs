@@ -4,6 +4,7 @@
 //! are stored back where the region is left: at its exits, and in the cold blocks of operations that raise exceptions.
 
 mod atomic;
+mod exits;
 mod float;
 mod groups;
 mod integer;
@@ -25,6 +26,7 @@ use crate::cpu::{Context, Status};
 use crate::engine::{Key, Region};
 use crate::guest::{Exception, Guest};
 use crate::ir::{Block, Comparison, Op, Type, UnaryOp, Value, Width};
+use exits::Exits;
 use groups::Groups;
 use registers::{Homes, Registers};
 
@@ -86,6 +88,7 @@ pub(super) fn lower<G: Guest>(
         float_uses: Vec::new(),
         block: region.blocks[0].block(),
         groups: Groups::default(),
+        exits: Exits::default(),
         group_variables: Vec::new(),
         from_head: 0,
     };
@@ -152,6 +155,7 @@ struct Lowering<'a, G: Guest> {
     block: &'a Block,
     /// Its accesses that share look-ups.
     groups: Groups,
+    exits: Exits,
     /// Where the host addresses of its groups are.
     group_variables: Vec<Variable>,
     /// How far from the head the block in progress starts, bytes.
@@ -168,6 +172,7 @@ impl<G: Guest> Lowering<'_, G> {
         self.values = vec![None; self.block.ops.len()];
         self.floats = vec![None; self.block.ops.len()];
         self.float_uses = self.homes.float_uses::<G>(self.block);
+        self.begin_exits();
         self.builder.switch_to_block(self.blocks[position]);
         let own = region.blocks[position].key;
         let loops = region.blocks[position..].iter().any(|block| block.successors().any(|next| next == own));
@@ -178,6 +183,7 @@ impl<G: Guest> Lowering<'_, G> {
             self.values[place] = self.lower_op(place, op);
         }
         self.lower_terminator(position);
+        self.end_exits();
     }
 
     fn value(&self, value: Value) -> clif::Value {
@@ -198,18 +204,21 @@ impl<G: Guest> Lowering<'_, G> {
         let (leave, stay) = (self.cold_block(), self.builder.create_block());
         self.builder.ins().brif(word, leave, &[], stay, &[]);
         self.builder.switch_to_block(leave);
-        self.write_back(0);
-        self.store_pc(0);
-        self.builder.ins().return_(&[]);
+        self.exit_before_block();
         self.builder.switch_to_block(stay);
     }
 
     /// The guest-virtual address at a distance from the start of the block in progress. Until the region is left, the program counter
     /// is where it was entered: at the head.
     fn code_address(&mut self, distance: i64) -> clif::Value {
-        let pc = self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, pc) as i32);
+        let pc = self.head_address();
         let distance = distance.wrapping_add(self.from_head);
         if distance == 0 { pc } else { self.builder.ins().iadd_imm_s(pc, distance) }
+    }
+
+    /// The guest-virtual address of the head.
+    fn head_address(&mut self) -> clif::Value {
+        self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, pc) as i32)
     }
 
     /// Sets the program counter to that address, because the region is left.
@@ -234,19 +243,18 @@ impl<G: Guest> Lowering<'_, G> {
     /// Stores written registers and counts the instructions retired: those of earlier blocks and `more`.
     fn write_back(&mut self, more: usize) {
         self.store_written_registers();
+        let more = self.constant(more as u64);
+        self.count_retired(more);
+    }
+
+    /// Counts the instructions retired, those of earlier blocks and `more`.
+    fn count_retired(&mut self, more: clif::Value) {
         let retired = self.builder.use_var(self.retired);
         let offset = offset_of!(Context, instructions);
         let before = self.builder.ins().load(types::I64, trusted(), self.context, offset as i32);
         let sum = self.builder.ins().iadd(before, retired);
-        let sum = self.builder.ins().iadd_imm_s(sum, more as i64);
+        let sum = self.builder.ins().iadd(sum, more);
         self.store_context(sum, offset);
-    }
-
-    /// Returns to the dispatcher because the operation at `place` did not complete; the status is set.
-    fn exit_stopped(&mut self, place: usize) {
-        self.write_back(self.block.instruction_index(place));
-        self.store_pc(self.block.instruction_distance(place) as i64);
-        self.builder.ins().return_(&[]);
     }
 
     /// Sets the status for an exception.
@@ -265,7 +273,7 @@ impl<G: Guest> Lowering<'_, G> {
         let (stopped, goes_on) = (self.cold_block(), self.builder.create_block());
         self.builder.ins().brif(status, stopped, &[], goes_on, &[]);
         self.builder.switch_to_block(stopped);
-        self.exit_stopped(place);
+        self.exit_before(place);
         self.builder.switch_to_block(goes_on);
     }
 
@@ -407,7 +415,7 @@ impl<G: Guest> Lowering<'_, G> {
                 self.builder.ins().brif(condition, raise, &[], goes_on, &[]);
                 self.builder.switch_to_block(raise);
                 self.set_exception(exception, information);
-                self.exit_stopped(place);
+                self.exit_before(place);
                 self.builder.switch_to_block(goes_on);
                 return None;
             }

@@ -11,7 +11,7 @@ use cranelift_frontend::{FunctionBuilder, Variable};
 use super::{Lowering, guest_memory, trusted};
 use crate::cpu::{Context, MOST_REGISTERS};
 use crate::engine::Region;
-use crate::guest::{Guest, arguments_of};
+use crate::guest::{Guest, arguments_of, helper_of};
 use crate::ir::{Block, Op, Register, Type, Value, VectorOp};
 
 /// A set of guest registers.
@@ -25,6 +25,16 @@ impl Registers {
 
     fn contains(&self, register: Register) -> bool {
         self.0[usize::from(register.0) / 64] >> (register.0 % 64) & 1 != 0
+    }
+
+    /// Those that are in `part`, and the others.
+    pub(super) fn split(&self, part: &Registers) -> (Registers, Registers) {
+        let (mut within, mut without) = (*self, *self);
+        for ((within, without), part) in within.0.iter_mut().zip(&mut without.0).zip(part.0) {
+            *within &= part;
+            *without &= !part;
+        }
+        (within, without)
     }
 
     fn union(&mut self, other: &Registers) {
@@ -157,6 +167,23 @@ impl Homes {
         }
     }
 
+    /// What operations may write.
+    pub(super) fn written_by<G: Guest>(&self, ops: &[Op]) -> Registers {
+        let mut written = Registers::default();
+        for op in ops {
+            match *op {
+                Op::Put { register, .. } | Op::Vector(VectorOp::Put { register, .. }) => {
+                    written.insert(self.home(register));
+                }
+                _ if helper_of::<G>(op).is_some_and(|helper| helper.effects.writes_registers) => {
+                    self.variables().for_each(|(register, _)| written.insert(register));
+                }
+                _ => {}
+            }
+        }
+        written
+    }
+
     /// For each block of a region, the registers that may have been written since the region was entered.
     pub(super) fn dirty_at_start(&self, region: &Region) -> Vec<Registers> {
         let mut dirty = vec![Registers::default(); region.blocks.len()];
@@ -246,7 +273,11 @@ impl<G: Guest> Lowering<'_, G> {
 
     /// Stores what may have been written since the region was entered.
     pub(super) fn store_written_registers(&mut self) {
-        for register in self.dirty.iter() {
+        self.store_registers(self.dirty);
+    }
+
+    pub(super) fn store_registers(&mut self, registers: Registers) {
+        for register in registers.iter() {
             let (variable, _) = self.variable(register);
             let value = self.builder.use_var(variable);
             let flags = self.homes.flags(register);

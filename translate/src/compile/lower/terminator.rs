@@ -46,7 +46,7 @@ impl<G: Guest> Lowering<'_, G> {
             Terminator::Raise { exception, information } => {
                 let information = self.value(information);
                 self.set_exception(exception, information);
-                self.exit_stopped(self.block.ops.len());
+                self.exit_before(self.block.ops.len());
             }
         }
     }
