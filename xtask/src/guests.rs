@@ -148,6 +148,15 @@ impl Guest {
     }
 }
 
+/// The guest of an architecture.
+pub(crate) fn named(architecture: &str) -> Result<&'static Guest> {
+    let known = [&RISCV64, &X86_64];
+    known.into_iter().find(|guest| guest.architecture == architecture).ok_or_else(|| {
+        let names: Vec<&str> = known.iter().map(|guest| guest.architecture).collect();
+        format!("there is no guest {architecture:?}; known are {}", names.join(" and "))
+    })
+}
+
 /// Makes sure that every guest is there.
 pub(crate) fn fetch() -> Result<()> {
     RISCV64.fetch()?;

@@ -26,6 +26,8 @@ tasks:
                    time Brolga and Debian's QEMU side by side on the same guests and programs
   soak [BOOTS] [GUEST]
                    boot GUEST (riscv64, x86_64; riscv64) BOOTS times (20) each with one, two and four processors
+  endure [SECONDS] [GUEST]
+                   run the programs of bench in GUEST over and over for SECONDS (3600), watching Brolga's memory
   oracle [SECONDS] compare the JIT with KVM on random x86-64 instructions for SECONDS (600)
   fuzz [SECONDS]   run each fuzz target for SECONDS (600)
 ";
@@ -36,14 +38,14 @@ fn main() -> ExitCode {
         None => Ok(default),
         Some(text) => text.parse::<u64>().map_err(|_| format!("{text:?} is not a number")),
     };
+    let third = arguments.get(2).map_or("riscv64", String::as_str);
     let result = match arguments.first().map(String::as_str) {
         Some("boot") => guest::boot_on_terminal(),
         Some("test") => test::run(),
         Some("guests") => guests::fetch().and_then(|()| installed::make()),
         Some("bench") => bench::run(&arguments[1..]),
-        Some("soak") => {
-            number(20).and_then(|boots| soak::run(boots, arguments.get(2).map_or("riscv64", String::as_str)))
-        }
+        Some("soak") => number(20).and_then(|boots| soak::run(boots, guests::named(third)?)),
+        Some("endure") => number(3600).and_then(|seconds| bench::endure::run(seconds, guests::named(third)?)),
         Some("oracle") => number(600).and_then(soak::oracle),
         Some("fuzz") => number(600).and_then(soak::fuzz),
         Some("help") => {

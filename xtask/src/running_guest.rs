@@ -68,6 +68,13 @@ impl Guest {
         stdin.write_all(format!("{line}\n").as_bytes()).map_err(|error| format!("the guest takes no input: {error}"))
     }
 
+    /// The memory that the program has now, in MiB; none once it has ended.
+    pub(crate) fn memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? / 1024)
+    }
+
     /// Waits for the program to end by itself.
     pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::guest::command;
-use crate::guests::{self, RISCV64, X86_64};
+use crate::guests;
 use crate::running_guest::{Guest, PROMPT};
 use crate::{Result, build_brolga, cargo, root};
 
@@ -32,12 +32,7 @@ pub(crate) fn run_boots(guest: &guests::Guest, boots: u64) -> Result<Vec<(u32, V
 }
 
 /// `soak`: the boots of a guest, and a summary.
-pub(crate) fn run(boots: u64, architecture: &str) -> Result<()> {
-    let known = [&RISCV64, &X86_64];
-    let guest = known.into_iter().find(|guest| guest.architecture == architecture).ok_or_else(|| {
-        let names: Vec<&str> = known.iter().map(|guest| guest.architecture).collect();
-        format!("there is no guest {architecture:?}; known are {}", names.join(" and "))
-    })?;
+pub(crate) fn run(boots: u64, guest: &guests::Guest) -> Result<()> {
     for (processors, mut seconds) in run_boots(guest, boots)? {
         seconds.sort_by(f64::total_cmp);
         let (Some(least), Some(most)) = (seconds.first(), seconds.last()) else { continue };

@@ -51,7 +51,8 @@ impl Boot<'_> {
         measured.first().map(|boot| boot.seconds).ok_or_else(|| "the boot was not measured".into())
     }
 
-    fn boot(&self, names: &[&str], processors: u32) -> Result<Vec<Measured>> {
+    /// The command that has the guest do work until it has run so many seconds, or once.
+    pub(super) fn command(&self, names: &[&str], processors: u32, seconds: u64) -> Command {
         let mut command = Command::new(self.program);
         command.args(["-accel", self.accelerator, "-nographic", "-M", self.guest.machine, "-m", "512"]);
         command.args(["-smp", &processors.to_string()]);
@@ -63,9 +64,13 @@ impl Boot<'_> {
         if let Some(firmware) = self.guest.firmware() {
             command.arg("-bios").arg(firmware);
         }
-        command.args(["-append", &format!("console=ttyS0 quiet work={}", names.join(","))]);
+        command.args(["-append", &format!("console=ttyS0 quiet seconds={seconds} work={}", names.join(","))]);
+        command
+    }
+
+    fn boot(&self, names: &[&str], processors: u32) -> Result<Vec<Measured>> {
         let start = Instant::now();
-        let mut guest = running_guest::Guest::start(&mut command)?;
+        let mut guest = running_guest::Guest::start(&mut self.command(names, processors, 0))?;
         guest.wait_for("@ready", LIMIT)?;
         let seconds = start.elapsed().as_secs_f64();
         let mut measured = vec![Measured { name: BOOT.into(), seconds, checksum: String::new() }];

@@ -5,6 +5,7 @@
 //! disturbs both.
 
 mod chart;
+pub(crate) mod endure;
 mod measure;
 mod programs;
 mod table;
