@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::path::Path;
+
 use support::assembler::{FENCE_I, Program, WFI, branch, i_type, r_type, s_type};
 use support::machine::{Machine, RAM_START};
 use translate::engine::Tiers;
@@ -37,24 +39,41 @@ fn program(times: u64, calls: u64) -> Program {
     p
 }
 
-#[test]
-fn rewritten_code_is_executed_as_it_was_last_written() {
+/// A machine in which the program has run.
+fn run(tiers: Tiers, keep: Option<&Path>, times: u64, calls: u64) -> Machine {
     let mut function = Program::new(FUNCTION);
     function.word(0);
     function.word(i_type(0x67, 0, 0, 1, 0));
+    let mut machine = Machine::new(tiers, keep);
+    machine.write(RAM_START, program(times, calls).bytes());
+    machine.write(FUNCTION, function.bytes());
+    machine.engine.cpu.context.pc = RAM_START;
+    machine.run_until_halted();
+    let expected: u64 = (0..times).map(|number| (number & 0x3ff) * calls).sum();
+    assert_eq!(machine.engine.cpu.context.registers[14], expected, "{tiers:?}, {calls} calls each");
+    machine
+}
+
+#[test]
+fn rewritten_code_is_executed_as_it_was_last_written() {
     for tiers in [Tiers::InterpreterOnly, Tiers::Baseline(2), Tiers::Immediate(2), Tiers::Background(100)] {
         for (times, calls) in [(5000, 1), (2000, 5), (200, 100)] {
-            let mut machine = Machine::new(tiers, None);
-            machine.write(RAM_START, program(times, calls).bytes());
-            machine.write(FUNCTION, function.bytes());
-            machine.engine.cpu.context.pc = RAM_START;
-            machine.run_until_halted();
-            let expected: u64 = (0..times).map(|number| (number & 0x3ff) * calls).sum();
-            assert_eq!(machine.engine.cpu.context.registers[14], expected, "{tiers:?}, {calls} calls each");
+            let machine = run(tiers, None, times, calls);
             let volatile = machine.engine.cpu.counters.volatile;
             // Where the code is called often enough, or makes a region, it is worth keeping.
             let keeps = calls >= 32 || calls >= 2 && tiers == Tiers::Immediate(2);
             assert_eq!(volatile <= times / 2, keeps, "{tiers:?}, {calls} calls each: {volatile}");
         }
+    }
+}
+
+#[test]
+fn code_of_an_earlier_run_is_not_executed_once_it_is_rewritten() {
+    for tiers in [Tiers::Baseline(2), Tiers::Immediate(2)] {
+        let folder = tempfile::tempdir().unwrap();
+        drop(run(tiers, Some(folder.path()), 3, 200));
+        // The function becomes what it was in the end, and then something else.
+        let machine = run(tiers, Some(folder.path()), 6, 200);
+        assert!(machine.engine.cpu.counters.restored > 0, "{tiers:?}");
     }
 }

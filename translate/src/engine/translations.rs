@@ -282,7 +282,8 @@ impl Translation {
 
     pub(super) fn invalidate_now(&self) {
         self.valid.store(false, Ordering::SeqCst);
-        self.relink(None);
+        // Its own, too, which may be one from an earlier run, of which no block knows.
+        self.unlink_region();
         for head in self.regions.lock().drain(..).filter_map(|head| head.upgrade()) {
             head.unlink_region();
         }

@@ -2,7 +2,7 @@
 
 use std::mem::offset_of;
 
-use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
+use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::{Emitter, Loaded};
 use crate::compile::{Access, SlowPath};
@@ -46,7 +46,7 @@ impl Emitter<'_> {
             dynasm!(self.code ; .arch x64 ; mov Rq(to), rax);
             return;
         }
-        let missed = self.look_up(width.bytes(), mode, true);
+        let missed = self.look_up_aligned(width, mode);
         match op {
             AtomicOp::Exchange => {
                 self.load_value(RAX, value);
@@ -81,6 +81,17 @@ impl Emitter<'_> {
         self.cold_slow_path(missed, SlowPath::ReadModifyWrite, access, Some(value), result, place);
     }
 
+    /// As [`Emitter::look_up`], for writes; an address that is not a multiple of the width is missed, for some hosts stop a program that locks two
+    /// lines of memory at once.
+    fn look_up_aligned(&mut self, width: Width, mode: MemoryMode) -> DynamicLabel {
+        let missed = self.code.new_dynamic_label();
+        if width != Width::Byte {
+            dynasm!(self.code ; .arch x64 ; test sil, width.bytes() as i8 - 1 ; jne =>missed);
+        }
+        self.look_up_or(missed, width.bytes(), mode, true);
+        missed
+    }
+
     /// Takes what was in memory, which is in `rax`, sign-extended.
     fn take_old(&mut self, to: u8, width: Width) {
         match width {
@@ -104,7 +115,7 @@ impl Emitter<'_> {
         // Where the slow path takes it from.
         self.store_context(offset_of!(Context, result) as i32, expected);
         self.address(address, 0);
-        let missed = self.look_up(width.bytes(), mode, true);
+        let missed = self.look_up_aligned(width, mode);
         self.load_value(RAX, expected);
         let from = self.read(new, RCX);
         on_memory!(self, width, [lock cmpxchg] from);

@@ -33,6 +33,12 @@ impl Emitter<'_> {
     /// and `rdx`.
     pub(super) fn look_up(&mut self, bytes: u64, mode: MemoryMode, write: bool) -> DynamicLabel {
         let missed = self.code.new_dynamic_label();
+        self.look_up_or(missed, bytes, mode, write);
+        missed
+    }
+
+    /// The same, going on at `missed`.
+    pub(super) fn look_up_or(&mut self, missed: DynamicLabel, bytes: u64, mode: MemoryMode, write: bool) {
         let entry_size = size_of::<TlbEntry>();
         let tag = if write { offset_of!(TlbEntry, write) } else { offset_of!(TlbEntry, read) };
         let shift = PAGE_SIZE.trailing_zeros() - entry_size.trailing_zeros();
@@ -57,7 +63,6 @@ impl Emitter<'_> {
             ; jne =>missed
             ; add rsi, [BYTE rcx + offset_of!(TlbEntry, addend) as i8]
         );
-        missed
     }
 
     pub(super) fn load(

@@ -20,7 +20,7 @@ impl<G: Guest> Lowering<'_, G> {
         access: Access,
         value: clif::Value,
     ) -> clif::Value {
-        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
+        let (host, missed) = self.look_up_aligned(address, access);
         let op = match access.atomic {
             AtomicOp::Exchange => AtomicRmwOp::Xchg,
             AtomicOp::Add => AtomicRmwOp::Add,
@@ -48,7 +48,7 @@ impl<G: Guest> Lowering<'_, G> {
     ) -> clif::Value {
         // Where the slow path takes it from.
         self.store_context(expected, offset_of!(Context, result));
-        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
+        let (host, missed) = self.look_up_aligned(address, access);
         let (narrow, replacement) = (self.narrow(access.width, expected), self.narrow(access.width, new));
         let old = self.builder.ins().atomic_cas(trusted(), host, narrow, replacement);
         let old = self.sign_extend(access.width, old);
@@ -91,6 +91,19 @@ impl<G: Guest> Lowering<'_, G> {
         self.builder.ins().jump(tried, &[BlockArg::Value(differs)]);
         self.builder.switch_to_block(tried);
         self.or_slowly(place, missed, SlowPath::StoreIfReserved, address, access, Some(value), failed)
+    }
+
+    /// As [`Lowering::look_up_alone`], for writes; an address that is not a multiple of the width is missed, since not every host has atomic operations
+    /// there, and some stop a program that locks two lines of memory at once.
+    fn look_up_aligned(&mut self, address: Address, access: Access) -> (clif::Value, clif::Block) {
+        let (host, missed) = self.look_up_alone(address, access.width.bytes(), access.mode, true);
+        if access.width != Width::Byte {
+            let misaligned = self.builder.ins().band_imm_u(host, access.width.bytes() as i64 - 1);
+            let aligned = self.builder.create_block();
+            self.builder.ins().brif(misaligned, missed, &[], aligned, &[]);
+            self.builder.switch_to_block(aligned);
+        }
+        (host, missed)
     }
 
     /// A result of the fast path, or what the slow path computes where there was none.
