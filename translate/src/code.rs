@@ -110,6 +110,15 @@ impl CodePages {
         self.pages.read().contains_key(&(physical / PAGE_SIZE))
     }
 
+    /// Forgets translations that are there no longer, since their generation has ended. What is left of one stays in memory as long as this knows it.
+    pub(crate) fn forget_ended(&self) {
+        self.pages.write().retain(|_, page| {
+            page.translations.retain(|translation| translation.strong_count() > 0);
+            // As where the last one is taken out of use.
+            !page.translations.is_empty()
+        });
+    }
+
     /// Takes all translations of code in a range within a page out of use; true if there were any. Writers call it
     /// before and after they write, so that a translator that reads in between notices.
     pub fn invalidate(&self, physical: u64, bytes: u64) -> bool {
@@ -197,4 +206,27 @@ fn lines(physical: u64, bytes: u64) -> u64 {
     let first = physical % PAGE_SIZE / LINE;
     let last = ((physical % PAGE_SIZE + bytes.max(1) - 1) / LINE).min(63);
     u64::MAX << first & u64::MAX >> (63 - last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Key, Tiers, Translation, Translator};
+    use crate::riscv64::Riscv64;
+
+    #[test]
+    fn with_a_generation_go_its_traces_in_the_record_of_code() {
+        let translator = Translator::<Riscv64>::new(Tiers::InterpreterOnly, None);
+        let (pages, generation) = (translator.code_pages.clone(), translator.generation());
+        let writes = pages.protect(0x1000);
+        let key = Key { start: 0x1000, physical: 0x1000, next_page: None, flags: 0 };
+        let translation = Translation::for_tests(&generation, key);
+        generation.insert(translation.clone());
+        assert!(pages.record(0x1000, 4, writes, Arc::downgrade(&translation) as _));
+        drop(translation);
+        drop(translator);
+        assert!(pages.has_code(0x1000));
+        drop(generation);
+        assert!(!pages.has_code(0x1000));
+    }
 }

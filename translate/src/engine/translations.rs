@@ -156,7 +156,7 @@ impl Translation {
 
     /// A translation of nothing.
     #[cfg(test)]
-    pub(super) fn for_tests(generation: &Generation, key: Key) -> Arc<Translation> {
+    pub(crate) fn for_tests(generation: &Generation, key: Key) -> Arc<Translation> {
         let (block, spans) = (OnceLock::new(), Vec::new());
         let parts = Parts { key, block, later: None, spans, breakpoint: false, alone: false, guest_code: None };
         Translation::new(generation, parts)
@@ -333,6 +333,8 @@ pub struct Generation {
     pub(crate) code: Arc<CodeMemory>,
     /// Code that returns from a block to the dispatcher; null where blocks have no code of their own.
     leave: *const u8,
+    /// Which memory the translations are of.
+    code_pages: Arc<CodePages>,
     /// Kept so that `none` stays valid.
     _runtime: Arc<dyn Send + Sync>,
 }
@@ -341,6 +343,14 @@ pub struct Generation {
 unsafe impl Send for Generation {}
 // SAFETY: as above.
 unsafe impl Sync for Generation {}
+
+impl Drop for Generation {
+    fn drop(&mut self) {
+        self.translations.get_mut().clear();
+        self.replaced.get_mut().clear();
+        self.code_pages.forget_ended();
+    }
+}
 
 impl Generation {
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Translation>> {
@@ -360,7 +370,7 @@ impl Generation {
     }
 
     /// Puts a translation in the place of what has its key.
-    pub(super) fn insert(&self, translation: Arc<Translation>) {
+    pub(crate) fn insert(&self, translation: Arc<Translation>) {
         if let Some(old) = self.translations.write().insert(translation.key, translation) {
             self.replaced.lock().push(old);
         }
@@ -510,10 +520,11 @@ impl<G: Guest> Translator<G> {
             .as_ref()
             .filter(|_| matches!(tiers, Tiers::Immediate(_)))
             .map(|runtime| Compiler::new(runtime.clone()));
-        let generation = new_generation(0, runtime.as_ref());
+        let code_pages = CodePages::new();
+        let generation = new_generation(0, runtime.as_ref(), &code_pages);
         let saved = keep.zip(runtime.as_deref()).and_then(|(keep, runtime)| kept::open(keep, runtime));
         Arc::new(Translator {
-            code_pages: CodePages::new(),
+            code_pages,
             tiers,
             runtime,
             generation: RwLock::new(generation),
@@ -531,7 +542,7 @@ impl<G: Guest> Translator<G> {
         self.tiers
     }
 
-    pub(super) fn generation(&self) -> Arc<Generation> {
+    pub(crate) fn generation(&self) -> Arc<Generation> {
         self.generation.read().clone()
     }
 
@@ -542,7 +553,7 @@ impl<G: Guest> Translator<G> {
         }
         let mut generation = self.generation.write();
         if generation.is_full() {
-            *generation = new_generation(generation.number + 1, self.runtime.as_ref());
+            *generation = new_generation(generation.number + 1, self.runtime.as_ref(), &self.code_pages);
             self.generation_number.store(generation.number, Ordering::Release);
             if let Some(queue) = &self.queue {
                 queue.begin(generation.number);
@@ -673,7 +684,11 @@ impl<G: Guest> Drop for Translator<G> {
     }
 }
 
-fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> Arc<Generation> {
+fn new_generation<G: Guest>(
+    number: u64,
+    runtime: Option<&Arc<Runtime<G>>>,
+    code_pages: &Arc<CodePages>,
+) -> Arc<Generation> {
     let (none, code, kept): (_, _, Arc<dyn Send + Sync>) = match runtime {
         Some(runtime) => (runtime.return_to_dispatcher().0, CodeMemory::new(CODE_SIZE), runtime.clone()),
         None => (std::ptr::null(), CodeMemory::new(0), Arc::new(())),
@@ -694,6 +709,7 @@ fn new_generation<G: Guest>(number: u64, runtime: Option<&Arc<Runtime<G>>>) -> A
         code_is_full: AtomicBool::new(false),
         code: Arc::new(code),
         leave,
+        code_pages: code_pages.clone(),
         _runtime: kept,
     })
 }
