@@ -17,7 +17,7 @@ pub struct Builder {
 pub(super) struct Room {
     pub(super) ops: Vec<Op>,
     pub(super) instructions: Vec<InstructionStart>,
-    /// For [`simplify`](super::simplify).
+    /// For [`simplify`].
     pub(super) simplifying: simplify::Room,
 }
 
