@@ -4,7 +4,7 @@ use std::mem::offset_of;
 
 use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
-use super::{Emitter, Loaded};
+use super::{Emitter, Loaded, RAX, RCX, RDX};
 use crate::compile::{Access, SlowPath};
 use crate::cpu::{Context, NO_RESERVATION};
 use crate::ir::{AtomicOp, MemoryMode, Value, Width};
@@ -20,11 +20,6 @@ macro_rules! on_memory {
         }
     };
 }
-
-/// Scratch registers, by their numbers.
-const RAX: u8 = 0;
-const RCX: u8 = 1;
-const RDX: u8 = 2;
 
 impl Emitter<'_> {
     pub(super) fn read_modify_write(

@@ -5,16 +5,12 @@ use std::mem::offset_of;
 use dynasmrt::{DynasmApi, DynasmLabelApi, dynasm};
 
 use super::encoding::{CONTEXT_BIAS, CONTEXT_START, add_to_context};
-use super::{Cold, Emitted, Emitter, Terminator};
+use super::{Cold, Emitted, Emitter, RCX, RSI, Terminator};
 use crate::compile::{Function, Relocation, Target};
 use crate::cpu::{Context, Status};
 use crate::engine::links::ENTRY;
 use crate::guest::{Exception, Guest};
 use crate::ir::{HelperId, Value};
-
-/// Scratch registers, by their numbers.
-const RCX: u8 = 1;
-const RSI: u8 = 6;
 
 impl Emitter<'_> {
     /// The way in from outside, and [`ENTRY`] bytes behind it that from other blocks, where the block leaves if it was executed often enough

@@ -4,7 +4,7 @@ use dynasmrt::{DynamicLabel, DynasmApi, DynasmLabelApi, dynasm};
 
 use super::integer::Condition;
 use super::registers::Source;
-use super::{Emitted, Emitter, Loaded, Unsupported};
+use super::{Emitted, Emitter, Loaded, RSI, Unsupported};
 use crate::compile::SlowPath;
 use crate::float::canonical_nan;
 use crate::ir::{FloatBinaryOp, FloatComparison, Type, Value};
@@ -19,9 +19,6 @@ macro_rules! scalar {
         }
     };
 }
-
-/// Where slow paths take what is an address else.
-const RSI: u8 = 6;
 
 impl Emitter<'_> {
     /// Brings a value into `xmm0` to `xmm2`.

@@ -35,6 +35,11 @@ use registers::Registers;
 /// Where the number of the instruction is in the word that slow paths take; below it, above the access, is how far the instruction is from
 /// the block's beginning, bytes.
 const INSTRUCTION_SHIFT: u32 = 25;
+/// Scratch registers, by their numbers. Slow paths take the address in `RSI` and a value in `RCX`.
+const RAX: u8 = 0;
+const RCX: u8 = 1;
+const RDX: u8 = 2;
+const RSI: u8 = 6;
 /// Bytes for the stubs.
 const STUBS: usize = 4096;
 

@@ -35,7 +35,7 @@ impl<G: Guest> Lowering<'_, G> {
         let operand = self.narrow(access.width, value);
         let old = self.builder.ins().atomic_rmw(clif_type(access.width.integer()), trusted(), op, host, operand);
         let old = self.sign_extend(access.width, old);
-        self.or_slowly(place, missed, SlowPath::ReadModifyWrite, address, access, Some(value), old)
+        self.or_slowly(place, missed, SlowPath::ReadModifyWrite, address, access.encode(), Some(value), old)
     }
 
     pub(super) fn compare_exchange(
@@ -52,7 +52,7 @@ impl<G: Guest> Lowering<'_, G> {
         let (narrow, replacement) = (self.narrow(access.width, expected), self.narrow(access.width, new));
         let old = self.builder.ins().atomic_cas(trusted(), host, narrow, replacement);
         let old = self.sign_extend(access.width, old);
-        self.or_slowly(place, missed, SlowPath::ExchangeIf, address, access, Some(new), old)
+        self.or_slowly(place, missed, SlowPath::ExchangeIf, address, access.encode(), Some(new), old)
     }
 
     pub(super) fn load_reserved(&mut self, place: usize, address: Address, access: Access) -> clif::Value {
@@ -62,7 +62,7 @@ impl<G: Guest> Lowering<'_, G> {
         let reserved = address.value(&mut self.builder);
         self.store_context(reserved, offset_of!(Context, reservation_address));
         self.store_context(value, offset_of!(Context, reservation_value));
-        self.or_slowly(place, missed, SlowPath::Reserve, address, access, None, value)
+        self.or_slowly(place, missed, SlowPath::Reserve, address, access.encode(), None, value)
     }
 
     pub(super) fn store_conditional(
@@ -90,7 +90,7 @@ impl<G: Guest> Lowering<'_, G> {
         let differs = self.builder.ins().uextend(types::I64, differs);
         self.builder.ins().jump(tried, &[BlockArg::Value(differs)]);
         self.builder.switch_to_block(tried);
-        self.or_slowly(place, missed, SlowPath::StoreIfReserved, address, access, Some(value), failed)
+        self.or_slowly(place, missed, SlowPath::StoreIfReserved, address, access.encode(), Some(value), failed)
     }
 
     /// As [`Lowering::look_up_alone`], for writes; an address that is not a multiple of the width is missed, since not every host has atomic operations
@@ -104,29 +104,6 @@ impl<G: Guest> Lowering<'_, G> {
             self.builder.switch_to_block(aligned);
         }
         (host, missed)
-    }
-
-    /// A result of the fast path, or what the slow path computes where there was none.
-    #[expect(clippy::too_many_arguments, reason = "what there is to know of the access")]
-    fn or_slowly(
-        &mut self,
-        place: usize,
-        missed: clif::Block,
-        path: SlowPath,
-        address: Address,
-        access: Access,
-        value: Option<clif::Value>,
-        fast: clif::Value,
-    ) -> clif::Value {
-        let done = self.builder.create_block();
-        let result = self.builder.append_block_param(done, types::I64);
-        self.builder.ins().jump(done, &[BlockArg::Value(fast)]);
-        self.builder.switch_to_block(missed);
-        self.slow_path(place, path, address, access.encode(), value);
-        let slow = self.result();
-        self.builder.ins().jump(done, &[BlockArg::Value(slow)]);
-        self.builder.switch_to_block(done);
-        result
     }
 
     fn narrow(&mut self, width: Width, value: clif::Value) -> clif::Value {

@@ -145,9 +145,30 @@ impl<G: Guest> Lowering<'_, G> {
         self.set_cold();
     }
 
-    /// What a slow path computed.
-    pub(super) fn result(&mut self) -> clif::Value {
-        self.builder.ins().load(types::I64, trusted(), self.context, offset_of!(Context, result) as i32)
+    /// A result of the fast path, or what the slow path computes where there was none.
+    #[expect(clippy::too_many_arguments, reason = "what there is to know of the access")]
+    pub(super) fn or_slowly(
+        &mut self,
+        place: usize,
+        missed: clif::Block,
+        path: SlowPath,
+        address: Address,
+        access: i64,
+        value: Option<clif::Value>,
+        fast: clif::Value,
+    ) -> clif::Value {
+        let ty = self.builder.func.dfg.value_type(fast);
+        let done = self.builder.create_block();
+        let result = self.builder.append_block_param(done, ty);
+        self.builder.ins().jump(done, &[BlockArg::Value(fast)]);
+        self.builder.switch_to_block(missed);
+        self.slow_path(place, path, address, access, value);
+        // Vectors are not aligned to their size there.
+        let offset = offset_of!(Context, result) as i32;
+        let slow = self.builder.ins().load(ty, guest_memory(), self.context, offset);
+        self.builder.ins().jump(done, &[BlockArg::Value(slow)]);
+        self.builder.switch_to_block(done);
+        result
     }
 
     /// Loads an I64, or an F64 of double width.
@@ -165,16 +186,7 @@ impl<G: Guest> Lowering<'_, G> {
             (Width::Word, true) => ins.sload32(flags, host, distance),
             (Width::Double, _) => ins.load(ty, flags, host, distance),
         };
-        let done = self.builder.create_block();
-        let result = self.builder.append_block_param(done, ty);
-        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
-        self.builder.switch_to_block(missed);
-        self.slow_path(place, SlowPath::Load, address, access.encode(), None);
-        let offset = offset_of!(Context, result) as i32;
-        let loaded = self.builder.ins().load(ty, trusted(), self.context, offset);
-        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
-        self.builder.switch_to_block(done);
-        result
+        self.or_slowly(place, missed, SlowPath::Load, address, access.encode(), None, loaded)
     }
 
     /// Stores an I64, or an F64 of double width.

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use cranelift_codegen::ir::condcodes::IntCC;
-use cranelift_codegen::ir::{self as clif, BlockArg, ConstantData, Endianness, InstBuilder, MemFlagsData, types};
+use cranelift_codegen::ir::{self as clif, ConstantData, Endianness, InstBuilder, MemFlagsData, types};
 
 use super::super::SlowPath;
 use super::memory::{Address, Host};
@@ -246,16 +246,7 @@ impl<G: Guest> Lowering<'_, G> {
     fn load_vector(&mut self, place: usize, address: Address, mode: MemoryMode) -> clif::Value {
         let Host { address: host, distance, missed } = self.look_up(place, address, 16, mode, false);
         let loaded = self.builder.ins().load(types::I64X2, guest_memory(), host, distance);
-        let done = self.builder.create_block();
-        let result = self.builder.append_block_param(done, types::I64X2);
-        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
-        self.builder.switch_to_block(missed);
-        self.slow_path(place, SlowPath::LoadVector, address, mode.0.into(), None);
-        let offset = offset_of!(Context, result) as i32;
-        let loaded = self.builder.ins().load(types::I64X2, guest_memory(), self.context, offset);
-        self.builder.ins().jump(done, &[BlockArg::Value(loaded)]);
-        self.builder.switch_to_block(done);
-        result
+        self.or_slowly(place, missed, SlowPath::LoadVector, address, mode.0.into(), None, loaded)
     }
 
     fn store_vector(&mut self, place: usize, address: Address, mode: MemoryMode, value: clif::Value) {

@@ -80,11 +80,16 @@ impl Lifter {
             let all = self.b.binary(BinaryOp::Or, Type::I64, others, bits);
             return self.set_flags_of_result(Family::Result, kind.ty, result, all);
         }
+        let [_, all] = self.changed_flags(mask, bits);
+        self.set_explicit_flags(all);
+    }
+
+    /// All flags in their places, and what they are when those of `mask` become the bits of an I64 that has no others.
+    pub(super) fn changed_flags(&mut self, mask: u64, bits: Value) -> [Value; 2] {
         let before = self.all_flags();
         let others = self.constant(!mask);
         let others = self.b.binary(BinaryOp::And, Type::I64, before, others);
-        let all = self.b.binary(BinaryOp::Or, Type::I64, others, bits);
-        self.set_explicit_flags(all);
+        [before, self.b.binary(BinaryOp::Or, Type::I64, others, bits)]
     }
 
     /// The result that ZF, SF and PF tell of.

@@ -146,10 +146,7 @@ impl Lifter {
             self.change_flags(mask, both);
             return Ok(Lifted::Next);
         }
-        let flags = self.all_flags();
-        let others = self.constant(!mask);
-        let others = self.b.binary(BinaryOp::And, Type::I64, flags, others);
-        let new = self.b.binary(BinaryOp::Or, Type::I64, others, both);
+        let [flags, new] = self.changed_flags(mask, both);
         let zero = self.constant(0);
         let changes = self.b.compare(Comparison::NotEqual, Type::I64, count, zero);
         let all = self.b.select(Type::I64, changes, new, flags);
