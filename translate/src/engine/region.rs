@@ -6,7 +6,8 @@ use std::sync::Arc;
 use rustc_hash::FxHashSet;
 
 use super::translations::{Generation, Key, Translation};
-use crate::ir::Terminator;
+use crate::guest::Guest;
+use crate::ir::{Block, Builder, Terminator};
 
 /// Most blocks in a region.
 const MOST_BLOCKS: usize = 24;
@@ -17,6 +18,8 @@ const MOST_OPS: usize = 1200;
 pub struct Region {
     /// The blocks; the head comes first.
     pub blocks: Vec<Arc<Translation>>,
+    /// What each of them does, simplified.
+    pub code: Vec<Block>,
 }
 
 impl Region {
@@ -40,8 +43,8 @@ impl Translation {
 }
 
 /// Gathers what was executed and can be reached from `head` by direct jumps within its page.
-pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
-    let mut blocks: Vec<Arc<Translation>> = Vec::new();
+pub(super) fn form<G: Guest>(generation: &Generation, head: &Translation) -> Region {
+    let (mut blocks, mut code): (Vec<Arc<Translation>>, Vec<Block>) = Default::default();
     let mut seen: FxHashSet<Key> = FxHashSet::default();
     let mut waiting: VecDeque<Key> = VecDeque::from([head.key]);
     let mut ops = 0;
@@ -50,13 +53,17 @@ pub(super) fn form(generation: &Generation, head: &Translation) -> Region {
             continue;
         }
         let Some(block) = generation.find(&key) else { continue };
-        let usable = !block.alone && !block.breakpoint;
-        if !usable || (!blocks.is_empty() && ops + block.block().ops.len() > MOST_OPS) {
+        if block.alone || block.breakpoint {
             continue;
         }
-        ops += block.block().ops.len();
+        let simplified = Builder::for_region::<G>(block.block());
+        if !blocks.is_empty() && ops + simplified.ops.len() > MOST_OPS {
+            continue;
+        }
+        ops += simplified.ops.len();
+        code.push(simplified);
         waiting.extend(block.successors());
         blocks.push(block);
     }
-    Region { blocks }
+    Region { blocks, code }
 }

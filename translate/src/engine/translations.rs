@@ -725,7 +725,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
     if !head.is_valid() || head.has_region() {
         return;
     }
-    let region = region::form(&request.generation, head);
+    let region = region::form::<G>(&request.generation, head);
     // The head itself may have been invalidated meanwhile.
     if region.blocks.is_empty() {
         return;

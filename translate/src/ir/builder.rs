@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 
+use super::simplify::Effort;
 use super::*;
 use crate::guest::Guest;
 
@@ -79,8 +80,19 @@ impl Builder {
 
     /// Ends the block, made shorter.
     pub fn finish_simplified<G: Guest>(mut self, mut terminator: Terminator) -> Block {
-        simplify::simplify::<G>(&mut self.room, &mut terminator);
+        simplify::simplify::<G>(&mut self.room, &mut terminator, Effort::Lifted);
         self.finish(terminator)
+    }
+
+    /// The block as it is worth compiling for a region: as short as it gets.
+    pub(crate) fn for_region<G: Guest>(block: &Block) -> Block {
+        let mut builder = Builder::new(block.start);
+        builder.length = block.length.into();
+        builder.room.ops.extend_from_slice(&block.ops);
+        builder.room.instructions.extend_from_slice(&block.instructions);
+        let mut terminator = block.terminator;
+        simplify::simplify::<G>(&mut builder.room, &mut terminator, Effort::Region);
+        builder.finish(terminator)
     }
 
     /// Appends an operation.

@@ -86,7 +86,7 @@ pub(super) fn lower<G: Guest>(
         values: Vec::new(),
         floats: Vec::new(),
         float_uses: Vec::new(),
-        block: region.blocks[0].block(),
+        block: &region.code[0],
         groups: Groups::default(),
         exits: Exits::default(),
         group_variables: Vec::new(),
@@ -165,7 +165,7 @@ struct Lowering<'a, G: Guest> {
 impl<G: Guest> Lowering<'_, G> {
     fn lower_block(&mut self, position: usize, dirty: Registers) {
         let region = self.region;
-        self.block = region.blocks[position].block();
+        self.block = &region.code[position];
         self.from_head = region.blocks[position].key.distance_from(&region.blocks[0].key);
         self.groups = Groups::of::<G>(self.block);
         self.dirty = dirty;

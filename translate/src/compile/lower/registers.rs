@@ -91,7 +91,7 @@ impl Homes {
     pub(super) fn of(region: &Region, builder: &mut FunctionBuilder, context: clif::Value) -> Homes {
         let (vectors, floats) = (Registers::default(), Registers::default());
         let mut homes = Homes { variables: vec![None; MOST_REGISTERS], vectors, floats };
-        let ops = || region.blocks.iter().flat_map(|block| &block.block().ops);
+        let ops = || region.code.iter().flat_map(|block| &block.ops);
         for op in ops() {
             if let Op::Vector(VectorOp::Get { register } | VectorOp::Put { register, .. }) = op {
                 homes.vectors.insert(*register);
@@ -104,8 +104,8 @@ impl Homes {
             }
         }
         let mut balance = [0; MOST_REGISTERS];
-        for block in &region.blocks {
-            count_float_uses(block.block(), &mut balance);
+        for block in &region.code {
+            count_float_uses(block, &mut balance);
         }
         for register in used.iter() {
             if balance[usize::from(register.0)] > 0 && !homes.vectors.contains(register) {
@@ -192,7 +192,7 @@ impl Homes {
             changed = false;
             for (position, translation) in region.blocks.iter().enumerate() {
                 let mut at_end = dirty[position];
-                for op in &translation.block().ops {
+                for op in &region.code[position].ops {
                     if let Op::Put { register, .. } | Op::Vector(VectorOp::Put { register, .. }) = op {
                         at_end.insert(self.home(*register));
                     }

@@ -3,6 +3,8 @@
 //! Lifters write what each instruction does by itself. This drops what that leaves over: reads of registers whose value is
 //! known, writes that nothing sees before the next, constants computed from constants, and results that nobody uses.
 
+mod words;
+
 use super::builder;
 use super::*;
 use crate::cpu::MOST_REGISTERS;
@@ -16,15 +18,26 @@ pub(super) struct Room {
     ops: Vec<Op>,
     /// What became of the values before a pass.
     map: Vec<Value>,
+    /// What that pass knows of words.
+    words: Vec<Option<Value>>,
     /// By value, whether something uses it.
     used: Vec<bool>,
     /// By operation, whether it stays.
     kept: Vec<bool>,
 }
 
+/// How much is looked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// What pays in every block.
+    Lifted,
+    /// What pays in those that become parts of regions.
+    Region,
+}
+
 /// Makes the block in the making shorter, with what it is going to end with.
-pub(super) fn simplify<G: Guest>(block: &mut builder::Room, terminator: &mut Terminator) {
-    Forward::<G>::run(block, terminator);
+pub(super) fn simplify<G: Guest>(block: &mut builder::Room, terminator: &mut Terminator, effort: Effort) {
+    Forward::<G>::run(block, terminator, effort);
     drop_unused::<G>(block, terminator);
 }
 
@@ -36,19 +49,25 @@ struct Forward<'a, G> {
     registers: [Option<Value>; MOST_REGISTERS],
     /// The vectors in registers and those behind them, by the first.
     vectors: [Option<Value>; MOST_REGISTERS],
+    effort: Effort,
+    /// By I64 value, its low word, where that was asked for, and by word, what it is the low word of.
+    words: &'a mut Vec<Option<Value>>,
     _guest: std::marker::PhantomData<G>,
 }
 
 impl<'a, G: Guest> Forward<'a, G> {
-    fn run(block: &'a mut builder::Room, terminator: &mut Terminator) {
+    fn run(block: &'a mut builder::Room, terminator: &mut Terminator, effort: Effort) {
         let room = &mut block.simplifying;
         room.ops.clear();
         room.map.clear();
+        room.words.clear();
         let mut forward = Forward::<G> {
             ops: &mut room.ops,
             map: &mut room.map,
             registers: [None; MOST_REGISTERS],
             vectors: [None; MOST_REGISTERS],
+            effort,
+            words: &mut room.words,
             _guest: std::marker::PhantomData,
         };
         let mut starts = block.instructions.iter_mut().peekable();
@@ -120,7 +139,10 @@ impl<'a, G: Guest> Forward<'a, G> {
                 Some(Folded::Value(value)) => value,
                 Some(Folded::Const { ty, bits }) => self.push(Op::Const { ty, bits }),
                 Some(Folded::CodeAddress { distance }) => self.push(Op::CodeAddress { distance }),
-                None => self.push(op),
+                None => {
+                    let better = if self.effort == Effort::Region { self.in_words(&op) } else { None };
+                    better.unwrap_or_else(|| self.push(op))
+                }
             },
         }
     }
@@ -218,10 +240,13 @@ impl<'a, G: Guest> Forward<'a, G> {
                 }
                 Some(Folded::Value(if self.constant(condition)? != 0 { a } else { b }))
             }
-            Op::Extend { signed, from, to, a } => {
-                let bits = self.constant(a)?;
-                constant(to, if signed { interpret::sign_extend(from, bits) & to.mask() } else { bits })
-            }
+            Op::Extend { signed, from, to, a } => match self.constant(a) {
+                Some(bits) => constant(to, if signed { interpret::sign_extend(from, bits) & to.mask() } else { bits }),
+                None if signed && from == Type::I32 && self.effort == Effort::Region => {
+                    self.already_extended(a).map(Folded::Value)
+                }
+                None => None,
+            },
             Op::Truncate { to, a, .. } => match self.ops[usize::from(a.0)] {
                 Op::Const { bits, .. } => constant(to, bits & to.mask()),
                 Op::Extend { from, a: inner, .. } if from == to => Some(Folded::Value(inner)),
