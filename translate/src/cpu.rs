@@ -55,6 +55,8 @@ pub struct Context {
     pub jump_target: u64,
     /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
     pub leave: u64,
+    /// Translation flags of the code that runs.
+    pub(crate) flags: u32,
     /// Where compiled code puts the result of every floating-point operation, so that none is dropped or moved across a
     /// side effect: its exception flags count even if its result does not.
     pub float_scratch: [u64; 2],
@@ -150,6 +152,23 @@ impl WatchedRange {
     }
 }
 
+/// Of which address translation something was forgotten, so that what was derived from it goes too.
+#[derive(Debug, Default)]
+pub(crate) struct Flushed {
+    /// Of all.
+    pub(crate) all: bool,
+    /// Of what is not global.
+    pub(crate) address_space: bool,
+    /// Of the pages with these guest-virtual addresses.
+    pub(crate) pages: Vec<u64>,
+}
+
+impl Flushed {
+    pub(crate) fn any(&self) -> bool {
+        self.all || self.address_space || !self.pages.is_empty()
+    }
+}
+
 /// A processor: the context that code runs on, the guest's further state, and what connects it to the world.
 #[repr(C)]
 pub struct Cpu<G> {
@@ -184,12 +203,10 @@ pub struct Cpu<G> {
     pub signals: Arc<Signals>,
     /// Which memory holds translated code.
     pub(crate) code_pages: Arc<CodePages>,
-    /// Counts flushes of all of address translation, so that what was derived from it can be checked.
-    pub(crate) flushes: u64,
-    /// The same of flushes that keep what is global.
-    pub(crate) address_space_flushes: u64,
-    /// Guest-virtual addresses in pages whose translation was flushed and of which the dispatcher does not know yet.
-    pub(crate) flushed_pages: Vec<u64>,
+    /// What was flushed since the dispatcher last asked.
+    pub(crate) flushed: Flushed,
+    /// The rounding mode that compiled code was entered with.
+    pub(crate) rounding_in_use: crate::float::Rounding,
     /// Watchpoints are passed over: the instruction that hit one is being completed.
     pub(crate) watch_suspended: bool,
     /// The world outside; valid inside a run only.
@@ -217,6 +234,7 @@ impl<G: Guest> Cpu<G> {
                 result: 0,
                 result_high: 0,
                 leave: 0,
+                flags: 0,
                 float_scratch: [0; 2],
                 attention: &raw const signals.attention,
                 tlb: std::array::from_fn(|mode| tlb.entries_of(mode).as_ptr()),
@@ -244,9 +262,8 @@ impl<G: Guest> Cpu<G> {
             range: None,
             signals,
             code_pages,
-            flushes: 0,
-            address_space_flushes: 0,
-            flushed_pages: Vec::new(),
+            flushed: Flushed::default(),
+            rounding_in_use: crate::float::Rounding::NearestEven,
             watch_suspended: false,
             platform: None,
         })
@@ -314,21 +331,21 @@ impl<G: Guest> Cpu<G> {
     /// Forgets all cached translations, since what they were made from changed. For helpers that the lifter follows with
     /// a [`crate::ir::Terminator::Leave`].
     pub fn flush_tlb(&mut self) {
-        self.flushes += 1;
+        self.flushed.all = true;
         self.counters.flushes += 1;
         self.tlb.flush();
     }
 
     /// Forgets the cached translations that hold in one address space only, since another is entered.
     pub fn flush_tlb_of_address_space(&mut self) {
-        self.address_space_flushes += 1;
+        self.flushed.address_space = true;
         self.counters.address_space_flushes += 1;
         self.tlb.flush_address_space();
     }
 
     /// Forgets the cached translations of one guest-virtual page.
     pub fn flush_tlb_page(&mut self, address: u64) {
-        self.flushed_pages.push(address);
+        self.flushed.pages.push(address);
         self.counters.page_flushes += 1;
         self.tlb.flush_page(address);
     }

@@ -180,6 +180,9 @@ pub trait Guest: Sized + Send + 'static {
     /// Takes the interrupt of highest priority that is pending and enabled; false if there is none.
     fn take_interrupt(cpu: &mut Cpu<Self>) -> bool;
 
+    /// False only if [`Guest::take_interrupt`] would do nothing now.
+    fn may_take_interrupt(cpu: &Cpu<Self>) -> bool;
+
     /// The memory that the processor sees at present. It flushes the TLB when it changes.
     fn memory_view(cpu: &Cpu<Self>) -> MemoryView {
         let _ = cpu;

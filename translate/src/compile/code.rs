@@ -14,6 +14,8 @@ pub(crate) enum Function {
     /// Through what code goes on at addresses that only the jump cache knows: known ones and computed ones.
     GoDirect,
     GoIndirect,
+    /// Through what code goes on behind an instruction that changed what lifted code depends on.
+    GoAnew,
     /// As helpers of the guest are called.
     CollectFloatFlags,
     MultiplyAdd32,
@@ -55,7 +57,7 @@ impl SlowPath {
 
 impl Function {
     /// How many there are besides helpers.
-    pub(crate) const COUNT: usize = 2 * SlowPath::ALL.len() + 5;
+    pub(crate) const COUNT: usize = 2 * SlowPath::ALL.len() + 6;
 
     /// Its place in the table.
     pub(crate) fn index(self) -> usize {
@@ -63,10 +65,11 @@ impl Function {
             Function::OfBlock(path) => path as usize,
             Function::GoDirect => SlowPath::ALL.len(),
             Function::GoIndirect => SlowPath::ALL.len() + 1,
-            Function::CollectFloatFlags => SlowPath::ALL.len() + 2,
-            Function::MultiplyAdd32 => SlowPath::ALL.len() + 3,
-            Function::MultiplyAdd64 => SlowPath::ALL.len() + 4,
-            Function::Slow(path) => SlowPath::ALL.len() + 5 + path as usize,
+            Function::GoAnew => SlowPath::ALL.len() + 2,
+            Function::CollectFloatFlags => SlowPath::ALL.len() + 3,
+            Function::MultiplyAdd32 => SlowPath::ALL.len() + 4,
+            Function::MultiplyAdd64 => SlowPath::ALL.len() + 5,
+            Function::Slow(path) => SlowPath::ALL.len() + 6 + path as usize,
             Function::Helper(helper) => Function::COUNT + usize::from(helper.0),
         }
     }

@@ -9,6 +9,7 @@
 
 mod code;
 mod jump;
+mod leave;
 mod lower;
 mod memory;
 pub mod perf_map;

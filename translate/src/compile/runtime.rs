@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{self as clif, AbiParam, InstBuilder, Signature, User
 use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
-use super::{Code, CodeMemory, CompileError, Function, SlowPath, finish, host_isa, jump, slow_path};
+use super::{Code, CodeMemory, CompileError, Function, SlowPath, finish, host_isa, jump, leave, slow_path};
 use crate::baseline::Baseline;
 use crate::cpu::Cpu;
 use crate::float;
@@ -78,6 +78,11 @@ impl<G: Guest> Runtime<G> {
                 jump::build(builder, parameters, indirect, by_cell);
             })?;
         }
+        let next = if baseline.is_none() { leave::next::<G, true> } else { leave::next::<G, false> };
+        let convention = isa.default_call_conv();
+        functions[Function::GoAnew.index()] = maker.make(region_signature(), |builder, parameters| {
+            leave::build(builder, parameters[0], next as *const u8, convention);
+        })?;
         if let Some(baseline) = &baseline {
             for (function, stub) in baseline.stubs() {
                 functions[function.index()] = *stub;
@@ -127,6 +132,7 @@ impl<G: Guest> Runtime<G> {
     /// Runs compiled code until it needs the dispatcher. `entry` comes from a cell whose generation the caller holds.
     pub fn call(&self, cpu: &mut Cpu<G>, entry: EntryPoint) -> Ended {
         cpu.context.leave = 0;
+        cpu.rounding_in_use = cpu.context.float_rounding;
         let host = float::enter_guest(cpu.context.float_rounding);
         (self.enter)(&raw mut *cpu, entry.0);
         cpu.context.float_flags |= float::leave_guest(host).0;

@@ -1,7 +1,7 @@
 //! The jump cache: where the dispatcher, and compiled code at jumps between pages and to computed addresses, look first for the
 //! translation of an address.
 
-use super::Translation;
+use super::{Cell, Translation};
 use crate::platform::PAGE_SIZE;
 
 /// Groups of entries, each for the addresses of pages with the same residue.
@@ -70,6 +70,22 @@ fn index(pc: u64) -> usize {
 
 fn group(pc: u64) -> usize {
     (pc / PAGE_SIZE % JUMP_CACHE_PAGES) as usize
+}
+
+/// The code of an address under certain flags, for who is in compiled code; `by_cell`: where entries hold cells instead.
+///
+/// # Safety
+/// `entries` is what [`JumpCache::as_ptr`] gave of a jump cache that lives and is not written to meanwhile, and the generation that it was filled
+/// from lives, too.
+pub(crate) unsafe fn code_of(entries: *const JumpCacheEntry, pc: u64, flags: u32, by_cell: bool) -> Option<*const u8> {
+    // SAFETY: the index is within the entries, as of the jump cache itself.
+    let pair = unsafe { &*entries.cast::<Pair>().add(index(pc) / 2) };
+    let entry = pair.0.iter().find(|entry| entry.pc == pc && entry.flags == u64::from(flags))?;
+    if by_cell {
+        // SAFETY: there, it points to the cell of a translation of the generation.
+        return Some(unsafe { &*entry.code.cast::<Cell>() }.entry());
+    }
+    Some(entry.code)
 }
 
 impl JumpCache {

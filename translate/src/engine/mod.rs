@@ -25,6 +25,7 @@ use crate::ir::{Block, MemoryMode, Terminator};
 use crate::platform::{PAGE_SIZE, Platform};
 
 use jump_cache::JumpCache;
+pub(crate) use jump_cache::code_of as code_in_jump_cache;
 pub(crate) use jump_cache::{JUMP_CACHE_ENTRY, JUMP_CACHE_PAGES, JUMP_CACHE_PLACES, JumpCacheEntry};
 use kept::GuestCode;
 pub use kept::Keep;
@@ -104,10 +105,6 @@ struct Dispatcher<G: Guest> {
     volatile: VolatileBlocks,
     /// Translation flags, as of the last look.
     flags: u32,
-    /// [`Cpu::flushes`] that the jump cache knows of.
-    seen_flushes: u64,
-    /// [`Cpu::address_space_flushes`] that it knows of.
-    seen_address_space_flushes: u64,
     breakpoints: BTreeSet<u64>,
 }
 
@@ -130,8 +127,6 @@ impl<G: Guest> Engine<G> {
             values: Values::new(),
             volatile: VolatileBlocks::new(),
             flags: 0,
-            seen_flushes: 0,
-            seen_address_space_flushes: 0,
             breakpoints: BTreeSet::new(),
         };
         let is_profiled = tracing::enabled!(target: "perf", tracing::Level::INFO);
@@ -224,9 +219,11 @@ impl<G: Guest> Dispatcher<G> {
     fn run(&mut self, cpu: &mut Cpu<G>) -> Stop {
         let mut passed_over = Some(cpu.context.pc);
         let mut look_again = true;
+        // What comes from outside may have changed.
+        let mut was_called = true;
         loop {
             if cpu.signals.attention.load(Ordering::Relaxed) != 0 {
-                look_again = true;
+                (look_again, was_called) = (true, true);
                 if let Some(stop) = take_attention(cpu) {
                     return stop;
                 }
@@ -240,7 +237,9 @@ impl<G: Guest> Dispatcher<G> {
                     return Stop::Halted;
                 }
                 cpu.was_halted = std::mem::take(&mut cpu.halted);
-                G::take_interrupt(cpu);
+                if std::mem::take(&mut was_called) || G::may_take_interrupt(cpu) {
+                    G::take_interrupt(cpu);
+                }
                 if cpu.halted {
                     // By the signal that it took.
                     look_again = true;
@@ -286,7 +285,10 @@ impl<G: Guest> Dispatcher<G> {
         if let Some(entry) = translation.cell.compiled() {
             cpu.counters.entered += 1;
             self.jump_cache.note_code(pc, self.flags, self.generation.way_in(translation));
+            cpu.context.flags = self.flags;
             let ended = cpu.during(Activity::Compiled, |cpu| self.translator.call(cpu, EntryPoint(entry)));
+            // Code goes on under others without coming back here.
+            self.flags = cpu.context.flags;
             let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
             // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
             if let Some(hot) = unsafe { hot.as_ref() }
@@ -352,22 +354,20 @@ impl<G: Guest> Dispatcher<G> {
 
     /// Forgets the places of the jump cache, and the pages of code, whose address translation may have changed.
     fn note_flushes(&mut self, cpu: &mut Cpu<G>) {
-        if cpu.flushes != self.seen_flushes {
-            self.seen_flushes = cpu.flushes;
-            cpu.flushed_pages.clear();
+        if std::mem::take(&mut cpu.flushed.all) {
+            cpu.flushed.pages.clear();
             self.jump_cache.clear();
             for page in self.fetch_pages.iter_mut() {
                 page.start = NO_PAGE;
             }
         }
-        if cpu.address_space_flushes != self.seen_address_space_flushes {
-            self.seen_address_space_flushes = cpu.address_space_flushes;
+        if std::mem::take(&mut cpu.flushed.address_space) {
             self.jump_cache.clear_address_space();
             for page in self.fetch_pages.iter_mut().filter(|page| !page.global) {
                 page.start = NO_PAGE;
             }
         }
-        for address in cpu.flushed_pages.drain(..) {
+        for address in cpu.flushed.pages.drain(..) {
             self.fetch_pages[fetch_page_index(address)].start = NO_PAGE;
             // A translation may begin on the page before.
             for page in [address, address.wrapping_sub(PAGE_SIZE)] {

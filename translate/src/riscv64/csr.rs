@@ -6,6 +6,8 @@ use crate::float::Rounding;
 
 /// Number of `fflags`.
 pub(super) const FFLAGS: u32 = 1;
+/// Number of `fcsr`, behind that of `frm`.
+pub(super) const FCSR: u32 = 3;
 
 /// Supervisor interrupts enabled.
 pub(super) const MSTATUS_SIE: u64 = 1 << 1;
@@ -54,7 +56,7 @@ const MENVCFG: u64 = ENVCFG_FIOM | MENVCFG_ADUE | MENVCFG_STCE;
 /// Supervisor software interrupt.
 const SSIP: u64 = 1 << 1;
 /// Supervisor timer interrupt.
-const STIP: u64 = 1 << 5;
+pub(super) const STIP: u64 = 1 << 5;
 /// Supervisor external interrupt.
 const SEIP: u64 = 1 << 9;
 /// The interrupts that supervisor mode may handle.
@@ -211,15 +213,15 @@ fn time(cpu: &Cpu<Riscv64>) -> u64 {
 /// `mip`: what software wrote, the hart's inputs, and its timer. Inside a run only.
 pub fn pending_interrupts(cpu: &Cpu<Riscv64>) -> u64 {
     let guest = &cpu.guest;
+    let timer = guest.menvcfg & MENVCFG_STCE != 0 && guest.stimecmp != u64::MAX && time(cpu) >= guest.stimecmp;
+    pending_but_for_timer(cpu) | if timer { STIP } else { 0 }
+}
+
+/// The same without the timer of Sstc.
+pub(super) fn pending_but_for_timer(cpu: &Cpu<Riscv64>) -> u64 {
     let inputs = cpu.signals.inputs.load(std::sync::atomic::Ordering::SeqCst);
-    let mut pending = (guest.mip | inputs) & INTERRUPTS;
-    if guest.menvcfg & MENVCFG_STCE != 0 {
-        pending &= !STIP;
-        if guest.stimecmp != u64::MAX && time(cpu) >= guest.stimecmp {
-            pending |= STIP;
-        }
-    }
-    pending
+    let pending = (cpu.guest.mip | inputs) & INTERRUPTS;
+    if cpu.guest.menvcfg & MENVCFG_STCE != 0 { pending & !STIP } else { pending }
 }
 
 /// Tells the platform when the timer goes off next. To be called when `stimecmp` or `menvcfg` was set from outside; inside a
@@ -345,6 +347,7 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
         }
         0x14d => {
             guest.stimecmp = value;
+            guest.timer_may_be_due = true;
             arm_timer(cpu);
         }
         0x180 if is_satp_supported(value) && guest.satp != value => {
@@ -364,6 +367,7 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
         0x306 => guest.mcounteren = value & 0xffff_ffff,
         0x30a => {
             guest.menvcfg = value & MENVCFG;
+            guest.timer_may_be_due = true;
             arm_timer(cpu);
         }
         0x320 => set_mcountinhibit(cpu, value),

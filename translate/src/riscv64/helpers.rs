@@ -10,6 +10,8 @@ mod float;
 
 pub(super) use float::{DYNAMIC_ROUNDING, FloatCode, RoundedOp};
 
+/// Anything but with the floating-point flags: not to collect them is what makes this worth telling apart.
+const NO_FLOAT_FLAGS: Effects = Effects { float_flags: false, ..Effects::ALL };
 /// What floating-point helpers do: they add to the flags in memory, which compiled code only adds to as well, when it returns.
 const ADDS_FLAGS: Effects = Effects { acts: true, ..Effects::PURE };
 
@@ -35,15 +37,16 @@ macro_rules! helpers {
 }
 
 helpers! {
-    CSR: "csr", 2, Effects::ALL, access_csr;
+    CSR: "csr", 2, NO_FLOAT_FLAGS, access_csr;
+    FLOAT_CSR: "float_csr", 2, Effects::ALL, access_csr;
     PLAIN_CSR: "plain_csr", 2, Effects::RAISES, access_csr;
     FLOAT_FLAGS_CSR: "float_flags_csr", 2, Effects { float_flags: true, ..Effects::RAISES }, access_csr;
-    MRET: "mret", 0, Effects::ALL, machine_return;
-    SRET: "sret", 0, Effects::ALL, supervisor_return;
-    WFI: "wfi", 0, Effects::ALL, wait_for_interrupt;
-    SFENCE_VMA: "sfence_vma", 0, Effects::ALL, fence_all;
-    SFENCE_VMA_ADDRESS_SPACE: "sfence_vma_address_space", 0, Effects::ALL, fence_address_space;
-    SFENCE_VMA_ADDRESS: "sfence_vma_address", 1, Effects::ALL, fence_address;
+    MRET: "mret", 0, NO_FLOAT_FLAGS, machine_return;
+    SRET: "sret", 0, NO_FLOAT_FLAGS, supervisor_return;
+    WFI: "wfi", 0, NO_FLOAT_FLAGS, wait_for_interrupt;
+    SFENCE_VMA: "sfence_vma", 0, NO_FLOAT_FLAGS, fence_all;
+    SFENCE_VMA_ADDRESS_SPACE: "sfence_vma_address_space", 0, NO_FLOAT_FLAGS, fence_address_space;
+    SFENCE_VMA_ADDRESS: "sfence_vma_address", 1, NO_FLOAT_FLAGS, fence_address;
     FLOAT_ROUNDED: "float_rounded", 3, ADDS_FLAGS, float::rounded;
     FLOAT_MIN_MAX: "float_min_max", 3, ADDS_FLAGS, float::min_max;
     FLOAT_CLASS: "float_class", 2, Effects::PURE, float::class;

@@ -110,6 +110,8 @@ pub struct Riscv64 {
     pub satp: u64,
     /// Supervisor timer compare.
     pub stimecmp: u64,
+    /// The timer had gone off when interrupts were last looked for, or was set since then. Where it goes off later, the processor is called.
+    pub(crate) timer_may_be_due: bool,
     /// What `mcycle` counts from; read with [`csr::mcycle`].
     pub mcycle: csr::Counter,
     /// What `minstret` counts from; read with [`csr::minstret`].
@@ -151,6 +153,7 @@ impl Riscv64 {
             senvcfg: 0,
             satp: 0,
             stimecmp: u64::MAX,
+            timer_may_be_due: true,
             mcycle: csr::Counter::default(),
             minstret: csr::Counter::default(),
             large_pages: crate::large_pages::LargePages::default(),
@@ -221,6 +224,10 @@ impl Guest for Riscv64 {
 
     fn take_interrupt(cpu: &mut Cpu<Riscv64>) -> bool {
         trap::take_interrupt(cpu)
+    }
+
+    fn may_take_interrupt(cpu: &Cpu<Riscv64>) -> bool {
+        trap::may_take_interrupt(cpu)
     }
 
     fn wakes(cpu: &Cpu<Riscv64>) -> bool {

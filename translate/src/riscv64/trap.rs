@@ -18,29 +18,31 @@ pub(super) fn raise(cpu: &mut Cpu<Riscv64>, exception: Exception) {
 }
 
 pub(super) fn take_interrupt(cpu: &mut Cpu<Riscv64>) -> bool {
-    let guest = &cpu.guest;
-    if guest.mie == 0 {
-        return false;
-    }
-    let pending = csr::pending_interrupts(cpu) & guest.mie;
-    if pending == 0 {
-        return false;
-    }
-    let for_machine = pending & !guest.mideleg;
-    let for_supervisor = pending & guest.mideleg;
-    let machine_enabled = guest.privilege < MACHINE || guest.mstatus & MSTATUS_MIE != 0;
-    let supervisor_enabled =
-        guest.privilege < SUPERVISOR || guest.privilege == SUPERVISOR && guest.mstatus & MSTATUS_SIE != 0;
-    let (candidates, delegated) = if for_machine != 0 && machine_enabled {
-        (for_machine, false)
-    } else if for_supervisor != 0 && supervisor_enabled {
-        (for_supervisor, true)
-    } else {
-        return false;
+    let pending = csr::pending_interrupts(cpu);
+    cpu.guest.timer_may_be_due = pending & csr::STIP != 0;
+    let [for_machine, for_supervisor] = enabled(&cpu.guest).map(|enabled| pending & enabled);
+    let (candidates, delegated) = match (for_machine, for_supervisor) {
+        (0, 0) => return false,
+        (0, for_supervisor) => (for_supervisor, true),
+        (for_machine, _) => (for_machine, false),
     };
     let Some(number) = PRIORITIES.into_iter().find(|number| candidates >> number & 1 != 0) else { return false };
     enter(cpu, INTERRUPT | u64::from(number), 0, delegated);
     true
+}
+
+/// False only if [`take_interrupt`] would do nothing now, if it was called since the timer went off.
+pub(super) fn may_take_interrupt(cpu: &Cpu<Riscv64>) -> bool {
+    let pending = csr::pending_but_for_timer(cpu) | if cpu.guest.timer_may_be_due { csr::STIP } else { 0 };
+    enabled(&cpu.guest).iter().any(|enabled| pending & enabled != 0)
+}
+
+/// The interrupts that would be taken now in machine mode, and those that would be taken in supervisor mode.
+fn enabled(guest: &Riscv64) -> [u64; 2] {
+    let machine = guest.privilege < MACHINE || guest.mstatus & MSTATUS_MIE != 0;
+    let supervisor = guest.privilege < SUPERVISOR || guest.privilege == SUPERVISOR && guest.mstatus & MSTATUS_SIE != 0;
+    let of = |enabled: bool, handled: u64| if enabled { guest.mie & handled } else { 0 };
+    [of(machine, !guest.mideleg), of(supervisor, guest.mideleg)]
 }
 
 /// Enters a trap handler. `delegated`: supervisor mode handles it, unless it happens in machine mode.

@@ -187,6 +187,16 @@ fn input(cpu: &Cpu<X86_64>, input: u32) -> bool {
     cpu.signals.inputs.load(Ordering::SeqCst) >> input & 1 != 0
 }
 
+pub(super) fn may_take_interrupt(cpu: &Cpu<X86_64>) -> bool {
+    const ALL: u64 = (1 << START_UP_VECTOR_SHIFT) - 1;
+    let inputs = cpu.signals.inputs.load(Ordering::SeqCst) & ALL;
+    let masked = if cpu.guest.eflags & FLAG_IF == 0 { 1 << INPUT_INTR } else { 0 };
+    inputs & !masked != 0
+        || cpu.guest.waits_for_start_up
+        || cpu.guest.debug_pending != 0
+        || cpu.guest.pending_event.is_some()
+}
+
 pub(super) fn wakes(cpu: &Cpu<X86_64>) -> bool {
     if cpu.guest.waits_for_start_up {
         return input(cpu, INPUT_INIT) || input(cpu, INPUT_START_UP);

@@ -99,6 +99,10 @@ impl Guest for X86_64 {
         if cpu.guest.in_management { MemoryView::Management } else { MemoryView::Ordinary }
     }
 
+    fn may_take_interrupt(cpu: &Cpu<X86_64>) -> bool {
+        event::may_take_interrupt(cpu)
+    }
+
     fn wakes(cpu: &Cpu<X86_64>) -> bool {
         event::wakes(cpu)
     }

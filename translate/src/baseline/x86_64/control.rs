@@ -146,8 +146,12 @@ impl Emitter<'_> {
 
     fn leave(&mut self) {
         self.store_pc();
-        with_context!(self.code, [mov QWORD] offset_of!(Context, leave), [, 1]);
-        dynasm!(self.code ; .arch x64 ; ret);
+        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
+        dynasm!(self.code
+            ; .arch x64
+            ; lea rdi, [BYTE rbp + CONTEXT_START]
+            ; jmp QWORD [BYTE rax + Function::GoAnew.offset() as i8]
+        );
     }
 
     /// Goes on at a known address.

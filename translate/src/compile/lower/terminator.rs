@@ -54,9 +54,8 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn leave(&mut self, count: usize, target: clif::Value) {
         self.write_back(count);
         self.store_context(target, offset_of!(Context, pc));
-        let yes = self.constant(1);
-        self.store_context(yes, offset_of!(Context, leave));
-        self.builder.ins().return_(&[]);
+        let function = self.function(Function::GoAnew);
+        self.builder.ins().return_call_indirect(self.signatures.region, function, &[self.context]);
     }
 
     /// Goes on at a known address: inside the region, through the cell of code in the same page, or through the jump cache.

@@ -4,7 +4,7 @@ use super::{Illegal, Lifted, Lifter};
 use crate::ir::Terminator;
 use crate::riscv64::decode::Instruction;
 use crate::riscv64::helpers::plain_csr_helper;
-use crate::riscv64::{MACHINE, SUPERVISOR, USER, exception, helper_id};
+use crate::riscv64::{MACHINE, SUPERVISOR, USER, csr, exception, helper_id};
 
 impl Lifter {
     pub(super) fn system(&mut self, instruction: Instruction) -> Lifted {
@@ -76,7 +76,11 @@ impl Lifter {
         // The immediate forms have their operand in the instruction.
         let source = if instruction.funct3() & 4 != 0 { bits } else { self.x(instruction.rs1()) };
         let plain = plain_csr_helper(instruction);
-        let old = self.builder.helper(plain.unwrap_or(helper_id::CSR), &[bits, source]);
+        let any = match instruction.funct12() {
+            csr::FFLAGS..=csr::FCSR => helper_id::FLOAT_CSR,
+            _ => helper_id::CSR,
+        };
+        let old = self.builder.helper(plain.unwrap_or(any), &[bits, source]);
         self.set_x(instruction.rd(), old);
         if plain.is_some() { Ok(None) } else { self.leave() }
     }
