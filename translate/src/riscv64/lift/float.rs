@@ -3,7 +3,6 @@
 //! Arithmetic that rounds by the mode in force becomes an operation of the IR; arithmetic with another mode calls a helper. Every
 //! NaN result is made the canonical one.
 
-use super::memory::NAN_BOX;
 use super::{DynamicRounding, FIRST_FLOAT, Illegal, Lifted, Lifter};
 use crate::float::{Rounding, canonical_nan};
 use crate::ir::{BinaryOp, Comparison, FloatBinaryOp, FloatComparison, HelperId, Op, Type, UnaryOp, Value};
@@ -11,6 +10,9 @@ use crate::riscv64::csr;
 use crate::riscv64::decode::Instruction;
 use crate::riscv64::helper_id;
 use crate::riscv64::helpers::{DYNAMIC_ROUNDING, FloatCode, RoundedOp};
+
+/// The bits that make a single-precision number a valid 64-bit register value.
+const NAN_BOX: u64 = 0xffff_ffff_0000_0000;
 
 /// How an instruction rounds.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -78,6 +80,11 @@ impl Lifter {
             return;
         }
         let wide = self.builder.zero_extend(Type::I32, Type::I64, bits);
+        self.set_single(register, bits, wide);
+    }
+
+    /// Sets a register to a single-precision number, given by its bits and by these in an I64.
+    pub(super) fn set_single(&mut self, register: u8, bits: Value, wide: Value) {
         let nan_box = self.builder.constant(NAN_BOX);
         let boxed = self.builder.binary(BinaryOp::Or, Type::I64, wide, nan_box);
         self.set_f(register, boxed);

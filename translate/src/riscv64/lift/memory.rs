@@ -1,11 +1,8 @@
 //! Loads and stores (volume I, 2.6, 4.3, 21.5, 22.3).
 
 use super::{Illegal, Lifted, Lifter};
-use crate::ir::{BinaryOp, Op, Width};
+use crate::ir::{Op, Width};
 use crate::riscv64::decode::Instruction;
-
-/// The bits that make a single-precision number a valid 64-bit register value.
-pub(super) const NAN_BOX: u64 = 0xffff_ffff_0000_0000;
 
 impl Lifter {
     pub(super) fn load(&mut self, instruction: Instruction) -> Lifted {
@@ -46,12 +43,13 @@ impl Lifter {
         let mode = self.flags.data_mode();
         let address = self.x(instruction.rs1());
         let offset = instruction.immediate_i();
-        let mut value = self.builder.push(Op::Load { width, signed: false, mode, address, offset });
+        let value = self.builder.push(Op::Load { width, signed: false, mode, address, offset });
         if width == Width::Word {
-            let nan_box = self.builder.constant(NAN_BOX);
-            value = self.builder.binary(BinaryOp::Or, crate::ir::Type::I64, value, nan_box);
+            let bits = self.low(value);
+            self.set_single(instruction.rd(), bits, value);
+        } else {
+            self.set_f(instruction.rd(), value);
         }
-        self.set_f(instruction.rd(), value);
         Ok(None)
     }
 
