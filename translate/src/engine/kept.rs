@@ -115,9 +115,9 @@ impl<G: Guest> Translator<G> {
     fn save(&self) {
         let Some((saved, _)) = &self.saved else { return };
         let generation = self.generation();
-        let translations = generation.translations.read();
+        let translations = generation.table.translations();
         let mut room = saved::MOST_BYTES;
-        let entries = translations.values().filter_map(|translation| generation.entry(translation));
+        let entries = translations.iter().filter_map(|translation| generation.entry(translation));
         let entries: Vec<_> = entries
             .take_while(|(_, bytes)| {
                 room = room.saturating_sub(bytes.len());
@@ -156,8 +156,9 @@ impl Generation {
             Some((head.hash, saved::encode(kind, flags, &parts, &host, &placed.relocations)))
         };
         if translation.has_region()
-            && let Some((placed, blocks)) = &*translation.kept_region.lock()
+            && let Some(region) = &*translation.kept_region.lock()
         {
+            let (placed, blocks) = &**region;
             let blocks: Vec<_> = blocks.iter().map(Weak::upgrade).collect::<Option<_>>()?;
             let blocks: Vec<&Translation> = blocks.iter().map(Arc::as_ref).collect();
             let mut host = self.code.read(placed.start, placed.bytes)?.to_vec();

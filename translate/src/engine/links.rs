@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 
 use parking_lot::Mutex;
 
-use super::translations::PlacedCode;
+use super::translations::{Key, PlacedCode};
 use crate::baseline::Baseline;
 use crate::compile::CodeMemory;
 
@@ -30,6 +30,8 @@ pub struct Cell {
     /// Where the code is, and what jumps to it.
     memory: Arc<CodeMemory>,
     jumps: Mutex<Jumps>,
+    /// Whose it is.
+    pub(super) key: Key,
 }
 
 /// Jumps of blocks to the code of a cell.
@@ -56,8 +58,8 @@ unsafe impl Send for Cell {}
 unsafe impl Sync for Cell {}
 
 impl Cell {
-    pub(super) fn new(none: *const u8, memory: Arc<CodeMemory>) -> Cell {
-        Cell { entry: AtomicPtr::new(none.cast_mut()), none, memory, jumps: Mutex::default() }
+    pub(super) fn new(key: Key, none: *const u8, memory: Arc<CodeMemory>) -> Cell {
+        Cell { entry: AtomicPtr::new(none.cast_mut()), none, memory, jumps: Mutex::default(), key }
     }
 
     /// The compiled code, or what returns to the dispatcher.

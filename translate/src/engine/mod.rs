@@ -9,6 +9,7 @@ mod kept;
 pub(crate) mod links;
 mod queue;
 mod region;
+mod table;
 mod translations;
 mod volatile;
 

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
-use rustc_hash::FxHashMap;
 
 use super::kept::{self, GuestCode, Keep, LiftLater};
 use super::links::{self, BlockCode, Cell};
 use super::queue::{Queue, Request};
 use super::region;
+use super::table::Table;
 use crate::baseline::Baseline;
 use crate::code::{CodePages, Invalidate};
 use crate::compile::{Code, CodeMemory, Compiler, EntryPoint, Relocation, Runtime, Target, perf_map};
@@ -111,8 +111,11 @@ pub struct Translation {
     /// What its code is kept with, if it may be.
     pub(super) guest_code: Option<GuestCode>,
     /// Code of the latest region that begins here, if it is to be kept, with its blocks, the head first.
-    pub(super) kept_region: Mutex<Option<(PlacedCode, Vec<Weak<Translation>>)>>,
+    pub(super) kept_region: Mutex<Option<Box<KeptRegion>>>,
 }
+
+/// A region's code and its blocks, the head first.
+pub(super) type KeptRegion = (PlacedCode, Vec<Weak<Translation>>);
 
 /// What a translation is made of.
 pub(super) struct Parts {
@@ -322,10 +325,9 @@ impl Invalidate for Translation {
 /// the last processor has left it.
 pub struct Generation {
     pub(super) number: u64,
-    pub(super) translations: RwLock<FxHashMap<Key, Arc<Translation>>>,
+    pub(super) table: Table,
     /// Those whose code changed, which jump caches may still point to.
     replaced: Mutex<Vec<Arc<Translation>>>,
-    cells: Mutex<FxHashMap<Key, Arc<Cell>>>,
     none: *const u8,
     ir_bytes: AtomicU64,
     /// The memory for compiled code is used up.
@@ -346,7 +348,7 @@ unsafe impl Sync for Generation {}
 
 impl Drop for Generation {
     fn drop(&mut self) {
-        self.translations.get_mut().clear();
+        self.table.clear();
         self.replaced.get_mut().clear();
         self.code_pages.forget_ended();
     }
@@ -354,13 +356,12 @@ impl Drop for Generation {
 
 impl Generation {
     pub(super) fn find(&self, key: &Key) -> Option<Arc<Translation>> {
-        self.translations.read().get(key).filter(|translation| translation.is_valid()).cloned()
+        self.table.find(key).filter(|translation| translation.is_valid())
     }
 
     /// The cell for a key, whether or not its translation exists yet.
     pub(crate) fn cell(&self, key: Key) -> Arc<Cell> {
-        let new = || Arc::new(Cell::new(self.none, self.code.clone()));
-        self.cells.lock().entry(key).or_insert_with(new).clone()
+        self.table.cell(&key, || Cell::new(key, self.none, self.code.clone()))
     }
 
     pub(super) fn add(&self, parts: Parts) -> Arc<Translation> {
@@ -371,7 +372,7 @@ impl Generation {
 
     /// Puts a translation in the place of what has its key.
     pub(crate) fn insert(&self, translation: Arc<Translation>) {
-        if let Some(old) = self.translations.write().insert(translation.key, translation) {
+        if let Some(old) = self.table.insert(translation) {
             self.replaced.lock().push(old);
         }
     }
@@ -582,7 +583,7 @@ impl<G: Guest> Translator<G> {
         format!(
             "compiled: {} regions so far; now {} translations, {} MiB of code, {} MiB of IR; memory was used up {} times",
             self.regions_compiled(),
-            generation.translations.read().len(),
+            generation.table.count(),
             generation.code.used() as u64 / MIB,
             generation.ir_bytes.load(Ordering::Relaxed) / MIB,
             generation.number
@@ -647,7 +648,7 @@ impl<G: Guest> Translator<G> {
     /// Ends all translations of code at a guest-virtual address, under whatever address translation.
     fn invalidate_around(&self, address: u64) {
         let generation = self.generation();
-        for translation in generation.translations.read().values() {
+        for translation in generation.table.translations() {
             // Of code that may run anywhere, there is none in use in a page with a breakpoint.
             if address.wrapping_sub(translation.key.start) < translation.spans[0].bytes {
                 translation.invalidate_now();
@@ -701,9 +702,8 @@ fn new_generation<G: Guest>(
     let leave = if has_baseline { code.add(Baseline::LEAVE) } else { None }.unwrap_or(std::ptr::null());
     Arc::new(Generation {
         number,
-        translations: RwLock::default(),
+        table: Table::default(),
         replaced: Mutex::default(),
-        cells: Mutex::default(),
         none,
         ir_bytes: AtomicU64::new(0),
         code_is_full: AtomicBool::new(false),
@@ -747,7 +747,7 @@ fn compile<G: Guest>(compiler: &mut Compiler<G>, request: &Request, count: &Atom
     request.generation.link_region(head, &placed);
     count.fetch_add(1, Ordering::Relaxed);
     if region.blocks.iter().all(|block| block.guest_code.is_some()) {
-        *head.kept_region.lock() = Some((placed, region.blocks.iter().map(Arc::downgrade).collect()));
+        *head.kept_region.lock() = Some(Box::new((placed, region.blocks.iter().map(Arc::downgrade).collect())));
     }
     // One that was invalidated before it knew of this region has not unlinked it.
     if !region.blocks.iter().all(|block| block.is_valid()) {
