@@ -13,27 +13,26 @@ use crate::guest::Guest;
 use crate::ir::{BinaryOp, FloatBinaryOp, FloatComparison, Op, Type, Value};
 
 impl<G: Guest> Lowering<'_, G> {
-    /// Makes the operation's exception flags count even if its result does not.
-    pub(super) fn keep_flags(&mut self, result: clif::Value) -> clif::Value {
-        self.store_context(result, offset_of!(Context, float_scratch));
+    /// Makes the exception flags of the operation at a place count even if its result does not.
+    pub(super) fn keep_flags(&mut self, place: usize, result: clif::Value) -> clif::Value {
+        // The branch that looks for NaNs uses it, there and then.
+        let is_looked_at =
+            matches!(self.block.ops.get(place + 1), Some(Op::FloatCanonical { a, .. }) if usize::from(a.0) == place);
+        if !is_looked_at {
+            self.store_context(result, offset_of!(Context, float_scratch));
+        }
         result
     }
 
     /// Arithmetic on numbers, or on all lanes of vectors.
     pub(super) fn float_binary(&mut self, op: FloatBinaryOp, a: clif::Value, b: clif::Value) -> clif::Value {
         let ins = self.builder.ins();
-        let result = match op {
+        match op {
             FloatBinaryOp::Add => ins.fadd(a, b),
             FloatBinaryOp::Sub => ins.fsub(a, b),
             FloatBinaryOp::Mul => ins.fmul(a, b),
             FloatBinaryOp::Div => ins.fdiv(a, b),
-        };
-        self.keep_flags(result)
-    }
-
-    pub(super) fn square_root(&mut self, a: clif::Value) -> clif::Value {
-        let result = self.builder.ins().sqrt(a);
-        self.keep_flags(result)
+        }
     }
 
     /// Ends the block in progress: a block that is gone on to with a number, which is its parameter. NaNs are what the next block in progress is for.
@@ -58,7 +57,6 @@ impl<G: Guest> Lowering<'_, G> {
     pub(super) fn multiply_add(&mut self, ty: Type, a: clif::Value, b: clif::Value, c: clif::Value) -> clif::Value {
         if self.runtime.has_multiply_add {
             let sum = self.builder.ins().fma(a, b, c);
-            self.keep_flags(sum);
             let (done, result) = self.split_off_nans(ty, sum);
             let [a, b] = [a, b].map(|factor| self.wide_bits(ty, factor));
             let path = self.function(Function::Slow(SlowPath::NanOfMultiplyAdd));
@@ -105,7 +103,13 @@ impl<G: Guest> Lowering<'_, G> {
         }
     }
 
-    pub(super) fn float_compare(&mut self, op: FloatComparison, a: clif::Value, b: clif::Value) -> clif::Value {
+    pub(super) fn float_compare(
+        &mut self,
+        place: usize,
+        op: FloatComparison,
+        a: clif::Value,
+        b: clif::Value,
+    ) -> clif::Value {
         let condition = match op {
             FloatComparison::Equal => FloatCC::Equal,
             FloatComparison::Less | FloatComparison::LessQuiet => FloatCC::LessThan,
@@ -113,7 +117,7 @@ impl<G: Guest> Lowering<'_, G> {
             FloatComparison::Unordered => FloatCC::Unordered,
         };
         let result = self.builder.ins().fcmp(condition, a, b);
-        self.keep_flags(result);
+        self.keep_flags(place, result);
         if matches!(op, FloatComparison::Less | FloatComparison::LessEqual) {
             // The host's comparison is the quiet one.
             let unordered = self.builder.ins().fcmp(FloatCC::Unordered, a, b);

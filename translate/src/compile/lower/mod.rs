@@ -389,23 +389,30 @@ impl<G: Guest> Lowering<'_, G> {
                 self.fence(store_load);
                 return None;
             }
-            Op::FloatBinary { op, a, b, .. } => self.float_binary(op, self.value(a), self.value(b)),
-            Op::FloatSquareRoot { a, .. } => self.square_root(self.value(a)),
+            Op::FloatBinary { op, a, b, .. } => {
+                let result = self.float_binary(op, self.value(a), self.value(b));
+                self.keep_flags(place, result)
+            }
+            Op::FloatSquareRoot { a, .. } => {
+                let a = self.value(a);
+                let result = self.builder.ins().sqrt(a);
+                self.keep_flags(place, result)
+            }
             Op::FloatCanonical { ty, a } => self.canonical(ty, self.value(a)),
             Op::FloatMultiplyAdd { ty, a, b, c } => self.multiply_add(ty, self.value(a), self.value(b), self.value(c)),
-            Op::FloatCompare { op, a, b, .. } => self.float_compare(op, self.value(a), self.value(b)),
+            Op::FloatCompare { op, a, b, .. } => self.float_compare(place, op, self.value(a), self.value(b)),
             Op::FloatConvert { to, a, .. } => {
                 let a = self.value(a);
                 let result = match to {
                     Type::F64 => self.builder.ins().fpromote(types::F64, a),
                     _ => self.builder.ins().fdemote(types::F32, a),
                 };
-                self.keep_flags(result)
+                self.keep_flags(place, result)
             }
             Op::IntegerToFloat { to, a, .. } => {
                 let a = self.value(a);
                 let result = self.builder.ins().fcvt_from_sint(clif_type(to), a);
-                self.keep_flags(result)
+                self.keep_flags(place, result)
             }
             Op::Vector(op) => return self.vector(place, op),
             Op::Helper { helper, arguments } => self.helper(place, helper, arguments),

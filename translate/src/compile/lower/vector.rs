@@ -74,11 +74,13 @@ impl<G: Guest> Lowering<'_, G> {
             }
             VectorOp::Float { op, lane, a, b } => {
                 let (a, b) = (self.lanes_of(a, lane), self.lanes_of(b, lane));
-                self.float_binary(op, a, b)
+                let result = self.float_binary(op, a, b);
+                self.keep_flags(place, result)
             }
             VectorOp::SquareRoot { lane, a } => {
                 let a = self.lanes_of(a, lane);
-                self.square_root(a)
+                let result = self.builder.ins().sqrt(a);
+                self.keep_flags(place, result)
             }
         })
     }
