@@ -19,7 +19,7 @@ use crate::compile::CodeMemory;
 /// How far behind a block's entry other blocks enter it, bytes.
 pub(crate) const ENTRY: usize = 8;
 
-/// Where the compiled code of a [`Key`](super::Key) begins.
+/// Where the compiled code of a [`Key`] begins.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Cell {
