@@ -142,7 +142,8 @@ impl VirtualClock {
         }
     }
 
-    /// Sets virtual time, as loading a saved machine does.
+    /// Sets virtual time, as loading a saved machine does. Timers that went off do not go off again: who sets the clock back sets up what
+    /// depends on it anew, the processors' state too.
     pub fn set(&self, nanoseconds: u64) {
         let mut schedule = self.shared.schedule.lock();
         schedule.elapsed = Duration::from_nanos(nanoseconds);

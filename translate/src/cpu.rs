@@ -53,11 +53,11 @@ pub struct Context {
     pub jump_source: u64,
     /// Where it jumped.
     pub jump_target: u64,
-    /// Compiled code leaves by a [`crate::ir::Terminator::Leave`].
+    /// Compiled code leaves by a [`crate::ir::Terminator::Leave`], and the dispatcher has to take another look at everything.
     pub leave: u64,
     /// Translation flags of the code that runs.
     pub(crate) flags: u32,
-    /// Where compiled code puts the result of every floating-point operation, so that none is dropped or moved across a
+    /// Where compiled code puts results of floating-point operations that nothing uses at once, so that none is dropped or moved across a
     /// side effect: its exception flags count even if its result does not.
     pub float_scratch: [u64; 2],
     /// Guest-virtual address of the reservation that [`crate::ir::Op::LoadReserved`] took; [`NO_RESERVATION`] if none is

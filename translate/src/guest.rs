@@ -180,7 +180,8 @@ pub trait Guest: Sized + Send + 'static {
     /// Takes the interrupt of highest priority that is pending and enabled; false if there is none.
     fn take_interrupt(cpu: &mut Cpu<Self>) -> bool;
 
-    /// False only if [`Guest::take_interrupt`] would do nothing now.
+    /// False only if [`Guest::take_interrupt`] would do nothing now, provided that it was called since the processor was last asked for
+    /// attention.
     fn may_take_interrupt(cpu: &Cpu<Self>) -> bool;
 
     /// The memory that the processor sees at present. It flushes the TLB when it changes.

@@ -1,5 +1,5 @@
-//! How compiled code goes on behind an instruction that changed what lifted code depends on: a system call, a return from one, a switch of
-//! interrupts. Mostly the jump cache knows the code that comes next, and the dispatcher has nothing to do with it.
+//! How compiled code goes on behind an instruction that changed what lifted code depends on: SYSCALL and SYSRET, SRET, STI, a write to `sstatus`.
+//! Mostly the jump cache knows the code that comes next, and the dispatcher has nothing to do with it.
 
 use std::mem::offset_of;
 use std::sync::atomic::Ordering;
@@ -36,7 +36,7 @@ pub(super) extern "C" fn next<G: Guest, const BY_CELL: bool>(cpu: &mut Cpu<G>) -
     .unwrap_or(std::ptr::null())
 }
 
-/// The body of the function that code jumps to there, with `next` of the platform's C convention. The pc is stored already.
+/// The body of [`Function::GoAnew`](super::Function::GoAnew), to which code jumps with the pc stored, with `next` of the platform's C convention.
 pub(super) fn build(builder: &mut FunctionBuilder, context: clif::Value, next: *const u8, convention: CallConv) {
     let mut signature = plain_signature(convention, 1);
     signature.returns.push(clif::AbiParam::new(types::I64));

@@ -104,7 +104,7 @@ struct Dispatcher<G: Guest> {
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Values,
     volatile: VolatileBlocks,
-    /// Translation flags, as of the last look.
+    /// Translation flags, as of the last look, here or in compiled code.
     flags: u32,
     breakpoints: BTreeSet<u64>,
 }
@@ -238,6 +238,8 @@ impl<G: Guest> Dispatcher<G> {
                     return Stop::Halted;
                 }
                 cpu.was_halted = std::mem::take(&mut cpu.halted);
+                // What has woken it is looked for, too.
+                was_called |= cpu.was_halted;
                 if std::mem::take(&mut was_called) || G::may_take_interrupt(cpu) {
                     G::take_interrupt(cpu);
                 }

@@ -39,6 +39,9 @@ impl Table {
     /// The cell of a key, which `new` makes if there is none.
     pub(super) fn cell(&self, key: &Key, new: impl FnOnce() -> Cell) -> Arc<Cell> {
         let hash = hash(key);
+        if let Some(entry) = self.0.read().find(hash, |entry| entry.cell.key == *key) {
+            return entry.cell.clone();
+        }
         let mut entries = self.0.write();
         let new = || Entry { hash, cell: Arc::new(new()), translation: None };
         let entry = entries.entry(hash, |entry| entry.cell.key == *key, |entry| entry.hash).or_insert_with(new);

@@ -159,8 +159,8 @@ pub enum Terminator {
         /// What the jump is for, as far as the instruction tells.
         kind: IndirectJump,
     },
-    /// Goes on at a known address, after the dispatcher has looked again at everything that lifted code depends on:
-    /// translation flags, interrupts, address translation, halting. For instructions that change those.
+    /// Goes on at a known address, after another look at everything that lifted code depends on: translation flags, interrupts, address
+    /// translation, halting. For instructions that change those.
     Leave {
         /// Guest-virtual address.
         target: u64,
@@ -180,7 +180,7 @@ pub enum Terminator {
 }
 
 impl Terminator {
-    /// True if the dispatcher looks again at everything before it goes on.
+    /// True if everything is looked at again before it goes on.
     pub fn leaves(&self) -> bool {
         matches!(self, Terminator::Leave { .. } | Terminator::LeaveIndirect { .. } | Terminator::Raise { .. })
     }

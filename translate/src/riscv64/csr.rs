@@ -6,6 +6,10 @@ use crate::float::Rounding;
 
 /// Number of `fflags`.
 pub(super) const FFLAGS: u32 = 1;
+/// Numbers of `sip`, `mip` and `time`.
+pub(super) const SIP: u32 = 0x144;
+pub(super) const MIP: u32 = 0x344;
+pub(super) const TIME: u32 = 0xc01;
 /// Number of `fcsr`, behind that of `frm`.
 pub(super) const FCSR: u32 = 3;
 

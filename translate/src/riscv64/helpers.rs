@@ -10,7 +10,7 @@ mod float;
 
 pub(super) use float::{DYNAMIC_ROUNDING, FloatCode, RoundedOp};
 
-/// Anything but with the floating-point flags: not to collect them is what makes this worth telling apart.
+/// Anything but reading or writing the floating-point flags, so that they need not be collected first.
 const NO_FLOAT_FLAGS: Effects = Effects { float_flags: false, ..Effects::ALL };
 /// What floating-point helpers do: they add to the flags in memory, which compiled code only adds to as well, when it returns.
 const ADDS_FLAGS: Effects = Effects { acts: true, ..Effects::PURE };
@@ -94,6 +94,12 @@ extern "C" fn access_csr(cpu: &mut Cpu<Riscv64>, instruction: u64, source: u64, 
         cpu.stop_with(illegal);
         return 0;
     };
+    // Who has seen that the timer is due is interrupted by it as soon as that is enabled.
+    cpu.guest.timer_may_be_due |= match number {
+        csr::SIP | csr::MIP => old & csr::STIP != 0,
+        csr::TIME => old >= cpu.guest.stimecmp,
+        _ => false,
+    };
     if writes {
         let modified = csr::value_to_modify(cpu, number, old);
         let new = match funct3 & 3 {
@@ -115,6 +121,8 @@ extern "C" fn supervisor_return(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) 
 }
 
 extern "C" fn wait_for_interrupt(cpu: &mut Cpu<Riscv64>, _: u64, _: u64, _: u64) -> u64 {
+    // What ends the waiting may be taken at the next instruction that enables it.
+    cpu.guest.timer_may_be_due = true;
     cpu.halted = !Riscv64::wakes(cpu);
     0
 }

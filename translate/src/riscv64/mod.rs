@@ -110,7 +110,8 @@ pub struct Riscv64 {
     pub satp: u64,
     /// Supervisor timer compare.
     pub stimecmp: u64,
-    /// The timer had gone off when interrupts were last looked for, or was set since then. Where it goes off later, the processor is called.
+    /// The timer had gone off when interrupts were last looked for, or was set since then, or the guest has seen that it went off. Where it goes
+    /// off later, the processor is called.
     pub(crate) timer_may_be_due: bool,
     /// What `mcycle` counts from; read with [`csr::mcycle`].
     pub mcycle: csr::Counter,

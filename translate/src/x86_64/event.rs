@@ -187,9 +187,11 @@ fn input(cpu: &Cpu<X86_64>, input: u32) -> bool {
     cpu.signals.inputs.load(Ordering::SeqCst) >> input & 1 != 0
 }
 
+/// False only if [`take_interrupt`] would do nothing. What only delays an input (a masked NMI, system-management mode, the shadow behind STI) is left
+/// to that.
 pub(super) fn may_take_interrupt(cpu: &Cpu<X86_64>) -> bool {
-    const ALL: u64 = (1 << START_UP_VECTOR_SHIFT) - 1;
-    let inputs = cpu.signals.inputs.load(Ordering::SeqCst) & ALL;
+    const LEVELS: u64 = (1 << START_UP_VECTOR_SHIFT) - 1;
+    let inputs = cpu.signals.inputs.load(Ordering::SeqCst) & LEVELS;
     let masked = if cpu.guest.eflags & FLAG_IF == 0 { 1 << INPUT_INTR } else { 0 };
     inputs & !masked != 0
         || cpu.guest.waits_for_start_up

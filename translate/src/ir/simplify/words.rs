@@ -93,6 +93,7 @@ impl<G: Guest> Forward<'_, G> {
             (BinaryOp::ShiftRightUnsigned, BinaryOp::ShiftLeft) => (other, first),
             _ => return None,
         };
+        // With that neither is zero: each bit comes from one of them.
         let complete = left.count > 0 && left.count + right.count == u64::from(left.ty.bits());
         if left.ty != right.ty || !complete || left.value != right.value {
             return None;
@@ -114,13 +115,16 @@ impl<G: Guest> Forward<'_, G> {
             op => op,
         };
         match op {
-            Op::Binary { op, ty, a, b } => Some(Shift { op, ty, value: a, count: self.constant(b)? }),
+            Op::Binary { op: op @ (BinaryOp::ShiftLeft | BinaryOp::ShiftRightUnsigned), ty, a, b } => {
+                // The count is taken modulo the width.
+                Some(Shift { op, ty, value: a, count: self.constant(b)? % u64::from(ty.bits()) })
+            }
             _ => None,
         }
     }
 }
 
-/// A binary operation with a constant: of interest are shifts.
+/// A shift to the left, or to the right filling with zeroes, by a constant below the width.
 #[derive(Clone, Copy)]
 struct Shift {
     op: BinaryOp,
@@ -149,7 +153,7 @@ mod tests {
         let mut builder = Builder::new(0);
         builder.instruction(4);
         let mut registers: Vec<Value> = (0..REGISTERS).map(|number| builder.get(Register(number as u8))).collect();
-        let counts = [7, 25, 16, 31, 1, 39, 57, 0];
+        let counts = [7, 25, 16, 31, 1, 39, 57, 0, 64, 128, -7_i64 as u64, -64_i64 as u64, -57_i64 as u64];
         for &(kind, a, b, to) in instructions {
             let op = op_of(kind / 4);
             let (a, b) = (registers[a % REGISTERS], registers[b % REGISTERS]);
