@@ -4,10 +4,15 @@
 //!
 //! Read first: [`BlockNode`], [`RawFile`].
 
+mod fields;
+mod inspect;
+pub mod qcow2;
 mod raw_file;
 
 use std::io;
 
+pub use fields::FieldError;
+pub use inspect::{Format, Image, InspectError};
 pub use raw_file::RawFile;
 
 /// A disk: bytes that can be read and written at any position. Shared by threads; requests may run at once.

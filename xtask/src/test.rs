@@ -66,7 +66,8 @@ fn set_up() {
 }
 
 /// Programs from Debian's packages that tests use.
-const PROGRAMS: [(&str, &str); 2] = [("qemu-riscv64-static", "qemu-user-static"), ("python3", "python3-venv")];
+const PROGRAMS: [(&str, &str); 3] =
+    [("qemu-riscv64-static", "qemu-user-static"), ("qemu-img", "qemu-utils"), ("python3", "python3-venv")];
 
 /// The QMP client from PyPI, in a Python environment of its own.
 fn install_client() -> Result<PathBuf> {

@@ -1,0 +1,266 @@
+//! `info`: what an image is.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use block::qcow2::{BitmapFlags, Encryption, Luks, Metadata, Snapshot};
+use block::{Format, Image};
+use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
+use serde_json::ser::PrettyFormatter;
+use serde_json::{Serializer, Value, json};
+
+use crate::Failure;
+use crate::size::readable;
+
+pub(crate) fn command() -> Command {
+    Command::new("info")
+        .about("Display information about image")
+        .arg(
+            Arg::new("format")
+                .short('f')
+                .long("format")
+                .value_name("FMT")
+                .help("the image's format; found out by default"),
+        )
+        .arg(
+            Arg::new("chain")
+                .short('b')
+                .long("backing-chain")
+                .action(ArgAction::SetTrue)
+                .help("the backing files, too"),
+        )
+        .arg(
+            Arg::new("share")
+                .short('U')
+                .long("force-share")
+                .action(ArgAction::SetTrue)
+                .help("also if it is in use, which makes no difference: nothing is locked"),
+        )
+        .arg(
+            Arg::new("output")
+                .long("output")
+                .value_name("human|json")
+                .value_parser(PossibleValuesParser::new(["human", "json"]))
+                .default_value("human")
+                .help("the form of the answer"),
+        )
+        .arg(Arg::new("file").value_name("FILENAME").required(true).value_parser(value_parser!(PathBuf)))
+}
+
+pub(crate) fn run(arguments: &ArgMatches) -> Result<(), Failure> {
+    let format = match arguments.get_one::<String>("format") {
+        Some(name) => Some(Format::named(name).ok_or_else(|| Failure::UnknownFormat(name.clone()))?),
+        None => None,
+    };
+    let Some(path) = arguments.get_one::<PathBuf>("file") else { return Ok(()) };
+    let is_chain = arguments.get_flag("chain");
+    let images = if is_chain { Image::inspect_chain(path, format)? } else { vec![Image::inspect(path, format)?] };
+    let mut output = std::io::stdout().lock();
+    if arguments.get_one::<String>("output").is_some_and(|form| form == "json") {
+        let mut images: Vec<Value> = images.iter().map(in_json).collect();
+        let value = if is_chain { Value::Array(images) } else { images.remove(0) };
+        write_json(&mut output, &value)?;
+    } else {
+        let images: Vec<String> = images.iter().map(for_people).collect();
+        output.write_all(images.join("\n").as_bytes())?;
+    }
+    Ok(())
+}
+
+fn write_json(output: &mut impl Write, value: &Value) -> std::io::Result<()> {
+    let mut serializer = Serializer::with_formatter(&mut *output, PrettyFormatter::with_indent(b"    "));
+    serde::Serialize::serialize(value, &mut serializer)?;
+    writeln!(output)
+}
+
+/// The image as QMP's `ImageInfo`.
+fn in_json(image: &Image) -> Value {
+    let mut file = json!({
+        "children": [],
+        "virtual-size": image.file_length,
+        "filename": image.path.to_string_lossy(),
+        "format": "file",
+    });
+    set(&mut file, "actual-size", image.actual_size);
+    set(&mut file, "format-specific", Some(json!({ "type": "file", "data": {} })));
+    set(&mut file, "dirty-flag", Some(false));
+    let mut value = json!({ "children": [{ "name": "file", "info": file }] });
+    let metadata = image.qcow2.as_ref();
+    if let Some(metadata) = metadata.filter(|metadata| !metadata.snapshots.is_empty()) {
+        set(&mut value, "snapshots", Some(metadata.snapshots.iter().map(snapshot).collect::<Vec<_>>()));
+    }
+    set(&mut value, "backing-filename-format", image.backing_format());
+    set(&mut value, "virtual-size", Some(image.virtual_size));
+    set(&mut value, "filename", Some(image.path.to_string_lossy()));
+    set(&mut value, "cluster-size", metadata.map(|metadata| metadata.header.cluster_size()));
+    set(&mut value, "format", Some(image.format.name()));
+    set(&mut value, "actual-size", image.actual_size);
+    set(&mut value, "encrypted", image.is_encrypted().then_some(true));
+    if let Some(metadata) = metadata {
+        set(&mut value, "format-specific", Some(json!({ "type": "qcow2", "data": specific(metadata) })));
+    }
+    set(&mut value, "full-backing-filename", image.backing_path().map(|path| path.to_string_lossy().into_owned()));
+    set(&mut value, "backing-filename", image.backing_name());
+    set(&mut value, "dirty-flag", Some(metadata.is_some_and(|metadata| metadata.header.is_dirty())));
+    value
+}
+
+/// Adds a member, if there is a value.
+fn set(object: &mut Value, name: &str, value: Option<impl Into<Value>>) {
+    if let (Some(object), Some(value)) = (object.as_object_mut(), value) {
+        object.insert(name.to_owned(), value.into());
+    }
+}
+
+fn snapshot(snapshot: &Snapshot) -> Value {
+    let mut value = json!({});
+    set(&mut value, "icount", snapshot.instructions);
+    set(&mut value, "vm-clock-nsec", Some(snapshot.vm_clock % 1_000_000_000));
+    set(&mut value, "name", Some(snapshot.name.as_str()));
+    set(&mut value, "date-sec", Some(snapshot.date.0));
+    set(&mut value, "date-nsec", Some(snapshot.date.1));
+    set(&mut value, "vm-clock-sec", Some(snapshot.vm_clock / 1_000_000_000));
+    set(&mut value, "id", Some(snapshot.id.as_str()));
+    set(&mut value, "vm-state-size", Some(snapshot.vm_state_size));
+    value
+}
+
+/// QMP's `ImageInfoSpecificQCow2`.
+fn specific(metadata: &Metadata) -> Value {
+    let header = &metadata.header;
+    let is_new = header.version >= 3;
+    let mut value = json!({});
+    set(&mut value, "compat", Some(if is_new { "1.1" } else { "0.10" }));
+    set(&mut value, "compression-type", Some(header.compression.to_string()));
+    set(&mut value, "lazy-refcounts", is_new.then(|| header.has_lazy_refcounts()));
+    if !metadata.bitmaps.is_empty() {
+        let bitmaps = metadata.bitmaps.iter().map(|bitmap| {
+            let names = [(BitmapFlags::IN_USE, "in-use"), (BitmapFlags::AUTO, "auto")];
+            let flags: Vec<&str> =
+                names.into_iter().filter(|(flag, _)| bitmap.flags & flag != 0).map(|(_, name)| name).collect();
+            json!({ "flags": flags, "name": bitmap.name, "granularity": bitmap.granularity })
+        });
+        set(&mut value, "bitmaps", Some(bitmaps.collect::<Vec<_>>()));
+    }
+    set(&mut value, "refcount-bits", Some(header.refcount_bits()));
+    if header.has_data_file() {
+        set(&mut value, "data-file", metadata.extensions.data_file.as_deref());
+        set(&mut value, "data-file-raw", Some(header.data_file_is_raw()));
+    }
+    match (header.encryption, &metadata.luks) {
+        (Encryption::Luks, Some(luks)) => set(&mut value, "encrypt", Some(encryption(luks))),
+        (Encryption::Aes, _) => set(&mut value, "encrypt", Some(json!({ "format": "aes" }))),
+        _ => (),
+    }
+    set(&mut value, "corrupt", is_new.then(|| header.is_corrupt()));
+    set(&mut value, "extended-l2", is_new.then(|| header.has_extended_l2()));
+    value
+}
+
+/// QMP's `QCryptoBlockInfoLUKS`.
+fn encryption(luks: &Luks) -> Value {
+    let (mode, vectors) = luks.mode.split_once('-').unwrap_or((&luks.mode, ""));
+    // An algorithm for the vectors may have a hash of its own.
+    let (vectors, vectors_hash) = vectors.split_once(':').map_or((vectors, None), |(name, hash)| (name, Some(hash)));
+    // XTS takes two keys.
+    let key_bits = luks.key_bytes * if mode == "xts" { 4 } else { 8 };
+    let mut value = json!({});
+    set(&mut value, "ivgen-alg", Some(vectors));
+    set(&mut value, "ivgen-hash-alg", vectors_hash);
+    set(&mut value, "detached-header", Some(false));
+    set(&mut value, "hash-alg", Some(luks.hash.as_str()));
+    set(&mut value, "cipher-alg", Some(format!("{}-{key_bits}", luks.cipher)));
+    set(&mut value, "uuid", Some(luks.uuid.as_str()));
+    set(&mut value, "format", Some("luks"));
+    set(&mut value, "cipher-mode", Some(mode));
+    let slots = luks.slots.iter().map(|slot| {
+        let mut value = json!({ "active": slot.is_active });
+        set(&mut value, "iters", slot.is_active.then_some(slot.iterations));
+        set(&mut value, "key-offset", Some(slot.key_offset));
+        set(&mut value, "stripes", slot.is_active.then_some(slot.stripes));
+        value
+    });
+    set(&mut value, "slots", Some(slots.collect::<Vec<_>>()));
+    set(&mut value, "payload-offset", Some(luks.payload_offset));
+    set(&mut value, "master-key-iters", Some(luks.master_key_iterations));
+    value
+}
+
+fn for_people(image: &Image) -> String {
+    let mut lines = vec![
+        format!("image: {}", image.path.display()),
+        format!("file format: {}", image.format.name()),
+        format!("virtual size: {} ({} bytes)", readable(image.virtual_size), image.virtual_size),
+        format!("disk size: {}", image.actual_size.map_or("unavailable".into(), readable)),
+    ];
+    if image.is_encrypted() {
+        lines.push("encrypted: yes".into());
+    }
+    if let Some(metadata) = &image.qcow2 {
+        lines.push(format!("cluster_size: {}", metadata.header.cluster_size()));
+        if metadata.header.is_dirty() {
+            lines.push("cleanly shut down: no".into());
+        }
+    }
+    if let (Some(name), Some(path)) = (image.backing_name(), image.backing_path()) {
+        let actual =
+            if path.as_os_str() == name { String::new() } else { format!(" (actual path: {})", path.display()) };
+        lines.push(format!("backing file: {name}{actual}"));
+        lines.extend(image.backing_format().map(|format| format!("backing file format: {format}")));
+    }
+    if let Some(metadata) = &image.qcow2 {
+        if !metadata.snapshots.is_empty() {
+            lines.push("Snapshot list:".into());
+            lines.push(row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"]));
+            lines.extend(metadata.snapshots.iter().map(snapshot_row));
+        }
+        lines.push("Format specific information:".into());
+        write_members(&specific(metadata), 4, &mut lines);
+    }
+    lines.push("Child node '/file':".into());
+    lines.push(format!("    filename: {}", image.path.display()));
+    lines.push("    protocol type: file".into());
+    lines.push(format!("    file length: {} ({} bytes)", readable(image.file_length), image.file_length));
+    lines.push(format!("    disk size: {}", image.actual_size.map_or("unavailable".into(), readable)));
+    lines.join("\n") + "\n"
+}
+
+fn row([id, name, size, date, clock, instructions]: [&str; 6]) -> String {
+    format!("{id:<7} {name:<16} {size:>8} {date:>19} {clock:>15} {instructions:>10}")
+}
+
+fn snapshot_row(snapshot: &Snapshot) -> String {
+    let milliseconds = snapshot.vm_clock / 1_000_000;
+    let seconds = milliseconds / 1000;
+    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
+    let clock = format!("{hours:04}:{minutes:02}:{:02}.{:03}", seconds % 60, milliseconds % 1000);
+    let instructions = snapshot.instructions.map_or(String::new(), |count| count.to_string());
+    let size = readable(snapshot.vm_state_size);
+    row([&snapshot.id, &snapshot.name, &size, &local_time(snapshot.date.0), &clock, &instructions])
+}
+
+/// A time in seconds since 1970, in the user's time zone.
+fn local_time(seconds: u32) -> String {
+    let timestamp = jiff::Timestamp::from_second(seconds.into()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    timestamp.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// Members of an object or a list, a line each, those within them deeper.
+fn write_members(value: &Value, depth: usize, lines: &mut Vec<String>) {
+    let members: Vec<(String, &Value)> = match value {
+        Value::Object(members) => members.iter().map(|(name, value)| (name.replace('-', " "), value)).collect(),
+        Value::Array(items) => items.iter().enumerate().map(|(at, value)| (format!("[{at}]"), value)).collect(),
+        _ => Vec::new(),
+    };
+    for (name, value) in members {
+        let indent = " ".repeat(depth);
+        match value {
+            Value::Object(_) | Value::Array(_) => {
+                lines.push(format!("{indent}{name}:"));
+                write_members(value, depth + 4, lines);
+            }
+            Value::String(text) => lines.push(format!("{indent}{name}: {text}")),
+            other => lines.push(format!("{indent}{name}: {other}")),
+        }
+    }
+}
