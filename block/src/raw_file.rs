@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, FileTypeExt};
 use std::path::Path;
 
 use crate::{BlockNode, Error, check_bounds};
@@ -18,6 +18,10 @@ impl RawFile {
     /// Opens the image at `path`. Its length is that of the file, or of the block device.
     pub fn open(path: &Path, read_only: bool) -> Result<RawFile, Error> {
         let failed = |source| Error::Open { path: path.display().to_string(), source };
+        // To open one may take for ever.
+        if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            return Err(failed(io::Error::other("it is a FIFO, which has no bytes at any place")));
+        }
         let mut file = File::options().read(true).write(!read_only).open(path).map_err(failed)?;
         let kind = file.metadata().map_err(failed)?.file_type();
         if kind.is_dir() {
@@ -96,6 +100,15 @@ mod tests {
         assert!(disk.is_read_only());
         assert!(matches!(disk.write_at(0, b"x"), Err(Error::ReadOnly)));
         disk.flush().unwrap();
+    }
+
+    #[test]
+    fn a_fifo_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = RawFile::open(&path, true).err().unwrap();
+        assert!(error.to_string().contains("FIFO"), "{error}");
     }
 
     #[test]
