@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use accel::Architecture;
-use block::{BlockNode, RawFile};
+use block::{Backend, FileOptions, Format, ImageOptions};
+use futures_executor::block_on;
 use hw::debug_port::CONSOLE_PORT;
 use hw::ide::{Drive, DriveKind};
 use hw::machine::{Config, DeviceConfig, DeviceModel};
@@ -155,10 +156,7 @@ fn globals(options: &Options) -> Result<Option<u16>, Invalid> {
 }
 
 /// Takes the disk that a device names out of those that wait.
-fn take_disk(
-    group: &mut Group,
-    disks: &mut HashMap<String, Arc<dyn BlockNode>>,
-) -> Result<Arc<dyn BlockNode>, Invalid> {
+fn take_disk(group: &mut Group, disks: &mut HashMap<String, Arc<Backend>>) -> Result<Arc<Backend>, Invalid> {
     let name = group.take_required("drive")?;
     disks.remove(&name).ok_or_else(|| {
         group.invalid(format!("there is no drive {name}, or another device has it; see -drive if=none,id={name}"))
@@ -197,7 +195,7 @@ fn add_floppy(
     config: &mut Config,
     group: &Group,
     index: Option<usize>,
-    medium: Arc<dyn BlockNode>,
+    medium: Arc<Backend>,
     architecture: Architecture,
 ) -> Result<(), Invalid> {
     if architecture != Architecture::X86_64 {
@@ -215,7 +213,7 @@ fn drives(
     options: &Options,
     config: &mut Config,
     architecture: Architecture,
-) -> Result<HashMap<String, Arc<dyn BlockNode>>, Invalid> {
+) -> Result<HashMap<String, Arc<Backend>>, Invalid> {
     let usual = if architecture == Architecture::X86_64 { "ide" } else { "virtio" };
     let mut waiting = HashMap::new();
     // Those with a place of their own first.
@@ -225,14 +223,14 @@ fn drives(
             return Err(group.invalid(format!("machines for {} have no IDE", architecture.name())));
         }
         let kind = if *option == "cdrom" { DriveKind::CdRom } else { DriveKind::Disk };
-        let medium = RawFile::open(file, kind == DriveKind::CdRom).map_err(|error| Invalid::from_error(&error))?;
-        let drive = Drive { kind, medium: Some(Arc::new(medium)), serial: String::new() };
+        let medium = open_raw(file, kind == DriveKind::CdRom)?;
+        let drive = Drive { kind, medium: Some(medium), serial: String::new() };
         add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
     }
     for (option, index, file) in &options.floppy_files {
         let group = Group::parse(option, "")?;
-        let medium = RawFile::open(file, false).map_err(|error| Invalid::from_error(&error))?;
-        add_floppy(config, &group, Some(*index), Arc::new(medium), architecture)?;
+        let medium = open_raw(file, false)?;
+        add_floppy(config, &group, Some(*index), medium, architecture)?;
     }
     for text in &options.drives {
         let mut group = Group::parse("drive", text)?;
@@ -248,7 +246,7 @@ fn drives(
             None => group.take_switch("read-only")?.unwrap_or(is_cd),
         };
         let format = group.take("format");
-        let disk: Option<Arc<dyn BlockNode>> = match group.take_first("file") {
+        let disk: Option<Arc<Backend>> = match group.take_first("file") {
             None if is_cd => None,
             None => return Err(group.invalid("file=... is missing")),
             Some(file) => {
@@ -263,8 +261,7 @@ fn drives(
                     }
                     Some(other) => return Err(group.invalid(format!("format={other} is not built; valid is raw"))),
                 }
-                let disk = RawFile::open(Path::new(&file), read_only).map_err(|error| Invalid::from_error(&error))?;
-                Some(Arc::new(disk))
+                Some(open_raw(Path::new(&file), read_only)?)
             }
         };
         let serial = group.take("serial").unwrap_or_default();
@@ -303,6 +300,14 @@ fn drives(
         group.finish("file, format, if, media, bus, unit, index, id, readonly and serial")?;
     }
     Ok(waiting)
+}
+
+/// Opens a raw image as a disk.
+fn open_raw(path: &Path, read_only: bool) -> Result<Arc<Backend>, Invalid> {
+    let file = FileOptions { read_only, ..FileOptions::default() };
+    let options = ImageOptions { format: Some(Format::Raw), file };
+    let node = block_on(block::open(path, options)).map_err(|error| Invalid::from_error(&error))?;
+    Ok(Backend::new(node))
 }
 
 /// The names of `-object`s.

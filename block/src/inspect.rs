@@ -1,11 +1,10 @@
 //! What an image file is, without using it as a disk.
 
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::qcow2::{self, MetadataError};
-use crate::{BlockNode, Error, RawFile};
+use crate::qcow2;
+use crate::{Error, FileOptions, HostFile, Node, host_words};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -37,10 +36,14 @@ impl Format {
         Format::ALL.into_iter().find(|(_, format)| *format == self).map_or("", |(name, _)| name)
     }
 
+    /// The names of all, for messages.
+    pub fn names() -> String {
+        Format::ALL.map(|(name, _)| name).join(", ")
+    }
+
     /// The format that a file looks like.
-    fn probe(file: &dyn BlockNode) -> Result<Format, Error> {
-        let mut start = vec![0; PROBED.min(file.length()) as usize];
-        file.read_at(0, &mut start)?;
+    pub async fn probe(file: &Node) -> Result<Format, Error> {
+        let start = file.read_vec(0, PROBED.min(file.length()) as usize).await?;
         Ok(if qcow2::Metadata::probe(&start) { Format::Qcow2 } else { Format::Raw })
     }
 }
@@ -64,20 +67,21 @@ pub struct Image {
 
 impl Image {
     /// Looks at the image in a file; its format is found out unless it is given.
-    pub fn inspect(path: &Path, format: Option<Format>) -> Result<Image, InspectError> {
-        let failed = |why: &dyn std::fmt::Display| InspectError { path: path.to_owned(), why: why.to_string() };
-        let metadata = std::fs::metadata(path).map_err(|error| failed(&Host(error)))?;
-        let file = RawFile::open(path, true).map_err(|error| match error {
-            Error::Open { source, .. } => failed(&Host(source)),
-            other => failed(&other),
-        })?;
+    pub async fn inspect(path: &Path, format: Option<Format>) -> Result<Image, Error> {
+        let failed = |why: String| Error::Open { name: path.display().to_string(), why };
+        let metadata = std::fs::metadata(path).map_err(|error| failed(host_words(&error)))?;
+        let options = FileOptions { read_only: true, ..FileOptions::default() };
+        let file = Node::new("file", HostFile::open(path, options)?);
         let format = match format {
             Some(format) => format,
-            None => Format::probe(&file).map_err(|error| failed(&error))?,
+            None => Format::probe(&file).await.map_err(|error| failed(error.to_string()))?,
         };
         let qcow2 = match format {
             Format::Raw => None,
-            Format::Qcow2 => Some(qcow2::Metadata::read(&file).map_err(|error| failed(&Found(error)))?),
+            Format::Qcow2 => {
+                let read = qcow2::Metadata::read(&file).await;
+                Some(read.map_err(|error| failed(Error::from(error).to_string()))?)
+            }
         };
         let file_length = file.length().next_multiple_of(SECTOR);
         Ok(Image {
@@ -92,11 +96,11 @@ impl Image {
     }
 
     /// The image and those behind it, the frontmost first.
-    pub fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<Image>, InspectError> {
-        let mut chain = vec![Image::inspect(path, format)?];
+    pub async fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<Image>, Error> {
+        let mut chain = vec![Image::inspect(path, format).await?];
         let mut seen = vec![identity(path)];
         while let Some(backing) = chain.last().and_then(Image::backing_path) {
-            let failed = |why: String| InspectError { path: backing.clone(), why };
+            let failed = |why: String| Error::Open { name: backing.display().to_string(), why };
             let identity = identity(&backing);
             if seen.contains(&identity) || chain.len() >= MOST_IN_CHAIN {
                 return Err(failed("it stands behind itself, or behind too many others".into()));
@@ -105,12 +109,12 @@ impl Image {
             let format = match chain.last().and_then(Image::backing_format) {
                 None => None,
                 Some(name) => {
-                    let known = || Format::ALL.map(|(name, _)| name).join(", ");
-                    let unknown = || failed(format!("its format is said to be {name:?}; known are {}", known()));
+                    let unknown =
+                        || failed(format!("its format is said to be {name:?}; known are {}", Format::names()));
                     Some(Format::named(name).ok_or_else(unknown)?)
                 }
             };
-            chain.push(Image::inspect(&backing, format)?);
+            chain.push(Image::inspect(&backing, format).await?);
         }
         Ok(chain)
     }
@@ -141,34 +145,4 @@ impl Image {
 /// The same for each name of a file.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
-}
-
-/// Why an image could not be looked at.
-#[derive(Debug, thiserror::Error)]
-#[error("Could not open '{}': {why}", path.display())]
-pub struct InspectError {
-    path: PathBuf,
-    why: String,
-}
-
-/// The host's answer, without the number that Rust puts behind it.
-struct Host(io::Error);
-
-impl std::fmt::Display for Host {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        let text = self.0.to_string();
-        f.write_str(text.split(" (os error").next().unwrap_or(&text))
-    }
-}
-
-/// What is wrong with an image, as users know it.
-struct Found(MetadataError);
-
-impl std::fmt::Display for Found {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match &self.0 {
-            MetadataError::NotQcow2 => f.write_str("Image is not in qcow2 format"),
-            other => write!(f, "{other}"),
-        }
-    }
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use accel::clock::VirtualClock;
 use accel::memory::{GuestMemory, allocate};
 use accel::{AddressSpace, IoBus, LocalApicRegister, VcpuHandle};
-use block::BlockNode;
+use block::{Backend, MemoryDisk, Node};
 use host::chardev::NullBackend;
-use parking_lot::Mutex;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::aclint::{self, Aclint, HartLines};
@@ -84,34 +83,8 @@ impl Input<'_> {
 }
 
 /// A disk in memory.
-struct MemoryDisk(Mutex<Vec<u8>>);
-
-impl BlockNode for MemoryDisk {
-    fn length(&self) -> u64 {
-        DISK as u64
-    }
-    fn is_read_only(&self) -> bool {
-        false
-    }
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), block::Error> {
-        let out = block::Error::OutOfBounds { offset, length: buffer.len() as u64, disk: DISK as u64 };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let bytes = self.0.lock();
-        let part = start.checked_add(buffer.len()).and_then(|end| bytes.get(start..end)).ok_or(out)?;
-        buffer.copy_from_slice(part);
-        Ok(())
-    }
-    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), block::Error> {
-        let out = block::Error::OutOfBounds { offset, length: data.len() as u64, disk: DISK as u64 };
-        let start = usize::try_from(offset).unwrap_or(usize::MAX);
-        let mut bytes = self.0.lock();
-        let part = start.checked_add(data.len()).and_then(|end| bytes.get_mut(start..end)).ok_or(out)?;
-        part.copy_from_slice(data);
-        Ok(())
-    }
-    fn flush(&self) -> Result<(), block::Error> {
-        Ok(())
-    }
+fn disk() -> Arc<Backend> {
+    Backend::new(Node::new("disk", MemoryDisk::new(vec![0; DISK], false)))
 }
 
 fn memory() -> Option<Arc<GuestMemory>> {
@@ -121,7 +94,7 @@ fn memory() -> Option<Arc<GuestMemory>> {
 
 fn virtio_device(kind: u8) -> Option<Arc<dyn VirtioDevice>> {
     Some(match kind % 3 {
-        0 => VirtioBlk::new(Arc::new(MemoryDisk(Mutex::new(vec![0; DISK]))), "fuzz").ok()?,
+        0 => VirtioBlk::new(disk(), "fuzz").ok()?,
         1 => VirtioConsole::new(Arc::new(NullBackend)).ok()?,
         _ => VirtioRng::new(),
     })
@@ -311,7 +284,7 @@ fn all_devices() -> Option<BusAndDevices> {
     items.add_file_bytes("fuzz", vec![1; 1000]);
     let fw_cfg = FwCfg::new(items, memory.clone());
     bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone()).ok()?;
-    let disk: Arc<dyn BlockNode> = Arc::new(MemoryDisk(Mutex::new(vec![0; DISK])));
+    let disk = disk();
     let drive = |kind| Some(ide::Drive { kind, medium: Some(disk.clone()), serial: String::new() });
     let drives = [drive(ide::DriveKind::Disk), drive(ide::DriveKind::CdRom)];
     let dma_memory = memory.clone();

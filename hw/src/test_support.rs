@@ -9,6 +9,8 @@ use accel::state::{ControllerState, CpuState, pc};
 use accel::{
     Accelerator, AddressSpace, Architecture, Capabilities, DebugControl, Exit, IoBus, IoEvent, Msi, Vcpu, VcpuHandle,
 };
+use block::{Backend, FileOptions, Format, ImageOptions};
+use futures_executor::block_on;
 use host::chardev::{CharBackend, CharFrontend};
 use parking_lot::{Condvar, Mutex};
 use vm_memory::{Address, Bytes, GuestAddress, GuestMemoryRegion};
@@ -17,6 +19,13 @@ use crate::bus::{Effect, MmioDevice, Width};
 use crate::interrupt::{InterruptController, InterruptLine};
 use crate::virtio::VirtioDevice;
 use crate::virtio::mmio::VirtioMmio;
+
+/// A raw image as a disk.
+pub(crate) fn raw_disk(path: &std::path::Path, read_only: bool) -> Arc<Backend> {
+    let file = FileOptions { read_only, ..FileOptions::default() };
+    let options = ImageOptions { format: Some(Format::Raw), file };
+    Backend::new(block_on(block::open(path, options)).unwrap())
+}
 
 /// Interrupt lines that remember their levels and how often they changed.
 #[derive(Default)]

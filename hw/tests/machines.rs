@@ -7,6 +7,7 @@ use std::time::Duration;
 use accel::clock::VirtualClock;
 use accel::memory::MemorySlot;
 use accel::{Accelerator, Architecture, Capabilities, IoEvent, Msi, Vcpu};
+use block::{Backend, FileOptions, Format, ImageOptions};
 use host::chardev::FileBackend;
 use hw::ide::{Drive, DriveKind};
 use hw::machine::{Config, Firmware};
@@ -15,6 +16,13 @@ use parking_lot::Mutex;
 
 /// More than any of these programs takes, also where an accelerator is slow.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// A raw image as a disk that cannot be written.
+fn raw_disk(path: &std::path::Path) -> Arc<Backend> {
+    let file = FileOptions { read_only: true, ..FileOptions::default() };
+    let options = ImageOptions { format: Some(Format::Raw), file };
+    Backend::new(futures_executor::block_on(block::open(path, options)).unwrap())
+}
 
 /// Runs `program` to its end: exit status, serial output, events.
 fn run(
@@ -364,9 +372,9 @@ fn seabios_boots_an_ide_disk() {
     for on in [On::Jit, On::KvmWithoutControllers] {
         let Some((mut config, accelerator, clock)) = seabios("seabios_boots_an_ide_disk", on) else { continue };
         config.debug_exit = Some((0x501, 2));
-        let medium = block::RawFile::open(disk.path(), true).unwrap();
+        let medium = raw_disk(disk.path());
         let (kind, serial) = (DriveKind::Disk, String::new());
-        config.ide[0] = Some(Drive { kind, medium: Some(Arc::new(medium)), serial });
+        config.ide[0] = Some(Drive { kind, medium: Some(medium), serial });
         let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
         assert_eq!(status, Some(0x2b), "{on:?}: {log}");
     }
@@ -430,9 +438,9 @@ fn seabios_sets_up_system_management_mode() {
         return;
     };
     config.debug_exit = Some((0x501, 2));
-    let medium = block::RawFile::open(disk.path(), true).unwrap();
+    let medium = raw_disk(disk.path());
     let (kind, serial) = (DriveKind::Disk, String::new());
-    config.ide[0] = Some(Drive { kind, medium: Some(Arc::new(medium)), serial });
+    config.ide[0] = Some(Drive { kind, medium: Some(medium), serial });
     let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
     assert_eq!(status, Some(0x2b), "{log}");
 }

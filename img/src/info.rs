@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use block::qcow2::{BitmapFlags, Encryption, Luks, Metadata, Snapshot};
 use block::{Format, Image};
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
+use futures_executor::block_on;
 use serde_json::ser::PrettyFormatter;
 use serde_json::{Serializer, Value, json};
 
@@ -54,7 +55,9 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<(), Failure> {
     };
     let Some(path) = arguments.get_one::<PathBuf>("file") else { return Ok(()) };
     let is_chain = arguments.get_flag("chain");
-    let images = if is_chain { Image::inspect_chain(path, format)? } else { vec![Image::inspect(path, format)?] };
+    let images = block_on(async {
+        if is_chain { Image::inspect_chain(path, format).await } else { Ok(vec![Image::inspect(path, format).await?]) }
+    })?;
     let mut output = std::io::stdout().lock();
     if arguments.get_one::<String>("output").is_some_and(|form| form == "json") {
         let mut images: Vec<Value> = images.iter().map(in_json).collect();
@@ -187,11 +190,12 @@ fn encryption(luks: &Luks) -> Value {
 }
 
 fn for_people(image: &Image) -> String {
+    let disk_size = format!("disk size: {}", image.actual_size.map_or("unavailable".into(), readable));
     let mut lines = vec![
         format!("image: {}", image.path.display()),
         format!("file format: {}", image.format.name()),
         format!("virtual size: {} ({} bytes)", readable(image.virtual_size), image.virtual_size),
-        format!("disk size: {}", image.actual_size.map_or("unavailable".into(), readable)),
+        disk_size.clone(),
     ];
     if image.is_encrypted() {
         lines.push("encrypted: yes".into());
@@ -221,7 +225,7 @@ fn for_people(image: &Image) -> String {
     lines.push(format!("    filename: {}", image.path.display()));
     lines.push("    protocol type: file".into());
     lines.push(format!("    file length: {} ({} bytes)", readable(image.file_length), image.file_length));
-    lines.push(format!("    disk size: {}", image.actual_size.map_or("unavailable".into(), readable)));
+    lines.push(format!("    {disk_size}"));
     lines.join("\n") + "\n"
 }
 

@@ -17,8 +17,8 @@ const NOT_BUILT: &[&str] = &[
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
-    Image(#[from] block::InspectError),
-    #[error("Unknown driver '{0}'; known are {known}", known = block::Format::ALL.map(|(name, _)| name).join(", "))]
+    Image(#[from] block::Error),
+    #[error("Unknown driver '{0}'; known are {known}", known = block::Format::names())]
     UnknownFormat(String),
     #[error("'{0}' is not built yet; what is: info")]
     NotBuilt(String),

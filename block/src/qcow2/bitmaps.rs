@@ -1,7 +1,7 @@
 //! The directory of persistent bitmaps.
 
 use super::{MetadataError, read_part};
-use crate::BlockNode;
+use crate::Node;
 use crate::fields::{FieldError, Fields};
 
 /// Most bitmaps of an image.
@@ -61,9 +61,9 @@ impl Directory {
 }
 
 /// Reads the directory.
-pub(super) fn read(file: &dyn BlockNode, directory: &Directory) -> Result<Vec<Bitmap>, MetadataError> {
+pub(super) async fn read(file: &Node, directory: &Directory) -> Result<Vec<Bitmap>, MetadataError> {
     let Directory { count, bytes, offset } = *directory;
-    let content = read_part(file, "bitmap_directory_offset", offset, bytes)?;
+    let content = read_part(file, "bitmap_directory_offset", offset, bytes).await?;
     let mut fields = Fields::new("the bitmap directory", &content);
     let bitmaps = (0..count).map(|_| read_one(&mut fields)).collect::<Result<_, _>>()?;
     Ok(bitmaps)

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::MetadataError;
-use crate::BlockNode;
+use crate::Node;
 use crate::fields::{FieldError, Fields};
 
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
@@ -110,12 +110,11 @@ pub struct Header {
 
 impl Header {
     /// Reads the header of an image; gives the bytes of the first cluster, too.
-    pub(super) fn read(file: &dyn BlockNode) -> Result<(Header, Vec<u8>), MetadataError> {
-        let mut start = [0; V2_LENGTH as usize];
+    pub(super) async fn read(file: &Node) -> Result<(Header, Vec<u8>), MetadataError> {
         if file.length() < V2_LENGTH {
             return Err(MetadataError::NotQcow2);
         }
-        file.read_at(0, &mut start)?;
+        let start = file.read_vec(0, V2_LENGTH as usize).await?;
         if !start.starts_with(&MAGIC) {
             return Err(MetadataError::NotQcow2);
         }
@@ -131,8 +130,7 @@ impl Header {
         if !(9..=21).contains(&cluster_bits) {
             return Err(FieldError::value("cluster_bits", cluster_bits, "it must be between 9 and 21").into());
         }
-        let mut first_cluster = vec![0; (1_u64 << cluster_bits).min(file.length()) as usize];
-        file.read_at(0, &mut first_cluster)?;
+        let first_cluster = file.read_vec(0, (1_u64 << cluster_bits).min(file.length()) as usize).await?;
         let size = fields.u64("size")?;
         let encryption = match fields.u32("crypt_method")? {
             0 => Encryption::None,
@@ -205,13 +203,6 @@ impl Header {
     /// Checks what does not depend on other metadata. Bits that are not known are for the extensions to name.
     fn check(&self) -> Result<(), FieldError> {
         let cluster = self.cluster_size();
-        if self.length > cluster {
-            return Err(FieldError::value(
-                "header_length",
-                self.length,
-                format!("it must fit into a cluster of {cluster} bytes"),
-            ));
-        }
         if u64::from(self.l1_entries) * 8 > MOST_L1_BYTES {
             return Err(FieldError::value(
                 "l1_size",

@@ -1,7 +1,7 @@
 //! The header of LUKS encryption, version 1: "LUKS On-Disk Format Specification", version 1.2.3.
 
 use super::{MetadataError, read_part};
-use crate::BlockNode;
+use crate::Node;
 use crate::fields::{FieldError, Fields};
 
 const MAGIC: &[u8; 6] = b"LUKS\xba\xbe";
@@ -47,13 +47,13 @@ pub struct KeySlot {
 }
 
 /// Reads the header, of which the image says where and how long it is.
-pub(super) fn read(file: &dyn BlockNode, offset: u64, length: u64) -> Result<Luks, MetadataError> {
+pub(super) async fn read(file: &Node, offset: u64, length: u64) -> Result<Luks, MetadataError> {
     if length < LENGTH {
         return Err(
             FieldError::value("encryption header length", length, format!("it must be at least {LENGTH}")).into()
         );
     }
-    let bytes = read_part(file, "encryption header offset", offset, LENGTH)?;
+    let bytes = read_part(file, "encryption header offset", offset, LENGTH).await?;
     parse(&bytes).map_err(MetadataError::from)
 }
 

@@ -16,7 +16,7 @@ pub use luks::{KeySlot, Luks};
 pub use snapshots::Snapshot;
 
 use crate::fields::FieldError;
-use crate::{BlockNode, Error};
+use crate::{Error, Node};
 
 /// What a qcow2 image says of itself.
 #[derive(Clone, Debug)]
@@ -42,16 +42,16 @@ impl Metadata {
     }
 
     /// Reads the metadata of the image in a file.
-    pub fn read(file: &dyn BlockNode) -> Result<Metadata, MetadataError> {
-        let (header, first_cluster) = Header::read(file)?;
+    pub async fn read(file: &Node) -> Result<Metadata, MetadataError> {
+        let (header, first_cluster) = Header::read(file).await?;
         let (extensions, backing_file) = extensions::read(&header, &first_cluster)?;
-        let snapshots = snapshots::read(file, &header)?;
+        let snapshots = snapshots::read(file, &header).await?;
         let bitmaps = match &extensions.bitmaps {
-            Some(directory) if header.bitmaps_are_valid() => bitmaps::read(file, directory)?,
+            Some(directory) if header.bitmaps_are_valid() => bitmaps::read(file, directory).await?,
             _ => Vec::new(),
         };
         let luks = match (header.encryption, extensions.encryption_header) {
-            (Encryption::Luks, Some((offset, length))) => Some(luks::read(file, offset, length)?),
+            (Encryption::Luks, Some((offset, length))) => Some(luks::read(file, offset, length).await?),
             (Encryption::Luks, None) => return Err(MetadataError::NoEncryptionHeader),
             _ => None,
         };
@@ -60,14 +60,12 @@ impl Metadata {
 }
 
 /// Bytes of the file that a field of the image says are there.
-fn read_part(file: &dyn BlockNode, field: &'static str, offset: u64, length: u64) -> Result<Vec<u8>, MetadataError> {
+async fn read_part(file: &Node, field: &'static str, offset: u64, length: u64) -> Result<Vec<u8>, MetadataError> {
     if offset.checked_add(length).is_none_or(|end| end > file.length()) {
         let valid = format!("{length} bytes must be there, and the file has {}", file.length());
         return Err(FieldError::value(field, offset, valid).into());
     }
-    let mut bytes = vec![0; length as usize];
-    file.read_at(offset, &mut bytes)?;
-    Ok(bytes)
+    Ok(file.read_vec(offset, length as usize).await?)
 }
 
 /// Why the metadata of an image cannot be used.
@@ -93,10 +91,21 @@ pub enum MetadataError {
     File(#[from] Error),
 }
 
+impl From<MetadataError> for Error {
+    fn from(error: MetadataError) -> Error {
+        match error {
+            MetadataError::Field(error) => Error::Field(error),
+            MetadataError::File(error) => error,
+            MetadataError::NotQcow2 => Error::Unsupported("Image is not in qcow2 format".into()),
+            other => Error::Unsupported(other.to_string()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RawFile;
+    use crate::{FileOptions, HostFile};
 
     /// A version 3 image of 1 MiB without data, in clusters of 64 KiB.
     fn image() -> Vec<u8> {
@@ -118,7 +127,9 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Metadata, MetadataError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        Metadata::read(&RawFile::open(file.path(), true).unwrap())
+        let options = FileOptions { read_only: true, ..FileOptions::default() };
+        let file = Node::new("file", HostFile::open(file.path(), options).unwrap());
+        futures_executor::block_on(Metadata::read(&file))
     }
 
     /// What is said where so many bytes at an offset of the header are a number.

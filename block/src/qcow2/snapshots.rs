@@ -2,7 +2,7 @@
 
 use super::header::Header;
 use super::{MetadataError, read_part};
-use crate::BlockNode;
+use crate::Node;
 use crate::fields::{FieldError, Fields};
 
 /// Most bytes of the table.
@@ -36,11 +36,11 @@ pub struct Snapshot {
 }
 
 /// Reads the table.
-pub(super) fn read(file: &dyn BlockNode, header: &Header) -> Result<Vec<Snapshot>, MetadataError> {
+pub(super) async fn read(file: &Node, header: &Header) -> Result<Vec<Snapshot>, MetadataError> {
     let mut snapshots = Vec::new();
     let mut offset = header.snapshot_table;
     for _ in 0..header.snapshots {
-        let (snapshot, length) = read_one(file, offset)?;
+        let (snapshot, length) = read_one(file, offset).await?;
         offset += length;
         if offset - header.snapshot_table > MOST_BYTES {
             let valid = format!("the table must have at most {MOST_BYTES} bytes");
@@ -52,8 +52,8 @@ pub(super) fn read(file: &dyn BlockNode, header: &Header) -> Result<Vec<Snapshot
 }
 
 /// The entry at an offset, and its length.
-fn read_one(file: &dyn BlockNode, offset: u64) -> Result<(Snapshot, u64), MetadataError> {
-    let fixed = read_part(file, "snapshots_offset", offset, FIXED as u64)?;
+async fn read_one(file: &Node, offset: u64) -> Result<(Snapshot, u64), MetadataError> {
+    let fixed = read_part(file, "snapshots_offset", offset, FIXED as u64).await?;
     let mut fields = Fields::new("an entry of the snapshot table", &fixed);
     let l1_table = fields.u64("l1_table_offset")?;
     let l1_entries = fields.u32("l1_size")?;
@@ -69,7 +69,7 @@ fn read_one(file: &dyn BlockNode, offset: u64) -> Result<(Snapshot, u64), Metada
         );
     }
     let length = u64::from(extra_length) + u64::from(id_length) + u64::from(name_length);
-    let rest = read_part(file, "snapshots_offset", offset + FIXED as u64, length)?;
+    let rest = read_part(file, "snapshots_offset", offset + FIXED as u64, length).await?;
     let (extra, texts) = rest.split_at(extra_length as usize);
     // Each of these is there if the extra data is that long.
     let mut numbers = extra.chunks_exact(8).filter_map(|bytes| Some(u64::from_be_bytes(*bytes.first_chunk()?)));

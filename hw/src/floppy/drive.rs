@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::BlockNode;
+use block::Backend;
 
 /// Bytes of a sector.
 pub(super) const SECTOR: u64 = 512;
@@ -17,7 +17,7 @@ const RATE_1000: u8 = 3;
 #[derive(Clone)]
 pub struct Drive {
     /// The disk.
-    pub medium: Arc<dyn BlockNode>,
+    pub medium: Arc<Backend>,
 }
 
 /// Kinds of drives, with the numbers that a PC's CMOS RAM has for them.
@@ -96,38 +96,20 @@ impl Drive {
         let inside = self.medium.length().saturating_sub(offset).min(buffer.len() as u64) as usize;
         let (start, rest) = buffer.split_at_mut(inside);
         rest.fill(0);
-        if start.is_empty() { Ok(()) } else { self.medium.read_at(offset, start) }
+        if start.is_empty() { Ok(()) } else { self.medium.read_blocking(offset, start) }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    struct Empty(u64);
-
-    impl BlockNode for Empty {
-        fn length(&self) -> u64 {
-            self.0
-        }
-        fn is_read_only(&self) -> bool {
-            true
-        }
-        fn read_at(&self, _offset: u64, _buffer: &mut [u8]) -> Result<(), block::Error> {
-            Ok(())
-        }
-        fn write_at(&self, _offset: u64, _data: &[u8]) -> Result<(), block::Error> {
-            Err(block::Error::ReadOnly)
-        }
-        fn flush(&self) -> Result<(), block::Error> {
-            Ok(())
-        }
-    }
+    use block::{MemoryDisk, Node};
 
     #[test]
     fn the_size_of_an_image_tells_its_format() {
         let layout = |size: u64| {
-            let drive = Drive { medium: Arc::new(Empty(size)) };
+            let medium = MemoryDisk::new(vec![0; size as usize], true);
+            let drive = Drive { medium: Backend::new(Node::new("disk", medium)) };
             drive.geometry().map(|format| (format.kind, format.tracks, format.heads, format.sectors))
         };
         assert_eq!(layout(1440 << 10), Some((DriveKind::High35, 80, 2, 18)));

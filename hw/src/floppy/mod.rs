@@ -327,7 +327,8 @@ impl Shared {
                 (self.drive(*drive).is_some_and(|(drive, _)| drive.read(*offset, &mut data).is_ok()), data)
             }
             Job::Write { drive, offset, data } => {
-                let written = self.drive(*drive).is_some_and(|(drive, _)| drive.medium.write_at(*offset, data).is_ok());
+                let written =
+                    self.drive(*drive).is_some_and(|(drive, _)| drive.medium.write_blocking(*offset, data).is_ok());
                 (written, Vec::new())
             }
         };

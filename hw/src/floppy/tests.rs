@@ -1,9 +1,8 @@
 //! The controller with a disk in memory; register by register it is tested on the whole machine.
 
 use super::*;
-use crate::test_support::{Lines, memory};
+use crate::test_support::{Lines, memory, raw_disk};
 use accel::memory::GuestMemory;
-use block::{BlockNode, RawFile};
 use std::time::{Duration, Instant};
 
 const SIZE: u64 = 1440 << 10;
@@ -11,7 +10,7 @@ const SIZE: u64 = 1440 << 10;
 fn controller() -> (Arc<FloppyController>, Arc<GuestMemory>, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(SIZE).unwrap();
-    let medium: Arc<dyn BlockNode> = Arc::new(RawFile::open(file.path(), false).unwrap());
+    let medium = raw_disk(file.path(), false);
     let memory = memory(0x1_0000);
     let dma = I8237::new(memory.clone());
     let controller = FloppyController::new([Some(Drive { medium }), None], Lines::new().line(6), dma).unwrap();

@@ -14,7 +14,7 @@ mod tests;
 use std::sync::{Arc, Weak};
 
 use accel::memory::GuestMemory;
-use block::BlockNode;
+use block::Backend;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ pub struct Drive {
     /// What it is.
     pub kind: DriveKind,
     /// The disk; `None`: a CD-ROM drive without a disc.
-    pub medium: Option<Arc<dyn BlockNode>>,
+    pub medium: Option<Arc<Backend>>,
     /// Serial number, at most 20 characters of ASCII.
     pub serial: String,
 }
@@ -357,12 +357,12 @@ impl Shared {
             (Job::Read { offset, length }, Some(medium), _) => {
                 // Bounded: no job is longer than MOST_AT_ONCE.
                 buffer.resize(length as usize, 0);
-                self.told(medium.read_at(offset, &mut buffer))
+                self.told(medium.read_blocking(offset, &mut buffer))
             }
-            (Job::Write { offset }, Some(medium), _) => self.told(medium.write_at(offset, &buffer)),
-            (Job::Flush, Some(medium), _) => self.told(medium.flush()),
+            (Job::Write { offset }, Some(medium), _) => self.told(medium.write_blocking(offset, &buffer)),
+            (Job::Flush, Some(medium), _) => self.told(medium.flush_blocking()),
             (Job::Dma { offset, length, write }, Some(medium), Some(regions)) => {
-                self.dma(&**medium, regions, offset, length, write)
+                self.dma(medium, regions, offset, length, write)
             }
             _ => false,
         };
@@ -383,23 +383,16 @@ impl Shared {
         result.inspect_err(|error| tracing::debug!("{}: {error}", self.label)).is_ok()
     }
 
-    fn dma(
-        &self,
-        medium: &dyn BlockNode,
-        regions: &bus_master::Regions,
-        offset: u64,
-        length: u64,
-        write: bool,
-    ) -> bool {
+    fn dma(&self, medium: &Backend, regions: &bus_master::Regions, offset: u64, length: u64, write: bool) -> bool {
         let mut buffer = vec![0; length.min(MOST_AT_ONCE) as usize];
         let mut moved = 0;
         while moved < length {
             let part = &mut buffer[..(length - moved).min(MOST_AT_ONCE) as usize];
             let at = offset.saturating_add(moved);
             let done = if write {
-                regions.read(&self.memory, moved, part) && self.told(medium.write_at(at, part))
+                regions.read(&self.memory, moved, part) && self.told(medium.write_blocking(at, part))
             } else {
-                self.told(medium.read_at(at, part)) && regions.write(&self.memory, moved, part)
+                self.told(medium.read_blocking(at, part)) && regions.write(&self.memory, moved, part)
             };
             if !done {
                 return false;

@@ -1,7 +1,7 @@
 //! Disks and CD-ROM drives, through the ports of their channel.
 
 use super::*;
-use crate::test_support::{Lines, memory, wait_for};
+use crate::test_support::{Lines, memory, raw_disk, wait_for};
 use vm_memory::{Bytes, GuestAddress};
 
 const DISK_SECTORS: usize = 1000;
@@ -19,11 +19,11 @@ fn content(index: usize) -> u8 {
     (index / 512 * 7 + index % 251) as u8
 }
 
-fn medium(length: usize, read_only: bool) -> (tempfile::NamedTempFile, Arc<dyn BlockNode>) {
+fn medium(length: usize, read_only: bool) -> (tempfile::NamedTempFile, Arc<Backend>) {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), (0..length).map(content).collect::<Vec<_>>()).unwrap();
-    let disk = block::RawFile::open(file.path(), read_only).unwrap();
-    (file, Arc::new(disk))
+    let disk = raw_disk(file.path(), read_only);
+    (file, disk)
 }
 
 fn machine() -> Machine {

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use block::BlockNode;
+use block::Backend;
 use host::chardev::CharBackend;
 
 use crate::{floppy, ide};
@@ -156,7 +156,7 @@ pub enum DeviceModel {
     /// `virtio-blk`.
     VirtioBlk {
         /// The disk.
-        disk: Arc<dyn BlockNode>,
+        disk: Arc<Backend>,
         /// Serial number that the guest reads.
         serial: String,
     },

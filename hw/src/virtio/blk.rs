@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
 
-use block::BlockNode;
+use block::Backend;
 
 use super::VirtioDevice;
 use super::queues::{Chain, Outcome, Queues};
@@ -41,13 +41,13 @@ const BUFFER: usize = 128 * 1024;
 
 /// A block device on a node of the block layer.
 pub struct VirtioBlk {
-    disk: Arc<dyn BlockNode>,
+    disk: Arc<Backend>,
     shared: Arc<Shared>,
     worker: Worker,
 }
 
 struct Shared {
-    disk: Arc<dyn BlockNode>,
+    disk: Arc<Backend>,
     serial: String,
     queues: OnceLock<Arc<Queues>>,
 }
@@ -55,7 +55,7 @@ struct Shared {
 impl VirtioBlk {
     /// A device for `disk`, whose length is taken in whole sectors of 512 bytes. `serial` is what the guest reads as
     /// its serial number (at most 20 bytes of it).
-    pub fn new(disk: Arc<dyn BlockNode>, serial: &str) -> std::io::Result<Arc<VirtioBlk>> {
+    pub fn new(disk: Arc<Backend>, serial: &str) -> std::io::Result<Arc<VirtioBlk>> {
         let shared = Arc::new(Shared { disk: disk.clone(), serial: serial.to_owned(), queues: OnceLock::new() });
         let work = shared.clone();
         let worker = Worker::start("virtio-blk", move || {
@@ -82,7 +82,7 @@ impl Shared {
         let status = match kind {
             T_IN => self.read(sector, &mut writer, room),
             T_OUT => self.write(sector, &mut reader),
-            T_FLUSH => self.disk.flush().map_err(|error| self.report("flush", &error)),
+            T_FLUSH => self.disk.flush_blocking().map_err(|error| self.report("flush", &error)),
             T_GET_ID => {
                 let mut id = [0; ID_LENGTH];
                 let length = self.serial.len().min(ID_LENGTH);
@@ -117,7 +117,7 @@ impl Shared {
         let mut left = length;
         while left > 0 {
             let part = &mut buffer[..left.min(BUFFER)];
-            self.disk.read_at(offset, part).map_err(|error| self.report("read", &error))?;
+            self.disk.read_blocking(offset, part).map_err(|error| self.report("read", &error))?;
             writer.write_all(part).map_err(|_| S_IOERR)?;
             left -= part.len();
             offset += part.len() as u64;
@@ -137,7 +137,7 @@ impl Shared {
         while left > 0 {
             let part = &mut buffer[..left.min(BUFFER)];
             reader.read_exact(part).map_err(|_| S_IOERR)?;
-            self.disk.write_at(offset, part).map_err(|error| self.report("write", &error))?;
+            self.disk.write_blocking(offset, part).map_err(|error| self.report("write", &error))?;
             left -= part.len();
             offset += part.len() as u64;
         }
@@ -188,14 +188,13 @@ impl VirtioDevice for VirtioBlk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_support::Driver;
-    use block::RawFile;
+    use crate::test_support::{Driver, raw_disk};
 
     fn driver(length: usize, read_only: bool) -> (Driver, tempfile::NamedTempFile) {
         let file = tempfile::NamedTempFile::new().unwrap();
         let bytes: Vec<u8> = (0..length).map(|index| (index / 512) as u8).collect();
         std::fs::write(file.path(), bytes).unwrap();
-        let disk = Arc::new(RawFile::open(file.path(), read_only).unwrap());
+        let disk = raw_disk(file.path(), read_only);
         let mut driver = Driver::new(VirtioBlk::new(disk, "a serial number that is too long").unwrap());
         driver.start();
         (driver, file)

@@ -1,0 +1,182 @@
+//! What a protocol, a format or a filter implements.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bitflags::bitflags;
+
+use crate::node::Node;
+use crate::{Error, IoVector};
+
+/// What makes the bytes of a node: a file, a format over another node, a filter.
+///
+/// A node calls it; others call [`Node`]. Requests of one driver may run at once, and a request that was given up (its future
+/// dropped) may or may not have happened.
+#[async_trait]
+pub trait Driver: Send + Sync + 'static {
+    /// Name of the driver, as `driver=` has it.
+    fn name(&self) -> &'static str;
+
+    /// Length in bytes.
+    fn length(&self) -> u64;
+
+    /// What each offset, length and address of a request must be a multiple of, bytes: a power of two. The node sees to it.
+    fn alignment(&self) -> usize {
+        1
+    }
+
+    /// Fills `to` with the bytes from `offset` on. What lies behind the end is zero.
+    async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error>;
+
+    /// Writes `from` at `offset`. It outlives a crash of the host only after a [`Driver::flush`] that began later. A protocol grows
+    /// where this goes beyond its end; a format is never asked to.
+    async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error>;
+
+    /// Makes `length` bytes from `offset` on zero.
+    ///
+    /// [`Zeroed::NotBuilt`] says that the driver has no better way than writing zeros; the node then does that.
+    async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
+        let _ = (offset, length, flags);
+        Ok(Zeroed::NotBuilt)
+    }
+
+    /// Tells that nobody needs `length` bytes from `offset` on. They then read as before or as zeros.
+    async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
+        let _ = (offset, length);
+        Ok(())
+    }
+
+    /// Returns once everything that was written before is on stable storage.
+    async fn flush(&self) -> Result<(), Error>;
+
+    /// What is known of the bytes from `offset` on: of at least one and at most `length`. Both are within the disk, and `length` is not 0.
+    async fn status(&self, offset: u64, length: u64) -> Result<Status, Error> {
+        let _ = offset;
+        Ok(Status { length, kind: StatusKind::Data, is_here: true, file_offset: None, is_compressed: false })
+    }
+
+    /// Makes the disk so long. What is new reads as zeros.
+    async fn truncate(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
+        let _ = (length, preallocation);
+        Err(Error::Unsupported(format!("a disk of driver '{}' has the length that it has", self.name())))
+    }
+
+    /// Writes `from`, a whole cluster or the last part of the disk, in compressed form.
+    async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+        let _ = (offset, from);
+        Err(Error::Unsupported(format!("driver '{}' has no compressed data", self.name())))
+    }
+
+    /// The node that has this one's bytes (or those that are not here, `backing`), by role.
+    fn children(&self) -> Vec<(Role, Arc<Node>)> {
+        Vec::new()
+    }
+
+    /// Leaves what is stored as who opens it next expects it. Nothing is asked of the driver afterwards.
+    async fn close(&self) -> Result<(), Error> {
+        if self.is_read_only() { Ok(()) } else { self.flush().await }
+    }
+
+    /// True if writes are refused.
+    fn is_read_only(&self) -> bool;
+
+    /// The driver as what it is, for what only one format has.
+    fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// What a node is to the one above it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It has the bytes of the format's image.
+    File,
+    /// It has what is not in the image above.
+    Backing,
+    /// It has the data, where the image has metadata only.
+    DataFile,
+}
+
+impl Role {
+    /// Its name, as options have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Role::File => "file",
+            Role::Backing => "backing",
+            Role::DataFile => "data-file",
+        }
+    }
+}
+
+bitflags! {
+    /// How bytes may be made zero.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct ZeroFlags: u32 {
+        /// The room that they take may be given back.
+        const MAY_UNMAP = 1 << 0;
+    }
+}
+
+/// What became of a request for zeros.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Zeroed {
+    /// They are.
+    Done,
+    /// There is no better way than to write them.
+    NotBuilt,
+}
+
+/// What is known of a stretch of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// How long it is, bytes.
+    pub length: u64,
+    /// What is there.
+    pub kind: StatusKind,
+    /// This node decides what is read, and not the one behind it (`backing`).
+    pub is_here: bool,
+    /// Where it is in the node with role [`Role::File`] (or [`Role::DataFile`]), if it is there as it is.
+    pub file_offset: Option<u64>,
+    /// It is there in compressed form.
+    pub is_compressed: bool,
+}
+
+/// What is in a stretch of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StatusKind {
+    /// Bytes that must be read.
+    Data,
+    /// Zeros, for which no room is taken.
+    Zero,
+    /// Zeros, for which room is taken.
+    ZeroAllocated,
+}
+
+impl StatusKind {
+    /// It reads as zeros.
+    pub fn is_zero(self) -> bool {
+        self != StatusKind::Data
+    }
+}
+
+/// How much of a disk is made ready before it is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// Metadata, of which data's places are part.
+    Metadata,
+    /// Metadata, and room for data.
+    Falloc,
+    /// Metadata, and data, which is written as zeros.
+    Full,
+}
+
+impl Preallocation {
+    /// The modes, by name.
+    pub const ALL: [(&str, Preallocation); 4] = [
+        ("off", Preallocation::Off),
+        ("metadata", Preallocation::Metadata),
+        ("falloc", Preallocation::Falloc),
+        ("full", Preallocation::Full),
+    ];
+}

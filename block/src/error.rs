@@ -1,0 +1,77 @@
+//! Why requests fail.
+
+use std::io;
+
+use crate::FieldError;
+
+/// Why a block request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The request goes beyond the end of the disk.
+    #[error("a request for {length} bytes at {offset} goes beyond the end of a disk of {disk} bytes")]
+    OutOfBounds {
+        /// First byte of the request.
+        offset: u64,
+        /// Length of the request in bytes.
+        length: u64,
+        /// Length of the disk in bytes.
+        disk: u64,
+    },
+    /// A write to a disk that was opened read-only.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// The image could not be opened.
+    #[error("Could not open '{name}': {why}")]
+    Open {
+        /// The file's name.
+        name: String,
+        /// The reason.
+        why: String,
+    },
+    /// The host failed the request.
+    #[error("the host could not {operation}: {source}")]
+    Host {
+        /// The operation, as a verb.
+        operation: &'static str,
+        /// The host's answer.
+        source: io::Error,
+    },
+    /// The image says something of itself that cannot be.
+    #[error("the image is corrupt: {0}")]
+    Corrupt(String),
+    /// A field of the image has a value that no image may have.
+    #[error(transparent)]
+    Field(#[from] FieldError),
+    /// What was asked for is not possible with this format, these options, or this file.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl Error {
+    /// What the host answered to a failed `operation`.
+    pub fn host(operation: &'static str, source: io::Error) -> Error {
+        Error::Host { operation, source }
+    }
+
+    /// The number of the host's error that says the same.
+    pub fn errno(&self) -> i32 {
+        match self {
+            Error::OutOfBounds { .. } | Error::Corrupt(_) | Error::Field(_) => libc::EIO,
+            Error::ReadOnly => libc::EPERM,
+            Error::Open { .. } => libc::EINVAL,
+            Error::Host { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::Unsupported(_) => libc::ENOTSUP,
+        }
+    }
+
+    /// The disk or the quota of the host is full: more room may come.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.errno(), libc::ENOSPC | libc::EDQUOT)
+    }
+}
+
+/// The host's words for an error, without the number that Rust puts behind them.
+pub fn host_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or(&text).to_owned()
+}

@@ -1,0 +1,304 @@
+//! The `file` protocol: a file or block device of the host.
+
+mod pool;
+mod ring;
+#[cfg(test)]
+mod tests;
+
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use rustix::fs::{FallocateFlags, SeekFrom as Seeked, fallocate, ftruncate, seek};
+
+use crate::driver::{Driver, Preallocation, Status, StatusKind, ZeroFlags, Zeroed};
+use crate::{Error, IoVector, host_words};
+
+/// What direct access asks for where the host does not say.
+const DIRECT_ALIGNMENT: usize = 4096;
+/// Bytes that are written at once to make room.
+const FILL: u64 = 1 << 20;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct FileOptions {
+    /// Refuses writes.
+    pub read_only: bool,
+    /// Goes past the host's cache (`cache.direct`).
+    pub direct: bool,
+    /// Which way requests take.
+    pub engine: Engine,
+}
+
+/// Which way requests to a file take.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// io_uring where the kernel offers it, or else threads.
+    #[default]
+    Automatic,
+    /// A pool of threads (`aio=threads`).
+    Threads,
+    /// io_uring (`aio=io_uring`).
+    IoUring,
+}
+
+/// A file or block device of the host.
+pub struct HostFile {
+    file: Arc<File>,
+    ring: Option<&'static ring::Ring>,
+    length: AtomicU64,
+    read_only: bool,
+    alignment: usize,
+    is_device: bool,
+    /// The file system cannot punch holes.
+    no_holes: AtomicBool,
+    /// The file system cannot make ranges zero.
+    no_zeroes: AtomicBool,
+}
+
+/// A transfer between a file and memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transfer {
+    Read,
+    Write,
+}
+
+impl Transfer {
+    fn verb(self) -> &'static str {
+        match self {
+            Transfer::Read => "read",
+            Transfer::Write => "write",
+        }
+    }
+}
+
+impl HostFile {
+    /// Opens a file that exists. Its length is that of the file, or of the block device.
+    pub fn open(path: &Path, options: FileOptions) -> Result<HostFile, Error> {
+        let failed = |why: String| Error::Open { name: path.display().to_string(), why };
+        let host = |error: io::Error| failed(host_words(&error));
+        // To open one may take for ever.
+        if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
+            return Err(failed("it is a FIFO, which has no bytes at any place".into()));
+        }
+        let flags = if options.direct { libc::O_DIRECT } else { 0 };
+        let file = File::options().read(true).write(!options.read_only).custom_flags(flags).open(path).map_err(host)?;
+        HostFile::from_file(file, options).map_err(host)
+    }
+
+    /// The protocol over a file that is open already.
+    pub fn from_file(mut file: File, options: FileOptions) -> io::Result<HostFile> {
+        let kind = file.metadata()?.file_type();
+        if kind.is_dir() {
+            return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        }
+        // Seeking tells the length of block devices too, whose metadata says 0.
+        let length = file.seek(SeekFrom::End(0))?;
+        let ring = match options.engine {
+            Engine::Threads => None,
+            Engine::Automatic => ring::Ring::get().ok(),
+            Engine::IoUring => Some(ring::Ring::get()?),
+        };
+        Ok(HostFile {
+            file: Arc::new(file),
+            ring,
+            length: AtomicU64::new(length),
+            read_only: options.read_only,
+            alignment: if options.direct { DIRECT_ALIGNMENT } else { 1 },
+            is_device: kind.is_block_device(),
+            no_holes: AtomicBool::new(false),
+            no_zeroes: AtomicBool::new(false),
+        })
+    }
+
+    /// Moves all of `memory`. What lies behind the end of the file reads as zeros.
+    async fn transfer(&self, transfer: Transfer, offset: u64, memory: IoVector) -> Result<(), Error> {
+        let (length, mut done) = (memory.len(), 0);
+        while done < length {
+            let (at, rest) = (offset + done as u64, memory.slice(done, length - done));
+            let moved = match self.ring {
+                Some(ring) => ring.transfer(&self.file, transfer, at, rest.clone()).await,
+                None => pool::transfer(&self.file, transfer, at, rest.clone()).await,
+            };
+            match moved {
+                Ok(0) if transfer == Transfer::Read => {
+                    rest.fill(0);
+                    break;
+                }
+                Ok(0) => return Err(Error::host("write", io::Error::from(io::ErrorKind::WriteZero))),
+                Ok(moved) => done += moved,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::host(transfer.verb(), error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what may wait on a thread for that.
+    async fn on_thread<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let file = self.file.clone();
+        blocking::unblock(move || work(&file)).await.map_err(|error| Error::host(operation, error))
+    }
+
+    /// Has the host's file system do something to a range; false if it cannot.
+    async fn allocate(
+        &self,
+        operation: &'static str,
+        unable: &AtomicBool,
+        flags: FallocateFlags,
+        offset: u64,
+        length: u64,
+    ) -> Result<bool, Error> {
+        if unable.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let done = self.on_thread(operation, move |file| match fallocate(file, flags, offset, length) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS | rustix::io::Errno::NODEV) => Ok(false),
+            Err(error) => Err(error.into()),
+        });
+        let done = done.await?;
+        if !done {
+            unable.store(true, Ordering::Relaxed);
+        }
+        Ok(done)
+    }
+}
+
+#[async_trait]
+impl Driver for HostFile {
+    fn name(&self) -> &'static str {
+        if self.is_device { "host_device" } else { "file" }
+    }
+    fn length(&self) -> u64 {
+        self.length.load(Ordering::Acquire)
+    }
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+    fn alignment(&self) -> usize {
+        self.alignment
+    }
+
+    async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
+        self.transfer(Transfer::Read, offset, to).await
+    }
+
+    async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+        let end = offset.saturating_add(from.len() as u64);
+        self.transfer(Transfer::Write, offset, from).await?;
+        self.length.fetch_max(end, Ordering::AcqRel);
+        Ok(())
+    }
+
+    async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
+        let end = offset.saturating_add(length);
+        // A hole behind the end would not make the file longer.
+        let done = (flags.contains(ZeroFlags::MAY_UNMAP)
+            && end <= self.length()
+            && self
+                .allocate(
+                    "punch a hole",
+                    &self.no_holes,
+                    FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                    offset,
+                    length,
+                )
+                .await?)
+            || self.allocate("make zero", &self.no_zeroes, FallocateFlags::ZERO_RANGE, offset, length).await?;
+        if !done {
+            return Ok(Zeroed::NotBuilt);
+        }
+        self.length.fetch_max(end, Ordering::AcqRel);
+        Ok(Zeroed::Done)
+    }
+
+    async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        self.allocate("punch a hole", &self.no_holes, flags, offset, length).await.map(|_| ())
+    }
+
+    async fn flush(&self) -> Result<(), Error> {
+        self.on_thread("flush", File::sync_data).await
+    }
+
+    async fn status(&self, offset: u64, length: u64) -> Result<Status, Error> {
+        let status =
+            |length, kind| Ok(Status { length, kind, is_here: true, file_offset: Some(offset), is_compressed: false });
+        let found = self.on_thread("look for holes", move |file| {
+            match seek(file, Seeked::Data(offset)) {
+                Ok(data) if data > offset => return Ok(Some((data - offset, StatusKind::Zero))),
+                Ok(_) => {}
+                // Nothing but a hole up to the end.
+                Err(rustix::io::Errno::NXIO) => return Ok(Some((length, StatusKind::Zero))),
+                // The file system does not know.
+                Err(_) => return Ok(None),
+            }
+            Ok(seek(file, Seeked::Hole(offset)).ok().map(|hole| (hole.saturating_sub(offset), StatusKind::Data)))
+        });
+        match found.await? {
+            Some((found, kind)) if found > 0 => status(found.min(length), kind),
+            _ => status(length, StatusKind::Data),
+        }
+    }
+
+    async fn truncate(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
+        let before = self.length();
+        if self.is_device {
+            let enough = length <= before;
+            let text = || format!("the device has {before} bytes and cannot have {length}");
+            return if enough { Ok(()) } else { Err(Error::Unsupported(text())) };
+        }
+        if preallocation != Preallocation::Off && length < before {
+            return Err(Error::Unsupported("Preallocation can't be used for shrinking files".into()));
+        }
+        let done = self.on_thread("change the length", move |file| {
+            match preallocation {
+                Preallocation::Metadata => {
+                    let text = "'metadata' is no preallocation of a file; valid are off, falloc and full";
+                    return Err(io::Error::other(text));
+                }
+                Preallocation::Falloc if length > before => {
+                    fallocate(file, FallocateFlags::empty(), before, length - before)?;
+                }
+                Preallocation::Full => {
+                    let zeros = vec![0; FILL.min(length - before) as usize];
+                    let mut at = before;
+                    while at < length {
+                        let part = (length - at).min(FILL);
+                        std::os::unix::fs::FileExt::write_all_at(file, &zeros[..part as usize], at)?;
+                        at += part;
+                    }
+                    file.sync_data()?;
+                }
+                Preallocation::Off | Preallocation::Falloc => {}
+            }
+            Ok(ftruncate(file, length)?)
+        });
+        if let Err(error) = done.await {
+            // What was begun is taken back.
+            let _ = self.on_thread("change the length", move |file| Ok(ftruncate(file, before)?)).await;
+            return Err(error);
+        }
+        self.length.store(length, Ordering::Release);
+        Ok(())
+    }
+
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+/// The file's number, for the kernel.
+fn number(file: &File) -> i32 {
+    file.as_raw_fd()
+}
