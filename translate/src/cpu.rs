@@ -55,7 +55,7 @@ pub struct Context {
     pub jump_target: u64,
     /// Compiled code leaves by a [`crate::ir::Terminator::Leave`], and the dispatcher has to take another look at everything.
     pub leave: u64,
-    /// Translation flags of the code that runs.
+    /// Translation flags, as of the last look: the dispatcher's, or that of code which goes on under others without coming back to it.
     pub(crate) flags: u32,
     /// Where compiled code puts results of floating-point operations that nothing uses at once, so that none is dropped or moved across a
     /// side effect: its exception flags count even if its result does not.

@@ -2,7 +2,6 @@
 //! Mostly the jump cache knows the code that comes next, and the dispatcher has nothing to do with it.
 
 use std::mem::offset_of;
-use std::sync::atomic::Ordering;
 
 use cranelift_codegen::ir::{self as clif, InstBuilder, MemFlagsData, types};
 use cranelift_codegen::isa::CallConv;
@@ -16,14 +15,8 @@ use crate::guest::Guest;
 /// Code of the address where the processor is, under the translation flags that it has now; null where only the dispatcher knows it, or
 /// must look at something first. `BY_CELL`: as for [`super::jump::enter`].
 pub(super) extern "C" fn next<G: Guest, const BY_CELL: bool>(cpu: &mut Cpu<G>) -> *const u8 {
-    let stands_against = cpu.signals.attention.load(Ordering::Relaxed) != 0
-        || cpu.halted
-        || cpu.shut_down
-        || cpu.flushed.any()
-        // Which is in the host's control register.
-        || cpu.context.float_rounding != cpu.rounding_in_use
-        || G::may_take_interrupt(cpu);
-    if stands_against {
+    // The rounding mode is in the host's control register.
+    if cpu.context.float_rounding != cpu.rounding_in_use || engine::needs_dispatcher(cpu) {
         return std::ptr::null();
     }
     let flags = G::flags(cpu);

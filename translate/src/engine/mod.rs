@@ -104,8 +104,6 @@ struct Dispatcher<G: Guest> {
     fetch_pages: Box<[FetchPage; FETCH_PAGES]>,
     values: Values,
     volatile: VolatileBlocks,
-    /// Translation flags, as of the last look, here or in compiled code.
-    flags: u32,
     breakpoints: BTreeSet<u64>,
 }
 
@@ -127,7 +125,6 @@ impl<G: Guest> Engine<G> {
             fetch_pages: Box::new([NO_FETCH_PAGE; FETCH_PAGES]),
             values: Values::new(),
             volatile: VolatileBlocks::new(),
-            flags: 0,
             breakpoints: BTreeSet::new(),
         };
         let is_profiled = tracing::enabled!(target: "perf", tracing::Level::INFO);
@@ -168,7 +165,7 @@ impl<G: Guest> Engine<G> {
             if G::take_interrupt(cpu) {
                 return None;
             }
-            dispatcher.flags = G::flags(cpu);
+            cpu.context.flags = G::flags(cpu);
             dispatcher.step_uncached(cpu)
         })
     }
@@ -207,6 +204,17 @@ fn take_attention<G: Guest>(cpu: &mut Cpu<G>) -> Option<Stop> {
     (attention & ATTENTION_MEMORY != 0).then_some(Stop::MemoryChanged)
 }
 
+/// False if nothing is to be done before the next block but to look at the translation flags, provided that [`Guest::take_interrupt`] was called
+/// since the processor was last asked for attention. So compiled code may then go on by itself.
+#[inline]
+pub(crate) fn needs_dispatcher<G: Guest>(cpu: &Cpu<G>) -> bool {
+    cpu.signals.attention.load(Ordering::Relaxed) != 0
+        || cpu.halted
+        || cpu.shut_down
+        || cpu.flushed.any()
+        || G::may_take_interrupt(cpu)
+}
+
 impl<G: Guest> Drop for Dispatcher<G> {
     fn drop(&mut self) {
         for address in &self.breakpoints {
@@ -231,25 +239,28 @@ impl<G: Guest> Dispatcher<G> {
             }
             if look_again {
                 look_again = false;
-                if cpu.shut_down {
-                    return Stop::ShutDown;
+                cpu.was_halted = false;
+                if was_called || needs_dispatcher(cpu) {
+                    if cpu.shut_down {
+                        return Stop::ShutDown;
+                    }
+                    if cpu.halted && !G::wakes(cpu) {
+                        return Stop::Halted;
+                    }
+                    cpu.was_halted = std::mem::take(&mut cpu.halted);
+                    // What has woken it is looked for, too.
+                    was_called |= cpu.was_halted;
+                    if std::mem::take(&mut was_called) || G::may_take_interrupt(cpu) {
+                        G::take_interrupt(cpu);
+                    }
+                    if cpu.halted {
+                        // By the signal that it took.
+                        look_again = true;
+                        continue;
+                    }
+                    self.note_flushes(cpu);
                 }
-                if cpu.halted && !G::wakes(cpu) {
-                    return Stop::Halted;
-                }
-                cpu.was_halted = std::mem::take(&mut cpu.halted);
-                // What has woken it is looked for, too.
-                was_called |= cpu.was_halted;
-                if std::mem::take(&mut was_called) || G::may_take_interrupt(cpu) {
-                    G::take_interrupt(cpu);
-                }
-                if cpu.halted {
-                    // By the signal that it took.
-                    look_again = true;
-                    continue;
-                }
-                self.flags = G::flags(cpu);
-                self.note_flushes(cpu);
+                cpu.context.flags = G::flags(cpu);
             }
             let ended = match self.find(cpu) {
                 Ok(None) => {
@@ -287,11 +298,8 @@ impl<G: Guest> Dispatcher<G> {
         let pc = cpu.context.pc;
         if let Some(entry) = translation.cell.compiled() {
             cpu.counters.entered += 1;
-            self.jump_cache.note_code(pc, self.flags, self.generation.way_in(translation));
-            cpu.context.flags = self.flags;
+            self.jump_cache.note_code(pc, cpu.context.flags, self.generation.way_in(translation));
             let ended = cpu.during(Activity::Compiled, |cpu| self.translator.call(cpu, EntryPoint(entry)));
-            // Code goes on under others without coming back here.
-            self.flags = cpu.context.flags;
             let hot = std::mem::replace(&mut cpu.context.hot, std::ptr::null());
             // SAFETY: code of the baseline compiler put it there, and its generation, which `self.generation` is, keeps it alive.
             if let Some(hot) = unsafe { hot.as_ref() }
@@ -309,7 +317,7 @@ impl<G: Guest> Dispatcher<G> {
                 let compile = |_: &mut Cpu<G>| self.translator.compile_baseline(&self.generation, translation);
                 let done = cpu.during(Activity::Compiling, compile);
                 cpu.counters.baseline += u64::from(done);
-                self.jump_cache.note_code(pc, self.flags, self.generation.way_in(translation));
+                self.jump_cache.note_code(pc, cpu.context.flags, self.generation.way_in(translation));
             }
             Some(Wanted::Region) => {
                 cpu.counters.regions_requested += 1;
@@ -331,13 +339,13 @@ impl<G: Guest> Dispatcher<G> {
             }
             Some(Status::CodeWrite) => {
                 cpu.counters.code_writes += 1;
-                self.flags = G::flags(cpu);
+                cpu.context.flags = G::flags(cpu);
                 self.step_uncached(cpu)
             }
             Some(Status::Watchpoint) => {
                 let address = cpu.watch_hit;
                 cpu.watch_suspended = true;
-                self.flags = G::flags(cpu);
+                cpu.context.flags = G::flags(cpu);
                 self.step_uncached(cpu);
                 cpu.watch_suspended = false;
                 Some(Stop::Watchpoint(address))
@@ -383,7 +391,7 @@ impl<G: Guest> Dispatcher<G> {
     #[inline]
     fn find(&mut self, cpu: &mut Cpu<G>) -> Result<Option<*const Translation>, Stopped> {
         let pc = cpu.context.pc;
-        if let Some(translation) = self.jump_cache.get(pc, self.flags)
+        if let Some(translation) = self.jump_cache.get(pc, cpu.context.flags)
             // SAFETY: it was filled from `self.generation`, which keeps it alive.
             && unsafe { &*translation }.is_valid()
         {
@@ -412,9 +420,9 @@ impl<G: Guest> Dispatcher<G> {
             None
         };
         // Code that may run at any address is translated once, wherever it is mapped; but breakpoints are at an address.
-        let movable = G::is_position_independent(self.flags) && !self.translator.has_breakpoint_in_page(pc);
+        let movable = G::is_position_independent(cpu.context.flags) && !self.translator.has_breakpoint_in_page(pc);
         let start = if movable { pc % PAGE_SIZE } else { pc };
-        let key = Key { start, physical, next_page, flags: self.flags };
+        let key = Key { start, physical, next_page, flags: cpu.context.flags };
         // An address space that is entered again finds what it left: comparing keys is cheaper than hashing one.
         let before = self.jump_cache.last(pc).find(|before| {
             // SAFETY: what an entry points to is kept alive by `self.generation`.
@@ -442,7 +450,7 @@ impl<G: Guest> Dispatcher<G> {
         // SAFETY: as above.
         let translation = unsafe { &*pointer };
         let code = self.generation.way_in(translation);
-        self.jump_cache.fill(pc, self.flags, translation, code, in_global_page && key.next_page.is_none());
+        self.jump_cache.fill(pc, cpu.context.flags, translation, code, in_global_page && key.next_page.is_none());
         Ok(Some(pointer))
     }
 
@@ -508,7 +516,7 @@ impl<G: Guest> Dispatcher<G> {
         let bytes: Box<[u8]> = code.get(..usize::from(block.length))?.into();
         // What is invalid may have been found so by bytes behind it, without which it cannot be lifted again.
         if matches!(block.terminator, Terminator::Raise { .. }) {
-            let again = G::lift(block.start, &bytes, self.flags, G::features(cpu), MOST_INSTRUCTIONS);
+            let again = G::lift(block.start, &bytes, cpu.context.flags, G::features(cpu), MOST_INSTRUCTIONS);
             if again.ok().as_ref() != Some(block) {
                 return None;
             }
@@ -526,7 +534,7 @@ impl<G: Guest> Dispatcher<G> {
         self.read_code(cpu, pc, physical, &mut room[..length])?;
         let mut code = &room[..length];
         let mut most = most_instructions;
-        let mut block = match G::lift(pc, code, self.flags, G::features(cpu), most) {
+        let mut block = match G::lift(pc, code, cpu.context.flags, G::features(cpu), most) {
             Ok(block) => block,
             Err(NeedsMoreCode) => {
                 let next = pc.wrapping_add(to_page_end);
@@ -535,7 +543,7 @@ impl<G: Guest> Dispatcher<G> {
                 self.read_code(cpu, next, physical, &mut room[length..longer])?;
                 code = &room[..longer];
                 most = 1;
-                G::lift(pc, code, self.flags, G::features(cpu), most).map_err(|NeedsMoreCode| {
+                G::lift(pc, code, cpu.context.flags, G::features(cpu), most).map_err(|NeedsMoreCode| {
                     // No guest has instructions that long.
                     cpu.stop_with(Exception { number: 0, information: pc })
                 })?
@@ -546,7 +554,7 @@ impl<G: Guest> Dispatcher<G> {
             let before =
                 block.instructions.iter().take_while(|at| pc.wrapping_add(u64::from(at.offset)) < next).count();
             if before < block.instructions.len()
-                && let Ok(shorter) = G::lift(pc, code, self.flags, G::features(cpu), before.max(1))
+                && let Ok(shorter) = G::lift(pc, code, cpu.context.flags, G::features(cpu), before.max(1))
             {
                 block = shorter;
             }

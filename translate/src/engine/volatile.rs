@@ -54,7 +54,7 @@ impl<G: Guest> Dispatcher<G> {
         let place = VolatileBlocks::place(physical);
         let mut room = [0; (MOST_CODE + LONGEST_INSTRUCTION) as usize];
         if let Some(known) = &self.volatile.0[place]
-            && (known.physical, known.flags) == (physical, self.flags)
+            && (known.physical, known.flags) == (physical, cpu.context.flags)
         {
             let code = &mut room[..known.code.len()];
             self.read_code(cpu, pc, physical, code)?;
@@ -72,12 +72,12 @@ impl<G: Guest> Dispatcher<G> {
             block = self.lift_volatile(cpu, code, most);
         }
         let code: Box<[u8]> = code[..usize::from(block.length)].into();
-        self.volatile.0[place] = Some(Volatile { physical, flags: self.flags, code, block });
+        self.volatile.0[place] = Some(Volatile { physical, flags: cpu.context.flags, code, block });
         Ok(place)
     }
 
     fn lift_volatile(&self, cpu: &Cpu<G>, code: &[u8], most_instructions: usize) -> Block {
-        match G::lift(cpu.context.pc, code, self.flags, G::features(cpu), most_instructions) {
+        match G::lift(cpu.context.pc, code, cpu.context.flags, G::features(cpu), most_instructions) {
             Ok(block) => block,
             Err(NeedsMoreCode) => {
                 unreachable!("volatile code is no nearer to the page's end than an instruction is long")

@@ -237,6 +237,12 @@ pub fn arm_timer(cpu: &Cpu<Riscv64>) {
     cpu.platform().set_deadline(cpu.index, deadline);
 }
 
+/// Software has set `stimecmp` or `menvcfg`: the timer may be due by that, or goes off at another time.
+fn note_timer_change(cpu: &mut Cpu<Riscv64>) {
+    cpu.guest.timer_may_be_due = true;
+    arm_timer(cpu);
+}
+
 /// Reads a register, for an instruction that also writes it if `writes`. The checks of permission are all here.
 pub(super) fn read(cpu: &Cpu<Riscv64>, number: u32, writes: bool) -> Result<u64, Illegal> {
     let guest = &cpu.guest;
@@ -245,13 +251,13 @@ pub(super) fn read(cpu: &Cpu<Riscv64>, number: u32, writes: bool) -> Result<u64,
         return Err(Illegal);
     }
     Ok(match number {
-        0x001..=0x003 => {
+        FFLAGS..=FCSR => {
             if guest.mstatus & MSTATUS_FS == 0 {
                 return Err(Illegal);
             }
             let flags = u64::from(cpu.context.float_flags & 0x1f);
             match number {
-                1 => flags,
+                FFLAGS => flags,
                 2 => u64::from(guest.frm),
                 _ => u64::from(guest.frm) << 5 | flags,
             }
@@ -264,7 +270,7 @@ pub(super) fn read(cpu: &Cpu<Riscv64>, number: u32, writes: bool) -> Result<u64,
             match number {
                 _ if denied => return Err(Illegal),
                 0xc00 => mcycle(cpu),
-                0xc01 => time(cpu),
+                TIME => time(cpu),
                 0xc02 => minstret(cpu),
                 _ => 0,
             }
@@ -278,7 +284,7 @@ pub(super) fn read(cpu: &Cpu<Riscv64>, number: u32, writes: bool) -> Result<u64,
         0x141 => guest.sepc,
         0x142 => guest.scause,
         0x143 => guest.stval,
-        0x144 => pending_interrupts(cpu) & guest.mideleg,
+        SIP => pending_interrupts(cpu) & guest.mideleg,
         0x14d => {
             let permitted =
                 guest.privilege == MACHINE || guest.mcounteren & 2 != 0 && guest.menvcfg & MENVCFG_STCE != 0;
@@ -308,7 +314,7 @@ pub(super) fn read(cpu: &Cpu<Riscv64>, number: u32, writes: bool) -> Result<u64,
         0x341 => guest.mepc,
         0x342 => guest.mcause,
         0x343 => guest.mtval,
-        0x344 => pending_interrupts(cpu),
+        MIP => pending_interrupts(cpu),
         0x3a0 => guest.pmpcfg[0],
         0x3a2 => guest.pmpcfg[1],
         0x3b0..=0x3bf => guest.pmpaddr[(number & 0xf) as usize],
@@ -327,9 +333,9 @@ pub(super) fn read(cpu: &Cpu<Riscv64>, number: u32, writes: bool) -> Result<u64,
 pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
     let guest = &mut cpu.guest;
     match number {
-        1 => cpu.context.float_flags = value as u32 & 0x1f,
+        FFLAGS => cpu.context.float_flags = value as u32 & 0x1f,
         2 => set_frm(cpu, value as u8 & 7),
-        3 => {
+        FCSR => {
             cpu.context.float_flags = value as u32 & 0x1f;
             set_frm(cpu, (value >> 5) as u8 & 7);
         }
@@ -345,14 +351,13 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
         0x141 => guest.sepc = value & !1,
         0x142 => guest.scause = value,
         0x143 => guest.stval = value,
-        0x144 => {
+        SIP => {
             let writable = SSIP & guest.mideleg;
             guest.mip = guest.mip & !writable | value & writable;
         }
         0x14d => {
             guest.stimecmp = value;
-            guest.timer_may_be_due = true;
-            arm_timer(cpu);
+            note_timer_change(cpu);
         }
         0x180 if is_satp_supported(value) && guest.satp != value => {
             let same_mode = guest.satp >> 60 == value >> 60;
@@ -371,15 +376,14 @@ pub(super) fn write(cpu: &mut Cpu<Riscv64>, number: u32, value: u64) {
         0x306 => guest.mcounteren = value & 0xffff_ffff,
         0x30a => {
             guest.menvcfg = value & MENVCFG;
-            guest.timer_may_be_due = true;
-            arm_timer(cpu);
+            note_timer_change(cpu);
         }
         0x320 => set_mcountinhibit(cpu, value),
         0x340 => guest.mscratch = value,
         0x341 => guest.mepc = value & !1,
         0x342 => guest.mcause = value,
         0x343 => guest.mtval = value,
-        0x344 => {
+        MIP => {
             let timer = if guest.menvcfg & MENVCFG_STCE != 0 { 0 } else { STIP };
             let writable = SSIP | SEIP | timer;
             guest.mip = guest.mip & !writable | value & writable;
@@ -411,7 +415,7 @@ fn set_vector(vector: &mut u64, value: u64) {
 /// What CSRRS and CSRRC combine with, instead of the value read: the external interrupt input of the hart is read, but does not
 /// become what software wrote (volume II, 3.1.9).
 pub(super) fn value_to_modify(cpu: &Cpu<Riscv64>, number: u32, read: u64) -> u64 {
-    if number == 0x344 { read & !SEIP | cpu.guest.mip & SEIP } else { read }
+    if number == MIP { read & !SEIP | cpu.guest.mip & SEIP } else { read }
 }
 
 #[cfg(test)]

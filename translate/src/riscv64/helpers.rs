@@ -74,7 +74,7 @@ pub(super) fn plain_csr_helper(instruction: Instruction) -> Option<HelperId> {
         // stvec, sscratch, sepc, scause, stval; mtvec, mscratch, mepc, mcause, mtval
         0x105 | 0x140..=0x143 | 0x305 | 0x340..=0x343 => true,
         // sstatus, sie, sip, satp; mstatus, mie, mip; time
-        0x100 | 0x104 | 0x144 | 0x180 | 0x300 | 0x304 | 0x344 | 0xc01 if !writes => true,
+        0x100 | 0x104 | csr::SIP | 0x180 | 0x300 | 0x304 | csr::MIP | csr::TIME if !writes => true,
         // CSRRCI that takes SIE away from sstatus
         0x100 => funct3 == 7 && instruction.rs1() == 2,
         _ => false,

@@ -144,14 +144,10 @@ impl Emitter<'_> {
         with_context!(self.code, [mov] offset_of!(Context, pc), [, rax]);
     }
 
+    /// Goes on at the address in `rax`, with another look at what lifted code depends on.
     fn leave(&mut self) {
         self.store_pc();
-        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
-        dynasm!(self.code
-            ; .arch x64
-            ; lea rdi, [BYTE rbp + CONTEXT_START]
-            ; jmp QWORD [BYTE rax + Function::GoAnew.offset() as i8]
-        );
+        self.go_through(Function::GoAnew);
     }
 
     /// Goes on at a known address.
@@ -191,12 +187,18 @@ impl Emitter<'_> {
 
     /// Goes on at the address in `rsi`, to which the instruction at the address in `rcx` jumps if it is a computed one.
     fn go_through_jump_cache(&mut self, function: Function) {
-        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
         let flags = self.translation.key.flags as i32;
+        dynasm!(self.code ; .arch x64 ; mov edx, flags);
+        self.go_through(function);
+    }
+
+    /// Jumps to a function that finds the code to go on with, whose place in the table one byte reaches. What it takes besides the context is in
+    /// registers already.
+    fn go_through(&mut self, function: Function) {
+        with_context!(self.code, [mov rax,] offset_of!(Context, functions), []);
         dynasm!(self.code
             ; .arch x64
             ; lea rdi, [BYTE rbp + CONTEXT_START]
-            ; mov edx, flags
             ; jmp QWORD [BYTE rax + function.offset() as i8]
         );
     }
