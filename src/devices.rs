@@ -223,13 +223,13 @@ fn drives(
             return Err(group.invalid(format!("machines for {} have no IDE", architecture.name())));
         }
         let kind = if *option == "cdrom" { DriveKind::CdRom } else { DriveKind::Disk };
-        let medium = open(file, Format::Raw, kind == DriveKind::CdRom)?;
+        let medium = open(config, file, Format::Raw, kind == DriveKind::CdRom)?;
         let drive = Drive { kind, medium: Some(medium), serial: String::new() };
         add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
     }
     for (option, index, file) in &options.floppy_files {
         let group = Group::parse(option, "")?;
-        let medium = open(file, Format::Raw, false)?;
+        let medium = open(config, file, Format::Raw, false)?;
         add_floppy(config, &group, Some(*index), medium, architecture)?;
     }
     for text in &options.drives {
@@ -261,7 +261,7 @@ fn drives(
                         group.invalid(format!("format={name} is not built; valid are {}", Format::names()))
                     })?,
                 };
-                Some(open(Path::new(&file), format, read_only)?)
+                Some(open(config, Path::new(&file), format, read_only)?)
             }
         };
         let serial = group.take("serial").unwrap_or_default();
@@ -303,11 +303,13 @@ fn drives(
 }
 
 /// Opens an image as a disk.
-fn open(path: &Path, format: Format, read_only: bool) -> Result<Arc<Backend>, Invalid> {
+fn open(config: &mut Config, path: &Path, format: Format, read_only: bool) -> Result<Arc<Backend>, Invalid> {
     let file = FileOptions { read_only, ..FileOptions::default() };
     let options = ImageOptions { format: Some(format), file, ..ImageOptions::default() };
     let node = block_on(block::open(path, options)).map_err(|error| Invalid::from_error(&error))?;
-    Ok(Backend::new(node))
+    let disk = Backend::new(node);
+    config.disks.push(disk.clone());
+    Ok(disk)
 }
 
 /// The names of `-object`s.
