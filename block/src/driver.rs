@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bitflags::bitflags;
 
+use crate::check::{CheckResult, Repair, Report};
 use crate::node::Node;
 use crate::{Error, IoVector};
 
@@ -70,6 +71,12 @@ pub trait Driver: Send + Sync + 'static {
     /// The node that has this one's bytes (or those that are not here, `backing`), by role.
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
         Vec::new()
+    }
+
+    /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
+    async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
+        let _ = (repair, report);
+        Err(Error::Unsupported("This image format does not support checks".into()))
     }
 
     /// Leaves what is stored as who opens it next expects it. Nothing is asked of the driver afterwards.

@@ -9,6 +9,7 @@
 //! Read first: [`Node`], [`Driver`], [`IoVector`], [`Backend`].
 
 mod backend;
+mod check;
 mod driver;
 mod error;
 mod fields;
@@ -23,6 +24,7 @@ mod range_lock;
 mod raw;
 
 pub use backend::Backend;
+pub use check::{CheckResult, Repair, Report};
 pub use driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
 pub use error::{Error, host_words};
 pub use fields::FieldError;

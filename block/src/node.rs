@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::check::{CheckResult, Repair, Report};
 use crate::driver::{Driver, Preallocation, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
 use crate::{Error, IoVector};
@@ -160,6 +161,14 @@ impl Node {
     pub async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         self.check_writable()?;
         self.driver.write_compressed(offset, from).await
+    }
+
+    /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
+    pub async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
+        if repair != Repair::Nothing {
+            self.check_writable()?;
+        }
+        self.driver.check(repair, report).await
     }
 
     /// The bytes from `offset` on.

@@ -33,6 +33,16 @@ pub struct Snapshot {
     pub l1_table: u64,
     /// Entries of that.
     pub l1_entries: u32,
+    /// What the entry has beside, in the form of the image.
+    pub(super) extra: Vec<u8>,
+}
+
+impl Snapshot {
+    /// Bytes of its entry in the table.
+    pub(super) fn table_bytes(&self) -> u64 {
+        let length = FIXED + self.extra.len() + self.id.len() + self.name.len();
+        length.next_multiple_of(8) as u64
+    }
 }
 
 /// Reads the table.
@@ -88,6 +98,7 @@ async fn read_one(file: &Node, offset: u64) -> Result<(Snapshot, u64), MetadataE
         instructions,
         l1_table,
         l1_entries,
+        extra: extra.to_vec(),
     };
     Ok((snapshot, (FIXED + rest.len()).next_multiple_of(8) as u64))
 }
