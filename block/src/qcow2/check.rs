@@ -152,8 +152,9 @@ impl Check<'_> {
     /// How much of the disk is there, and in how many stretches.
     async fn count_allocated(&mut self) -> Result<(), Error> {
         let layout = self.state.layout;
-        let mut next = None;
         for index in 0..self.state.l1.len() {
+            // Counted within each table.
+            let mut next = None;
             let Ok(Some((table, _))) = l2_table(self.state.l1[index], layout) else { continue };
             if table >= self.file.length() {
                 continue;
@@ -213,14 +214,15 @@ impl Check<'_> {
         clusters.extend(self.state.refcounts.counted(&file).await?);
         clusters.sort_unstable();
         clusters.dedup();
-        // What the file does not have, and what it does.
+        let end = self.file.length().div_ceil(self.state.layout.cluster());
         for cluster in clusters {
             let references = self.references.get(&cluster).copied().unwrap_or(0);
             let count = self.state.refcounts.get(&file, cluster).await?;
             if references > 0 {
                 self.result.image_end_offset = self.result.image_end_offset.max((cluster + 1) << bits);
             }
-            if count == references {
+            // Room that the file does not have is not lost.
+            if count == references || references == 0 && cluster >= end {
                 continue;
             }
             let is_leak = count > references;
