@@ -25,7 +25,7 @@ mod raw;
 
 pub use backend::Backend;
 pub use check::{CheckResult, Repair, Report};
-pub use driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
+pub use driver::{Driver, InternalSnapshots, Preallocation, Role, SnapshotInfo, Status, StatusKind, ZeroFlags, Zeroed};
 pub use error::{Error, host_words};
 pub use fields::FieldError;
 pub use file::{Engine, FileOptions, HostFile};

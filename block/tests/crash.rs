@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use block::qcow2::{self, CompressionType, CreateOptions, Files, ImageUse, Qcow2, create};
-use block::{Backend, Driver, Error, IoVector, MemoryDisk, Node, Preallocation, Repair, ZeroFlags};
+use block::{Backend, Driver, Error, IoVector, MemoryDisk, Node, Preallocation, Repair, SnapshotInfo, ZeroFlags};
 use futures_executor::block_on;
 
 /// What a host writes at once, whatever happens.
@@ -117,6 +117,7 @@ async fn workload(
     steps: u32,
 ) {
     let position = || log.lock().unwrap().len();
+    let version = disk.node().driver_as::<Qcow2>().unwrap().metadata().await.header.version;
     let mut model = vec![0; size];
     history.flushed.insert(position(), (0, model.clone()));
     history.lengths.push((0, size));
@@ -126,7 +127,7 @@ async fn workload(
         let length = ((1 + numbers.below(8)) as usize * unit).min(model.len() - offset);
         let begin = position();
         let at = offset as u64;
-        match numbers.below(16) {
+        match numbers.below(18) {
             0..3 => {
                 disk.flush().await.unwrap();
                 history.flushed.insert(position(), (history.done.len(), model.clone()));
@@ -149,6 +150,25 @@ async fn workload(
                 disk.node().truncate(length as u64, Preallocation::Off).await.unwrap();
                 model.resize(length, 0);
                 history.lengths.push((begin, length));
+                history.flushed.insert(position(), (history.done.len(), model.clone()));
+                continue;
+            }
+            8 if version >= 3 => {
+                let snapshots = disk.node().driver().internal_snapshots().unwrap();
+                let names: Vec<String> = snapshots.list().await.into_iter().map(|snapshot| snapshot.id).collect();
+                let chosen = names.get(numbers.below(names.len().max(1) as u64) as usize);
+                match (numbers.below(3), chosen) {
+                    // What narrow refcounts cannot count is refused, and nothing changes.
+                    (0, _) | (_, None) => drop(snapshots.create(&SnapshotInfo::default()).await),
+                    (1, Some(name)) => snapshots.delete(name).await.unwrap(),
+                    (_, Some(name)) => {
+                        let _ = snapshots.apply(name).await;
+                        let bytes = disk.node().read_vec(0, disk.length() as usize).await.unwrap();
+                        history.lengths.push((begin, bytes.len()));
+                        history.done.push(Done { begin, offset: 0, bytes: bytes.clone() });
+                        model = bytes;
+                    }
+                }
                 history.flushed.insert(position(), (history.done.len(), model.clone()));
                 continue;
             }
@@ -201,12 +221,21 @@ async fn check(file: Vec<u8>, position: usize, history: &History) -> Result<(), 
     Ok(())
 }
 
-/// What `qemu-img check` says of the image; leaks are no problem.
+/// What `qemu-img check` says of the image; leaks are no problem. One that says that it was not closed is repaired first, as it is when it
+/// is opened to be written.
 fn qemu_img_check(file: &[u8]) -> Result<(), String> {
     let image = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(image.path(), file).unwrap();
-    let output = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(image.path()).output();
-    let output = output.expect("qemu-img must be installed");
+    let check = |arguments: &[&str]| {
+        let output = Command::new("qemu-img").args(arguments).arg(image.path()).output();
+        output.expect("qemu-img must be installed")
+    };
+    let is_version_3 = file.get(7) == Some(&3);
+    let was_not_closed = is_version_3 && file.get(79).is_some_and(|features| features & 1 != 0);
+    if was_not_closed {
+        check(&["check", "-r", "all", "-f", "qcow2"]);
+    }
+    let output = check(&["check", "-f", "qcow2"]);
     match output.status.code() {
         Some(0 | 3) => Ok(()),
         _ => Err(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use block::qcow2::{CompressionType, CreateOptions, Files, ImageUse, Qcow2, create};
 use block::{
     Backend, CheckResult, FileOptions, Format, HostFile, ImageOptions, IoVector, MemoryDisk, Node, Preallocation,
-    Repair, ZeroFlags,
+    Repair, SnapshotInfo, ZeroFlags,
 };
 use futures_executor::block_on;
 use futures_util::future::join_all;
@@ -444,4 +444,69 @@ fn use_image(bytes: Vec<u8>, numbers: &mut Numbers) -> bool {
         let _ = node.close().await;
         true
     })
+}
+
+#[test]
+fn internal_snapshots_are_made_used_and_forgotten_by_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut numbers = Numbers(7);
+    for (version, cluster_size, extended_l2) in [(3, 65536, false), (3, 16384, true), (2, 4096, false), (3, 512, false)]
+    {
+        let what = &format!("version {version}, clusters of {cluster_size}");
+        let path = folder.path().join("image.qcow2");
+        let options = CreateOptions { size: SIZE, version, cluster_size, extended_l2, ..CreateOptions::default() };
+        block_on(create(new_file(&path), None, &options)).unwrap();
+        let mut model = vec![0; SIZE as usize];
+        let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+        for round in 0..12 {
+            let disk = Backend::new(open(&path, false));
+            block_on(change(&disk, &mut model, &mut numbers, 15));
+            let is_ours = numbers.below(2) == 0;
+            let snapshots = disk.node().driver().internal_snapshots().unwrap();
+            let index = numbers.below(kept.len().max(1) as u64) as usize;
+            let action = if kept.is_empty() { 0 } else { numbers.below(4) };
+            if !is_ours {
+                block_on(disk.node().close()).unwrap();
+            }
+            match (action, is_ours) {
+                (0 | 1, true) => {
+                    let info =
+                        SnapshotInfo { name: format!("s{round}"), date: (1_600_000_000, 5), ..SnapshotInfo::default() };
+                    block_on(snapshots.create(&info)).unwrap();
+                    kept.push((format!("s{round}"), model.clone()));
+                }
+                (0 | 1, false) => {
+                    qemu_img(&["snapshot", "-c", &format!("s{round}"), text(&path)]);
+                    kept.push((format!("s{round}"), model.clone()));
+                }
+                (2, true) => block_on(snapshots.delete(&kept.remove(index).0)).unwrap(),
+                (2, false) => drop(qemu_img(&["snapshot", "-d", &kept.remove(index).0, text(&path)])),
+                (_, is_ours) => {
+                    let (name, content) = &kept[index];
+                    match is_ours {
+                        true => block_on(snapshots.apply(name)).unwrap(),
+                        false => drop(qemu_img(&["snapshot", "-a", name, text(&path)])),
+                    }
+                    model = content.clone();
+                }
+            }
+            if is_ours {
+                block_on(async {
+                    change(&disk, &mut model, &mut numbers, 15).await;
+                    disk.node().close().await.unwrap();
+                });
+            }
+            check(&path, &model, &format!("{what}, round {round}"));
+            let listed = qemu_img(&["snapshot", "-l", text(&path)]);
+            assert!(kept.iter().all(|(name, _)| listed.contains(name)), "{what}: {listed}");
+            for (name, content) in &kept {
+                let raw = folder.path().join("kept.raw");
+                std::fs::write(&raw, content).unwrap();
+                let snapshot = format!("snapshot.name={name}");
+                let other = folder.path().join("snapshot.raw");
+                qemu_img(&["convert", "-l", &snapshot, "-O", "raw", text(&path), text(&other)]);
+                assert!(std::fs::read(&other).unwrap() == *content, "{what}, round {round}: snapshot {name} changed");
+            }
+        }
+    }
 }

@@ -1,8 +1,8 @@
 //! Checks that refcounts are what the tables say, and makes them so.
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::entries::{Cluster, l1_entry, l2_table};
+use super::entries::{Cluster, l2_table};
 use super::header::Incompatible;
 use super::image::{Qcow2, State};
 use super::{BitmapFlags, Header};
@@ -152,11 +152,12 @@ impl Check<'_> {
     /// How much of the disk is there, and in how many stretches.
     async fn count_allocated(&mut self) -> Result<(), Error> {
         let layout = self.state.layout;
+        let mut seen = FxHashSet::default();
         for index in 0..self.state.l1.len() {
             // Counted within each table.
             let mut next = None;
             let Ok(Some((table, _))) = l2_table(self.state.l1[index], layout) else { continue };
-            if table >= self.file.length() {
+            if table >= self.file.length() || !seen.insert(table) {
                 continue;
             }
             let content = self.file.read_vec(table, layout.cluster() as usize).await?;
@@ -262,50 +263,18 @@ impl Check<'_> {
 
     /// Entries of the active tables say that a cluster is theirs alone if and only if it is.
     async fn check_copied(&mut self, repair: Repair) -> Result<(), Error> {
-        let (layout, file) = (self.state.layout, self.file.clone());
-        let has_data_file = self.state.data_file.is_some();
-        for index in 0..self.state.l1.len() {
-            let entry = self.state.l1[index];
-            let Ok(Some((table, is_own))) = l2_table(entry, layout) else { continue };
-            let count = self.state.refcounts.get(&file, table >> layout.cluster_bits).await?;
-            if is_own != (count == 1) {
-                let text = format!("OFLAG_COPIED L2 cluster: l1_index={index} l1_entry={entry:x} refcount={count}");
-                if self.fixed(repair, &text) {
-                    self.state.l1[index] = l1_entry(table, count == 1);
-                    self.state.l1_changed.insert(index);
-                }
+        let (result, report) = (&mut self.result, &mut *self.report);
+        let mut wrong = |text: &str| {
+            if repair.includes_errors() {
+                report(&format!("Repairing {text}"));
+                result.corruptions_fixed += 1;
+            } else {
+                report(&format!("ERROR {text}"));
+                result.corruptions += 1;
             }
-            if table >= file.length() || has_data_file {
-                continue;
-            }
-            let content = file.read_vec(table, layout.cluster() as usize).await?;
-            for number in 0..layout.l2_entries() {
-                let Ok(cluster) = decode_at(&content, number, layout) else { continue };
-                let Cluster::Plain { host: Some((host, is_own)), data, zero } = cluster else { continue };
-                let count = self.state.refcounts.get(&file, host >> layout.cluster_bits).await?;
-                if is_own == (count == 1) {
-                    continue;
-                }
-                let (entry, _) = cluster.encode(layout);
-                let text = format!("OFLAG_COPIED data cluster: l2_entry={entry:x} refcount={count}");
-                if self.fixed(repair, &text) {
-                    let new = Cluster::Plain { host: Some((host, count == 1)), data, zero };
-                    let (entry, _) = new.encode(layout);
-                    self.state.l2.put(&file, table + number * layout.entry(), &entry.to_be_bytes()).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn fixed(&mut self, repair: Repair, text: &str) -> bool {
-        if repair.includes_errors() {
-            (self.report)(&format!("Repairing {text}"));
-            self.result.corruptions_fixed += 1;
-            return true;
-        }
-        self.corrupt(&format!("ERROR {text}"));
-        false
+            repair.includes_errors()
+        };
+        self.state.check_copied(&mut wrong).await
     }
 }
 

@@ -13,7 +13,7 @@ use super::header::{CompressionType, Encryption, Incompatible};
 use super::refcounts::Refcounts;
 use super::{Header, Metadata};
 use crate::check::{CheckResult, Repair, Report};
-use crate::driver::{Driver, Preallocation, Role, Status, ZeroFlags, Zeroed};
+use crate::driver::{Driver, InternalSnapshots, Preallocation, Role, Status, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
 use crate::{Error, IoVector, Node};
 
@@ -48,7 +48,7 @@ pub struct Qcow2 {
     pub(super) layout: Layout,
     pub(super) compression: CompressionType,
     image_use: ImageUse,
-    length: AtomicU64,
+    pub(super) length: AtomicU64,
     /// Requests: those that only use clusters as they are share them with others, those that give clusters other places do not.
     pub(super) requests: RangeLock,
     // Lock order: after `requests`; held while metadata is read and written, never while data is.
@@ -231,6 +231,9 @@ impl Driver for Qcow2 {
         self.resize(length, preallocation).await?;
         self.length.store(length, Ordering::Release);
         Ok(())
+    }
+    fn internal_snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        Some(self)
     }
     async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
         self.check_image(repair, report).await
