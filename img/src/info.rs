@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use block::qcow2::{BitmapFlags, Encryption, Luks, Metadata, Snapshot};
-use block::{Format, Image};
+use block::{Format, Image, Sharing};
 use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 use futures_executor::block_on;
 use serde_json::ser::PrettyFormatter;
@@ -35,7 +35,7 @@ pub(crate) fn command() -> Command {
                 .short('U')
                 .long("force-share")
                 .action(ArgAction::SetTrue)
-                .help("also if it is in use, which makes no difference: nothing is locked"),
+                .help("also if another program is writing to it"),
         )
         .arg(
             Arg::new("output")
@@ -54,9 +54,14 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<(), Failure> {
         None => None,
     };
     let Some(path) = arguments.get_one::<PathBuf>("file") else { return Ok(()) };
+    let sharing = if arguments.get_flag("share") { Sharing::Everyone } else { Sharing::Readers };
     let is_chain = arguments.get_flag("chain");
     let images = block_on(async {
-        if is_chain { Image::inspect_chain(path, format).await } else { Ok(vec![Image::inspect(path, format).await?]) }
+        if is_chain {
+            Image::inspect_chain(path, format, sharing).await
+        } else {
+            Ok(vec![Image::inspect(path, format, sharing).await?])
+        }
     })?;
     let mut output = std::io::stdout().lock();
     if arguments.get_one::<String>("output").is_some_and(|form| form == "json") {
