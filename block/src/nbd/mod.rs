@@ -1,0 +1,26 @@
+//! Disks over the network, in the NBD protocol: a [`Server`] that offers disks, and a client that is one.
+//!
+//! The protocol is described in the document `doc/proto.md` of the NBD project; names on the wire are the document's.
+//!
+//! Read first: [`wire`], then [`server`].
+
+mod address;
+mod failure;
+mod runtime;
+mod server;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod wire;
+
+pub use address::Address;
+pub use failure::Failure;
+pub use server::{DirtyBitmap, Export, ExportInfo, RemoveMode, Server, ServerError, ServerOptions};
+pub use tls::{ClientTls, ServerTls, TlsError};
+
+/// Most bytes of data in one request or reply: all implementations take so much.
+const MAXIMUM_PAYLOAD: u32 = 32 << 20;
+
+/// Length and alignment of requests that are served well, bytes.
+const PREFERRED_BLOCK: u32 = 4096;

@@ -1,0 +1,4 @@
+//! Real clients and servers on the other side.
+
+mod server;
+mod support;
