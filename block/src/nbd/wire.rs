@@ -359,11 +359,6 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Length on the wire, bytes.
-    pub(super) fn length_of(headers: Headers) -> usize {
-        if headers == Headers::Extended { 16 } else { 8 }
-    }
-
     /// Type of the chunk that has extents.
     pub(super) fn chunk(headers: Headers) -> u16 {
         if headers == Headers::Extended { NBD_REPLY_TYPE_BLOCK_STATUS_EXT } else { NBD_REPLY_TYPE_BLOCK_STATUS }

@@ -217,6 +217,7 @@ fn exports_come_and_go() {
     client.wait().unwrap();
     server.add(Export::new("one", disk(&path, true))).unwrap();
     run("qemu-img", &["info", &place.uri("one")]);
+    wait_until("the end of the client", || server.exports()[0].clients == 0);
     block_on(server.remove("one", RemoveMode::Safe)).unwrap();
     assert!(!output("qemu-img", &["info", &place.uri("one")]).status.success());
     block_on(server.stop());

@@ -1,13 +1,14 @@
 //! What these tests share.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 
-use crate::nbd::{Address, Export, Server, ServerOptions};
+use crate::nbd::{Address, Client, ClientOptions, Export, Server, ServerOptions, Target};
 use crate::{Backend, FileOptions, HostFile, Node, Raw};
 
 /// Longest that one program may take.
@@ -132,4 +133,71 @@ pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "{what} has not come about");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// A program in the background; it ends with this.
+pub(super) struct Background {
+    child: Option<Child>,
+}
+
+impl Background {
+    pub(super) fn start(command: &mut Command) -> Background {
+        let name = command.get_program().to_owned();
+        let child = command.stdout(Stdio::null()).spawn();
+        Background { child: Some(child.unwrap_or_else(|error| panic!("{name:?} is needed for this test: {error}"))) }
+    }
+
+    /// `qemu-nbd` for a raw image, at a socket of the place.
+    pub(super) fn qemu_nbd(place: &Place, image: &str, more: &[&str]) -> Background {
+        let mut command = Command::new("qemu-nbd");
+        command.args(["-t", "-e", "8", "-f", "raw", "--discard=unmap", "-k", &place.path("socket")]);
+        Background::start(command.args(more).arg(image).stdin(Stdio::null()))
+    }
+
+    /// `qemu-nbd` at a port that is free.
+    pub(super) fn qemu_nbd_by_tcp(image: &str, more: &[&str]) -> (Background, Address) {
+        // The program takes a socket that listens, in descriptor 3.
+        let script = "LISTEN_FDS=1 LISTEN_PID=$$ exec qemu-nbd \"$@\" 3<&0 0</dev/null";
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", "-t", "-e", "8", "-f", "raw", "--discard=unmap"]);
+        let background = Background::start(command.args(more).arg(image).stdin(OwnedFd::from(listener)));
+        (background, Address::Tcp { host: "127.0.0.1".into(), port })
+    }
+
+    /// Ends it, as a crash does.
+    pub(super) fn kill(mut self) {
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The export of a server that is being started.
+pub(super) fn options(address: &Address, export: &str) -> ClientOptions {
+    let target = Target::new(address.clone(), export);
+    ClientOptions { open_timeout: PATIENCE, ..ClientOptions::new(target) }
+}
+
+/// The disk of a client.
+pub(super) fn connect(options: ClientOptions) -> Arc<Backend> {
+    Backend::new(Node::new("nbd", block_on(Client::connect(options)).unwrap()))
+}
+
+/// What a future gives; fails where that takes too long.
+pub(super) fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    let runtime = crate::nbd::runtime::handle().unwrap();
+    runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await }).unwrap_or_else(|_| panic!("{what} hangs"))
 }
