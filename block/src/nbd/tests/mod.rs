@@ -1,5 +1,8 @@
 //! Real clients and servers on the other side.
 
 mod client;
+mod hostile_clients;
+mod hostile_servers;
 mod server;
 mod support;
+mod tls;
