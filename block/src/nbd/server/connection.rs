@@ -124,9 +124,20 @@ async fn take(connection: &Arc<Connection>, reader: ReadHalf<Stream>, requests: 
         };
         let (connection, request) = (connection.clone(), Request { header, payload, _memory: memory });
         requests.spawn(async move {
+            let unanswered = Unanswered(&connection);
             // That the client does not hear of it has ended the connection already.
             let _ = commands::serve(&connection, &request).await;
+            std::mem::forget(unanswered);
         });
+    }
+}
+
+/// Ends the connection if it is dropped: a request that panicked has no reply, and its client is not to wait for one.
+struct Unanswered<'a>(&'a Connection);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        self.0.gone.send_replace(true);
     }
 }
 
