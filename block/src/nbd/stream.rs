@@ -11,7 +11,7 @@ use super::Address;
 use crate::IoVector;
 
 /// Bytes that are moved between a socket and memory at once.
-const PIECE: usize = 256 << 10;
+const PIECE: usize = 64 << 10;
 
 /// A way for bytes in both directions.
 pub(super) trait Transport: AsyncRead + AsyncWrite + Send + Unpin + 'static {}

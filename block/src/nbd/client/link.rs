@@ -43,16 +43,20 @@ pub(super) async fn connect(options: &ClientOptions) -> io::Result<Agreed> {
     }
 }
 
-/// Tries until it succeeds, with longer and longer pauses; `pause` is the one before the next.
+/// Tries until it succeeds, with longer and longer pauses: `pause` is the next. `why` is why the last attempt failed.
 pub(super) async fn connect_patiently(
     options: &ClientOptions,
     pause: &mut Duration,
+    why: &mut Option<io::Error>,
     is_usable: impl Fn(&Terms) -> io::Result<()>,
 ) -> Agreed {
     loop {
         match connect(options).await.and_then(|agreed| is_usable(&agreed.terms).map(|()| agreed)) {
             Ok(agreed) => return agreed,
-            Err(error) => tracing::debug!("{} cannot be reached: {error}", options.target),
+            Err(error) => {
+                tracing::debug!("{} cannot be reached: {error}", options.target);
+                *why = Some(error);
+            }
         }
         tokio::time::sleep(*pause).await;
         *pause = (*pause * 2).min(PAUSES.1);
@@ -103,7 +107,7 @@ pub(super) async fn run(options: ClientOptions, mut agreed: Agreed, mut orders: 
                 tokio::time::sleep(pause).await;
                 pause = (pause * 2).min(PAUSES.1);
             }
-            connect_patiently(&options, &mut pause, is_usable).await
+            connect_patiently(&options, &mut pause, &mut None, is_usable).await
         };
         match outage.wait(again, &mut orders, &mut waiting).await {
             Some(connected) => agreed = connected,

@@ -127,12 +127,14 @@ async fn first(options: &ClientOptions) -> io::Result<Agreed> {
     if options.open_timeout.is_zero() {
         return link::connect(options).await;
     }
-    let mut pause = link::first_pause();
-    let patient = link::connect_patiently(options, &mut pause, |_| Ok(()));
+    let (mut pause, mut why) = (link::first_pause(), None);
+    let patient = link::connect_patiently(options, &mut pause, &mut why, |_| Ok(()));
     match tokio::time::timeout(options.open_timeout, patient).await {
         Ok(agreed) => Ok(agreed),
-        // Once more, for the reason.
-        Err(_) => link::connect(options).await,
+        Err(_) => Err(why.unwrap_or_else(|| {
+            let text = format!("the server has not answered within {:?}", options.open_timeout);
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        })),
     }
 }
 

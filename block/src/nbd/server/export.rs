@@ -124,18 +124,28 @@ impl Exported {
 #[derive(Default)]
 pub(super) struct Exports {
     // Lock order: before the count of an export's users, which is inside.
-    all: Mutex<BTreeMap<String, Arc<Exported>>>,
+    all: Mutex<All>,
+}
+
+#[derive(Default)]
+struct All {
+    by_name: BTreeMap<String, Arc<Exported>>,
+    /// There will be none any more.
+    is_closed: bool,
 }
 
 impl Exports {
     pub(super) fn add(&self, export: Export) -> Result<(), ServerError> {
         export.check()?;
         let mut all = self.all.lock();
-        if all.contains_key(&export.name) {
+        if all.is_closed {
+            return Err(ServerError::Stopped);
+        }
+        if all.by_name.contains_key(&export.name) {
             return Err(ServerError::NameTaken { name: export.name });
         }
         let (name, users, ending) = (export.name.clone(), Arc::default(), watch::channel(false).0);
-        all.insert(name, Arc::new(Exported { export, users, ending }));
+        all.by_name.insert(name, Arc::new(Exported { export, users, ending }));
         Ok(())
     }
 
@@ -143,12 +153,12 @@ impl Exports {
     pub(super) async fn remove(&self, name: &str, mode: RemoveMode) -> Result<(), ServerError> {
         let removed = {
             let mut all = self.all.lock();
-            let Some(exported) = all.get(name) else { return Err(ServerError::NoExport { name: name.into() }) };
+            let Some(exported) = all.by_name.get(name) else { return Err(ServerError::NoExport { name: name.into() }) };
             let clients = exported.users.count();
             if mode == RemoveMode::Safe && clients > 0 {
                 return Err(ServerError::InUse { name: name.into(), clients });
             }
-            all.remove(name)
+            all.by_name.remove(name)
         };
         if let Some(exported) = removed {
             exported.ending.send_replace(true);
@@ -157,9 +167,9 @@ impl Exports {
         Ok(())
     }
 
-    /// Takes all away from new clients.
-    pub(super) fn clear(&self) {
-        self.all.lock().clear();
+    /// Takes all away from new clients, for good.
+    pub(super) fn close(&self) {
+        *self.all.lock() = All { is_closed: true, ..All::default() };
     }
 
     /// The exports, by name.
@@ -170,19 +180,19 @@ impl Exports {
             writable: exported.export.writable,
             clients: exported.users.count(),
         };
-        self.all.lock().values().map(info).collect()
+        self.all.lock().by_name.values().map(info).collect()
     }
 
     /// An export, to look at.
     pub(super) fn get(&self, name: &str) -> Option<Arc<Exported>> {
-        self.all.lock().get(name).cloned()
+        self.all.lock().by_name.get(name).cloned()
     }
 
     /// An export, to use it.
     pub(super) fn enter(&self, name: &str) -> Option<(Arc<Exported>, User)> {
         // With the lock held: what is removed has no users that were not counted.
         let all = self.all.lock();
-        let exported = all.get(name)?;
+        let exported = all.by_name.get(name)?;
         Some((exported.clone(), exported.users.enter()))
     }
 }

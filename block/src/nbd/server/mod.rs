@@ -72,6 +72,9 @@ pub enum ServerError {
         /// The name.
         name: String,
     },
+    /// The server has been stopped.
+    #[error("the server has been stopped, and offers no disks any more")]
+    Stopped,
     /// Clients use the export.
     #[error("export '{name}' is in use by {clients} clients; mode 'hard' disconnects them")]
     InUse {
@@ -152,7 +155,7 @@ impl Server {
     /// not given up before.
     pub async fn stop(&self) {
         self.shared.stopping.send_replace(true);
-        self.shared.exports.clear();
+        self.shared.exports.close();
         self.shared.tasks.all_gone().await;
     }
 }

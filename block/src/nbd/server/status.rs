@@ -120,3 +120,80 @@ pub(super) async fn serve(connection: &Connection, header: &RequestHeader, flags
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::driver::{Driver, Status};
+    use crate::{MemoryDisk, Raw};
+
+    /// An image that has data where its map says so, in front of others.
+    struct Overlay {
+        /// For each block of 100 bytes.
+        map: &'static [bool],
+        backing: Option<Arc<Node>>,
+    }
+
+    #[async_trait]
+    impl Driver for Overlay {
+        fn name(&self) -> &'static str {
+            "overlay"
+        }
+        fn length(&self) -> u64 {
+            self.map.len() as u64 * 100
+        }
+        fn is_read_only(&self) -> bool {
+            true
+        }
+        async fn read(&self, _offset: u64, _to: IoVector) -> Result<(), Error> {
+            Ok(())
+        }
+        async fn write(&self, _offset: u64, _from: IoVector) -> Result<(), Error> {
+            Ok(())
+        }
+        async fn flush(&self) -> Result<(), Error> {
+            Ok(())
+        }
+        async fn status(&self, offset: u64, length: u64) -> Result<Status, Error> {
+            let is_here = self.map[(offset / 100) as usize];
+            let kind = if is_here { StatusKind::Data } else { StatusKind::Zero };
+            Ok(Status {
+                length: length.min(100 - offset % 100),
+                kind,
+                is_here,
+                file_offset: None,
+                is_compressed: false,
+            })
+        }
+        fn children(&self) -> Vec<(Role, Arc<Node>)> {
+            self.backing.iter().map(|node| (Role::Backing, node.clone())).collect()
+        }
+        fn as_any(&self) -> &dyn std::any::Any {
+            self
+        }
+    }
+
+    #[test]
+    fn what_is_behind_others_is_found() {
+        let base = Node::new("base", Raw::new(Node::new("memory", MemoryDisk::new(vec![1; 250], true))));
+        let middle = Overlay { map: &[false, true, false, false], backing: Some(base) };
+        let middle = Node::new("middle", Raw::new(Node::new("middle's file", middle)));
+        let top = Node::new("top", Overlay { map: &[true, false, false, false, false], backing: Some(middle) });
+        let of = |offset, length| block_on(allocation(&top, offset, length)).unwrap();
+        for (offset, length, kind, depth) in [
+            (0, 100, StatusKind::Data, 1),
+            (150, 50, StatusKind::Data, 2),
+            (200, 50, StatusKind::Data, 3),
+            // Behind the end of the base, and of the one in the middle.
+            (250, 50, StatusKind::Zero, 0),
+            (400, 100, StatusKind::Zero, 0),
+        ] {
+            assert_eq!(of(offset, 1000), Allocation { length, kind, depth }, "{offset}");
+        }
+        // No more than was asked for.
+        assert_eq!(of(160, 10).length, 10);
+    }
+}

@@ -322,3 +322,13 @@ fn a_server_that_breaks_each_connection_is_given_up() {
     assert!(read(&client).is_err());
     assert!(before.elapsed() >= delay / 2);
 }
+
+#[test]
+fn a_server_that_says_nothing_is_not_waited_for() {
+    let server = Scripted::new(|stream| stream.read_exact(&mut [0]));
+    let timeout = Duration::from_millis(200);
+    let target = Target::new(server.place.address(), "disk");
+    let connecting = Client::connect(ClientOptions { open_timeout: timeout, ..ClientOptions::new(target) });
+    let error = soon("connect", connecting).err().unwrap().to_string();
+    assert!(error.contains("has not answered within 200ms"), "{error}");
+}

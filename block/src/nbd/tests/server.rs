@@ -237,6 +237,7 @@ fn nothing_uses_the_disk_after_a_stop() {
         .unwrap();
     wait_until("a client", || server.exports()[0].clients == 1);
     block_on(server.stop());
+    assert!(matches!(server.add(writable("disk", backend.clone())), Err(ServerError::Stopped)));
     assert_eq!(Arc::strong_count(&backend), 1);
     assert!(!std::path::Path::new(&place.path("socket")).exists());
     drop(client.stdin.take());
