@@ -49,6 +49,12 @@ impl Failure {
     }
 }
 
+/// What a peer says, to be shown: not too long, and nothing that a terminal would take for a command.
+pub(super) fn shown(text: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&text[..text.len().min(MAXIMUM_STRING)]);
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 impl From<&Error> for Failure {
     fn from(error: &Error) -> Failure {
         Failure::new(error.errno(), error.to_string())

@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::FieldError;
 use crate::fields::Fields;
 use crate::nbd::MAXIMUM_PAYLOAD;
+use crate::nbd::failure::shown;
 use crate::nbd::stream::{Stream, skip};
 use crate::nbd::tls::ClientTls;
 use crate::nbd::wire::*;
@@ -65,7 +66,7 @@ impl Reply {
             NBD_REP_ERR_TOO_BIG => "too big",
             _ => "refused",
         };
-        if self.data.is_empty() { name.into() } else { format!("{name} ({})", String::from_utf8_lossy(&self.data)) }
+        if self.data.is_empty() { name.into() } else { format!("{name} ({})", shown(&self.data)) }
     }
 }
 
@@ -80,7 +81,8 @@ fn field(error: FieldError) -> io::Error {
 /// Agrees with a server on the use of an export.
 pub(super) async fn negotiate(stream: Stream, export: &str, tls: Option<&ClientTls>) -> io::Result<Agreed> {
     let mut haggling = Haggling { stream };
-    match haggling.agree(export, tls).await {
+    let no_zeroes = haggling.greet().await?;
+    match haggling.agree(export, tls, no_zeroes).await {
         Ok(terms) => Ok(Agreed { stream: haggling.stream, terms }),
         Err(error) => {
             // The server may note that it was no accident.
@@ -113,8 +115,8 @@ struct Haggling {
 }
 
 impl Haggling {
-    async fn agree(&mut self, export: &str, tls: Option<&ClientTls>) -> io::Result<Terms> {
-        let no_zeroes = self.greet().await?;
+    /// Asks for all that we use, and for the export.
+    async fn agree(&mut self, export: &str, tls: Option<&ClientTls>, no_zeroes: bool) -> io::Result<Terms> {
         if let Some(tls) = tls {
             let reply = self.ask(NBD_OPT_STARTTLS, &[], |_| Ok(())).await?;
             if reply.is_error() {

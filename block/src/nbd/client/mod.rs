@@ -62,6 +62,11 @@ impl Client {
         if options.target.tls && options.tls.is_none() {
             return Err(failed(io::Error::other("it wants TLS, for which there are no credentials")));
         }
+        let name = options.target.export.len();
+        if name > MAXIMUM_STRING {
+            let text = format!("the name of the export has {name} bytes; valid are at most {MAXIMUM_STRING}");
+            return Err(failed(io::Error::other(text)));
+        }
         let read_only = options.read_only;
         let handed_on = options.clone();
         let connected = runtime::run(async move {

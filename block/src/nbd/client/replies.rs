@@ -11,7 +11,7 @@ use super::handshake::{Terms, violation};
 use super::job::{Answer, Job};
 use crate::IoVector;
 use crate::fields::Fields;
-use crate::nbd::Failure;
+use crate::nbd::failure::{Failure, shown};
 use crate::nbd::stream;
 use crate::nbd::wire::*;
 
@@ -189,7 +189,7 @@ impl Table {
                 let error = fields.u32("error").map_err(invalid)?;
                 let length = fields.u16("message length").map_err(invalid)?;
                 let text = fields.bytes("message", length.into()).map_err(invalid)?;
-                let failure = Failure::from_wire(error, String::from_utf8_lossy(text).into_owned());
+                let failure = Failure::from_wire(error, shown(text));
                 self.note(cookie, |sent| _ = sent.failure.get_or_insert(failure));
             }
             _ => {

@@ -10,6 +10,7 @@ use super::export::{Exported, Exports};
 use super::users::User;
 use crate::FieldError;
 use crate::fields::Fields;
+use crate::nbd::failure::shown;
 use crate::nbd::stream::{Stream, skip};
 use crate::nbd::tls::ServerTls;
 use crate::nbd::wire::*;
@@ -206,7 +207,7 @@ impl Haggling<'_> {
     async fn export_name(&mut self, name: &[u8]) -> io::Result<Next> {
         let entered = std::str::from_utf8(name).ok().and_then(|name| self.exports.enter(name));
         let Some((exported, user)) = entered else {
-            return Err(violation(format!("no export named '{}'", String::from_utf8_lossy(name))));
+            return Err(violation(format!("no export named '{}'", shown(name))));
         };
         let export = &exported.export;
         let mut answer = Vec::new();

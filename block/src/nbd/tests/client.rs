@@ -188,6 +188,8 @@ fn what_cannot_be_opened_is_said_to() {
     assert!(error.contains("read-only"), "{error}");
     let error = attempt(plain("other"));
     assert!(error.contains("export 'other'"), "{error}");
+    let error = attempt(plain(&"x".repeat(5000)));
+    assert!(error.contains("at most 4096"), "{error}");
     let tls = ClientOptions::new(Target { tls: true, ..Target::new(place.address(), "name") });
     let error = attempt(tls);
     assert!(error.contains("credentials"), "{error}");
@@ -206,6 +208,20 @@ fn bytes_beyond_the_end_are_zero_and_cannot_be_written() {
     let error = soon("write", client.write(996, memory)).unwrap_err();
     assert!(error.is_no_space(), "{error}");
     block_on(server.stop());
+}
+
+#[test]
+fn servers_of_older_styles_are_refused() {
+    for (style, expected) in [(&["-o"][..], "old style"), (&["--mask-handshake=0"], "fixed newstyle")] {
+        let place = Place::new();
+        let mut nbdkit = Command::new("nbdkit");
+        nbdkit.args(["-f", "-U", &place.path("socket")]).args(style).args(["memory", "1M"]).stdin(Stdio::null());
+        let _nbdkit = Background::start(&mut nbdkit);
+        wait_until("a socket", || std::os::unix::net::UnixStream::connect(place.path("socket")).is_ok());
+        let once = ClientOptions::new(Target::new(place.address(), ""));
+        let error = soon("connect", Client::connect(once)).err().unwrap().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
 }
 
 /// Reads until the server answers again.

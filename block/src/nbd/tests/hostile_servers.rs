@@ -197,14 +197,14 @@ fn an_error_with_a_text_is_told() {
     let server = Scripted::new(|stream| {
         let request = until_request(stream, Headers::Extended)?;
         let mut payload = Vec::new();
-        payload.u32(NBD_EPERM).u16(9).bytes(b"not today");
+        payload.u32(NBD_EPERM).u16(10).bytes(b"not today\x1b");
         let length = payload.len() as u64;
         stream.write_all(&chunk(Headers::Extended, NBD_REPLY_TYPE_ERROR, request.cookie, length, &payload))?;
         stream.read_exact(&mut [0])
     });
     let client = server.connect().unwrap();
     let error = read(&client).unwrap_err();
-    let text = "the NBD server could not read: Operation not permitted (not today)";
+    let text = "the NBD server could not read: Operation not permitted (not today\u{fffd})";
     assert_eq!((error.to_string().as_str(), error.errno()), (text, libc::EPERM));
 }
 

@@ -152,6 +152,10 @@ fn nbdinfo_tells_of_each_export() {
         {
             assert!(list.contains(expected), "{expected}: {list}");
         }
+        if let Address::Unix(path) = server.address() {
+            let list = run("qemu-nbd", &["--list", "-k", &path.display().to_string()]);
+            assert!(list.contains("exports available: 2") && list.contains("export: 'a b/c'"), "{list}");
+        }
         let info = run("nbdinfo", &["--json", &uri]);
         for expected in [
             "\"protocol\": \"newstyle-fixed\"",
