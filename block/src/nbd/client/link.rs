@@ -136,14 +136,14 @@ impl Outage {
         waiting: &mut VecDeque<Job>,
     ) -> Option<Agreed> {
         let now = Instant::now();
-        let (passed, mut left): (VecDeque<Job>, VecDeque<Job>) =
-            waiting.drain(..).partition(|job| job.deadline.is_some_and(|deadline| deadline <= now));
-        passed.into_iter().for_each(|job| self.fail(job));
-        std::mem::swap(waiting, &mut left);
-        for job in waiting.iter_mut() {
-            job.deadline.get_or_insert(now + self.delay);
+        let mut may_wait = !self.delay.is_zero();
+        for mut job in std::mem::take(waiting) {
+            if may_wait && *job.deadline.get_or_insert(now + self.delay) > now {
+                waiting.push_back(job);
+            } else {
+                self.fail(job);
+            }
         }
-        let mut may_wait = true;
         let (mut again, mut over) = (pin!(again), pin!(tokio::time::sleep(self.delay)));
         loop {
             tokio::select! {
