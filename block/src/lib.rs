@@ -17,6 +17,7 @@ mod file;
 mod inspect;
 mod io_vector;
 mod memory;
+pub mod nbd;
 mod node;
 mod open;
 mod policy;

@@ -331,6 +331,7 @@ fn what_is_wrong_is_found_as_qemu_img_finds_it_and_repaired() {
         let good = std::fs::read(&path).unwrap();
         let disk = open(&path, true);
         let cluster = disk.driver_as::<Qcow2>().unwrap().cluster_size() as usize;
+        drop(disk);
         let table = u64::from_be_bytes(good[48..56].try_into().unwrap()) as usize;
         let block = u64::from_be_bytes(good[table..table + 8].try_into().unwrap()) as usize;
         for round in 0..20 {
@@ -375,6 +376,7 @@ fn an_image_that_was_not_closed_is_repaired_when_it_is_written_again() {
     let disk = open(&path, true);
     assert!(block_on(disk.read_vec(0, model.len())).unwrap() == model);
     assert!(is_dirty(&path));
+    drop(disk);
     block_on(open(&path, false).close()).unwrap();
     assert!(!is_dirty(&path));
     check(&path, &model, "repaired");
