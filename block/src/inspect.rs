@@ -3,8 +3,9 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::qcow2;
-use crate::{Error, FileOptions, HostFile, Node, host_words};
+use crate::neighbours::{Neighbours, identity};
+use crate::open::open_in;
+use crate::{Error, FileOptions, HostFile, Node, host_words, parallels, qcow, qcow2, vdi, vpc};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -20,11 +21,35 @@ pub enum Format {
     Raw,
     /// [`qcow2`].
     Qcow2,
+    /// [`qcow`].
+    Qcow,
+    /// [`vdi`].
+    Vdi,
+    /// [`vpc`].
+    Vpc,
+    /// [`parallels`].
+    Parallels,
 }
 
 impl Format {
     /// The formats that are known, by name.
-    pub const ALL: [(&str, Format); 2] = [("raw", Format::Raw), ("qcow2", Format::Qcow2)];
+    pub const ALL: [(&str, Format); 6] = [
+        ("raw", Format::Raw),
+        ("qcow2", Format::Qcow2),
+        ("qcow", Format::Qcow),
+        ("vdi", Format::Vdi),
+        ("vpc", Format::Vpc),
+        ("parallels", Format::Parallels),
+    ];
+
+    /// What tells each format from its first bytes. No image looks like two of them.
+    const PROBES: [(fn(&[u8]) -> bool, Format); 5] = [
+        (qcow2::Metadata::probe, Format::Qcow2),
+        (qcow::probe, Format::Qcow),
+        (vdi::probe, Format::Vdi),
+        (vpc::probe, Format::Vpc),
+        (parallels::probe, Format::Parallels),
+    ];
 
     /// The format with a name.
     pub fn named(name: &str) -> Option<Format> {
@@ -44,7 +69,8 @@ impl Format {
     /// The format that a file looks like.
     pub async fn probe(file: &Node) -> Result<Format, Error> {
         let start = file.read_vec(0, PROBED.min(file.length()) as usize).await?;
-        Ok(if qcow2::Metadata::probe(&start) { Format::Qcow2 } else { Format::Raw })
+        let found = Format::PROBES.into_iter().find(|(looks_like, _)| looks_like(&start));
+        Ok(found.map_or(Format::Raw, |(_, format)| format))
     }
 }
 
@@ -76,18 +102,23 @@ impl Image {
             Some(format) => format,
             None => Format::probe(&file).await.map_err(|error| failed(error.to_string()))?,
         };
-        let qcow2 = match format {
-            Format::Raw => None,
+        let file_length = file.length().next_multiple_of(SECTOR);
+        let (virtual_size, qcow2) = match format {
+            Format::Raw => (file_length, None),
             Format::Qcow2 => {
                 let read = qcow2::Metadata::read(&file).await;
-                Some(read.map_err(|error| failed(Error::from(error).to_string()))?)
+                let metadata = read.map_err(|error| failed(Error::from(error).to_string()))?;
+                (metadata.header.size, Some(metadata))
+            }
+            _ => {
+                let opened = open_in(file, Some(format), Neighbours::of(path, options)).await;
+                (opened.map_err(|error| error.while_opening(path))?.length(), None)
             }
         };
-        let file_length = file.length().next_multiple_of(SECTOR);
         Ok(Image {
             path: path.to_owned(),
             format,
-            virtual_size: qcow2.as_ref().map_or(file_length, |metadata| metadata.header.size),
+            virtual_size,
             file_length,
             // POSIX counts in this.
             actual_size: metadata.file_type().is_file().then(|| metadata.blocks() * 512),
@@ -140,9 +171,4 @@ impl Image {
         let encryption = self.qcow2.as_ref().map(|metadata| metadata.header.encryption);
         encryption.is_some_and(|encryption| encryption != qcow2::Encryption::None)
     }
-}
-
-/// The same for each name of a file.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -9,6 +9,7 @@
 //! Read first: [`Node`], [`Driver`], [`IoVector`], [`Backend`].
 
 mod backend;
+mod deflate;
 mod driver;
 mod error;
 mod fields;
@@ -16,11 +17,17 @@ mod file;
 mod inspect;
 mod io_vector;
 mod memory;
+mod neighbours;
 mod node;
 mod open;
+pub mod parallels;
+pub mod qcow;
 pub mod qcow2;
 mod range_lock;
 mod raw;
+mod sparse;
+pub mod vdi;
+pub mod vpc;
 
 pub use backend::Backend;
 pub use driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};

@@ -1,0 +1,296 @@
+//! Images that lie: each ends in an error or in success, soon, and never in a panic.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use block::{Driver, Error, Zeroed, parallels, qcow, vdi, vpc};
+
+use super::*;
+
+/// A file in memory of which most may be holes, however long it is.
+struct Memory {
+    parts: Mutex<HashMap<u64, Vec<u8>>>,
+    length: AtomicU64,
+    read_only: bool,
+}
+
+const PART: u64 = 4096;
+
+impl Memory {
+    fn node(bytes: &[u8], read_only: bool) -> Arc<Node> {
+        let parts = bytes.chunks(PART as usize).enumerate().map(|(index, part)| {
+            let mut part = part.to_vec();
+            part.resize(PART as usize, 0);
+            (index as u64, part)
+        });
+        let length = AtomicU64::new(bytes.len() as u64);
+        Node::new("file", Memory { parts: Mutex::new(parts.collect()), length, read_only })
+    }
+
+    /// Calls `each` with every part of a stretch, and where that is in the request.
+    fn for_parts(offset: u64, length: usize, mut each: impl FnMut(u64, std::ops::Range<usize>, usize)) {
+        let mut done = 0;
+        while done < length {
+            let at = offset + done as u64;
+            let within = (at % PART) as usize;
+            let part = (PART as usize - within).min(length - done);
+            each(at / PART, within..within + part, done);
+            done += part;
+        }
+    }
+}
+
+#[async_trait]
+impl Driver for Memory {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+    fn length(&self) -> u64 {
+        self.length.load(Ordering::Relaxed)
+    }
+    async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
+        let parts = self.parts.lock().unwrap();
+        Memory::for_parts(offset, to.len(), |index, within, done| {
+            let into = to.slice(done, within.len());
+            match parts.get(&index) {
+                Some(part) => into.copy_from(&part[within]),
+                None => into.fill(0),
+            }
+        });
+        Ok(())
+    }
+    async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+        // As long as a file can be.
+        if offset.checked_add(from.len() as u64).is_none_or(|end| end > i64::MAX as u64) {
+            return Err(Error::host("write", std::io::ErrorKind::FileTooLarge.into()));
+        }
+        let mut parts = self.parts.lock().unwrap();
+        Memory::for_parts(offset, from.len(), |index, within, done| {
+            let part = parts.entry(index).or_insert_with(|| vec![0; PART as usize]);
+            from.slice(done, within.len()).copy_to(&mut part[within]);
+        });
+        self.length.fetch_max(offset + from.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+    async fn write_zeroes(&self, offset: u64, length: u64, _: ZeroFlags) -> Result<Zeroed, Error> {
+        let end = offset + length;
+        self.parts.lock().unwrap().retain(|index, part| {
+            let start = index * PART;
+            let (from, to) = (offset.clamp(start, start + PART) - start, end.clamp(start, start + PART) - start);
+            part[from as usize..(to.max(from)) as usize].fill(0);
+            true
+        });
+        self.length.fetch_max(end, Ordering::Relaxed);
+        Ok(Zeroed::Done)
+    }
+    async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+type Opened = Result<Box<dyn Driver>, Error>;
+
+/// Uses a disk in all ways. What comes of it does not matter.
+async fn use_disk(driver: Box<dyn Driver>) {
+    let node = Node::of("hostile", driver);
+    let length = node.length();
+    for at in [0, length / 2, length.saturating_sub(70_000)] {
+        let _ = node.read_vec(at, 100_000).await;
+        let _ = node.status(at, 1 << 30).await;
+    }
+    if !node.is_read_only() {
+        for at in [0, length / 3, length.saturating_sub(3000)] {
+            let _ = node.write_bytes(at, &[1; 3000]).await;
+            let _ = node.write_zeroes(at, 100_000.min(length.saturating_sub(at)), ZeroFlags::MAY_UNMAP).await;
+        }
+        let _ = node.discard(length / 4, 5_000_000.min(length / 2)).await;
+        let _ = node.flush().await;
+    }
+    let _ = node.close().await;
+}
+
+/// Changes bytes of `places` in an image and uses what it then is; also what is left when it is cut short.
+fn mutate(image: &[u8], places: &[std::ops::Range<usize>], rounds: usize, open: impl AsyncFn(Arc<Node>) -> Opened) {
+    let mut random = Random(0xfeed_beef_1234_5677);
+    let total: usize = places.iter().map(ExactSizeIterator::len).sum();
+    for round in 0..rounds {
+        let mut changed = image.to_vec();
+        for _ in 0..1 + random.below(3) {
+            let mut chosen = random.below(total as u64) as usize;
+            let place = places.iter().find_map(|place| {
+                let found = place.clone().nth(chosen);
+                chosen = chosen.saturating_sub(place.len());
+                found
+            });
+            // Four bytes of one kind make numbers absurd, which single ones seldom do.
+            let at = place.unwrap();
+            let (value, width) = match random.below(4) {
+                0 => (0xff, 4),
+                1 => (0, 4),
+                2 => (0x7f, 1),
+                _ => (random.below(256) as u8, 1),
+            };
+            let end = (at + width).min(changed.len());
+            changed[at..end].fill(value);
+        }
+        if round % 16 == 0 {
+            changed.truncate(random.below(changed.len() as u64) as usize);
+        }
+        let file = Memory::node(&changed, round % 4 == 0);
+        block_on(async {
+            if let Ok(driver) = open(file).await {
+                use_disk(driver).await;
+            }
+        });
+    }
+}
+
+/// An image of 3 MB with some data in it, by `qemu-img`.
+fn image(format: &str, options: &[&str]) -> Vec<u8> {
+    let folder = tempfile::tempdir().unwrap();
+    let mut disk = vec![0; 3_000_320];
+    disk[1_500_000..1_600_000].fill(3);
+    disk[..3000].copy_from_slice(&Random(3).bytes(3000));
+    std::fs::write(folder.path().join("disk.raw"), disk).unwrap();
+    let mut arguments = vec!["convert", "-f", "raw", "-O", format];
+    for option in options {
+        arguments.extend(["-o", option]);
+    }
+    arguments.extend(["disk.raw", "image"]);
+    qemu_img(folder.path(), &arguments);
+    std::fs::read(folder.path().join("image")).unwrap()
+}
+
+/// Says what opening an image says once a number of it is something else.
+fn error_with(image: &[u8], at: usize, bytes: &[u8], open: impl AsyncFn(Arc<Node>) -> Opened) -> String {
+    let mut changed = image.to_vec();
+    changed[at..at + bytes.len()].copy_from_slice(bytes);
+    match block_on(open(Memory::node(&changed, false))) {
+        Ok(_) => "no error".into(),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn vdi_headers_and_tables() {
+    let image = image("vdi", &[]);
+    mutate(&image, &[0x40..0x1e0, 0x40..0x60, 512..540], 1500, vdi::open);
+    for (at, number, named) in [
+        (0x44, 0x20000, "version is 131072"),
+        (0x4c, 4, "image_type is 4"),
+        (0x154, 513, "offset_bmap is 513"),
+        (0x154, 0, "offset_bmap is 0"),
+        (0x154, 0xffff_fe00, "offset_bmap is 4294966784"),
+        (0x158, 512, "offset_data is 512"),
+        (0x168, 4096, "sector_size is 4096"),
+        (0x178, 4096, "block_size is 4096"),
+        (0x17c, 512, "block_extra is 512"),
+        (0x180, 0xffff_ffff, "blocks_in_image is 4294967295"),
+        (0x180, 1, "disk_size is 3000320"),
+        (0x174, 1, "disk_size is 4297967616"),
+        (0x1b0, 1, "difference"),
+        (0x200, 1, "two blocks are at place 1"),
+        (0x200, 77, "the place of a block is 80741376"),
+    ] {
+        let error = error_with(&image, at, &u32::to_le_bytes(number), vdi::open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+#[test]
+fn vhd_footers_headers_and_tables() {
+    let dynamic = image("vpc", &["force_size=on"]);
+    // A wrong checksum would hide what is behind it: it is put right.
+    let open_sealed = async |file: Arc<Node>| {
+        for (start, length, sum_at) in [(0, 512, 64), (512, 1024, 36)] {
+            let mut bytes = file.read_vec(start, length).await?;
+            bytes[sum_at..sum_at + 4].fill(0);
+            let sum = !bytes.iter().fold(0_u32, |sum, byte| sum + u32::from(*byte));
+            if !file.is_read_only() && file.length() > 2048 {
+                file.write_bytes(start + sum_at as u64, &sum.to_be_bytes()).await?;
+            }
+        }
+        vpc::open(file).await
+    };
+    mutate(&dynamic, &[0..84, 512..560, 1536..1550], 1500, open_sealed);
+    for (at, number, named) in [
+        (12, 0x20000, "file_format_version is 131072"),
+        (16, 1, "data_offset is 4294967808"),
+        (20, 100, "data_offset is 100"),
+        (60, 7, "disk_type is 7"),
+        (60, 4, "differencing"),
+        (48, 0x7fff_ffff, "current_size is"),
+        (528, 1, "table_offset is 4294968832"),
+        (536, 0, "header_version is 0"),
+        (540, 1, "the disk needs 2"),
+        (540, 0xffff_ffff, "table_offset is 1536"),
+        (544, 3 << 20, "block_size is 3145728"),
+        (544, 1 << 30, "block_size is 1073741824"),
+        (1536, 0xffff_fff0, "the place of a block is"),
+        (1536, 0, "the place of a block is 0"),
+    ] {
+        let error = error_with(&dynamic, at, &u32::to_be_bytes(number), open_sealed);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+    assert!(error_with(&dynamic, 60, &[9], vpc::open).contains("checksum of the footer"));
+    assert!(error_with(&dynamic, 544, &[9], vpc::open).contains("checksum of the dynamic disk's header"));
+    let fixed = image("vpc", &["subformat=fixed", "force_size=on"]);
+    let footer = fixed.len() - 512;
+    mutate(&fixed, &[footer..footer + 84], 300, vpc::open);
+}
+
+#[test]
+fn parallels_headers_and_tables() {
+    let image = image("parallels", &[]);
+    mutate(&image, &[0..64, 16..64, 64..76], 1500, parallels::open);
+    for (at, number, named) in [
+        (28, 0, "tracks is 0"),
+        (28, 0xffff_ffff, "tracks is 4294967295"),
+        (32, 0xffff_ffff, "nb_bat_entries is 4294967295"),
+        (32, 1, "nb_sectors is 5860"),
+        (40, 1, "nb_sectors is 4294973156"),
+        (48, 0xffff_ffff, "data_off is 4294967295"),
+        (48, 0x100, "no error"),
+        (48, 0, "no error"),
+        (64, 0xffff_ffff, "the offset of a cluster is"),
+        (64, 2, "two blocks are at place 2"),
+    ] {
+        let error = error_with(&image, at, &u32::to_le_bytes(number), parallels::open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+#[test]
+fn qcow_headers_and_tables() {
+    let image = image("qcow", &[]);
+    let l1 = 48..72;
+    let entry = u64::from_be_bytes(image[48..56].try_into().unwrap()) as usize;
+    let open = async |file| qcow::open(file, None).await;
+    mutate(&image, &[0..48, 8..48, l1, entry..entry + 64], 2000, open);
+    for (at, bytes, named) in [
+        (16, &[0_u8, 0, 0, 1][..], "no error"),
+        (24, &[1, 0, 0, 0, 0, 0, 0, 1], "size is 72057594037927937"),
+        (24, &[0, 8, 0, 0, 0, 0, 0, 0], "L1 entries"),
+        (32, &[8], "cluster_bits is 8"),
+        (32, &[17], "cluster_bits is 17"),
+        (33, &[5], "l2_bits is 5"),
+        (33, &[14], "l2_bits is 14"),
+        (36, &[0, 0, 0, 1], "AES are not built"),
+        (36, &[0, 0, 0, 2], "crypt_method is 2"),
+        (40, &[0, 0, 0, 1], "l1_table_offset is 4294967344"),
+        (40, &[0, 0, 0, 0, 0, 0, 0, 0], "l1_table_offset is 0"),
+        (8, &[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 4, 0], "backing_file_size is 1024"),
+        (8, &[0xff; 8], "backing_file_offset is 18446744073709551615"),
+    ] {
+        let error = error_with(&image, at, bytes, open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
