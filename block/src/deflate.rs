@@ -13,23 +13,20 @@ pub(crate) enum Wrapper {
     Zlib,
 }
 
-/// The `length` bytes that `packed` begins with in compressed form. That more follows is no error.
-pub(crate) async fn inflate(packed: Vec<u8>, length: usize, wrapper: Wrapper) -> Result<Vec<u8>, Error> {
+/// The bytes that `packed` begins with in compressed form, at most `most` of them. That more follows is no error.
+pub(crate) async fn inflate(packed: Vec<u8>, most: usize, wrapper: Wrapper) -> Result<Vec<u8>, Error> {
     blocking::unblock(move || {
         let mut state = Decompress::new(wrapper == Wrapper::Zlib);
-        let mut bytes = vec![0; length];
+        let mut bytes = vec![0; most];
         loop {
             let (taken, made) = (state.total_in(), state.total_out());
             let (rest, room) = (&packed[taken as usize..], &mut bytes[made as usize..]);
             let status = state.decompress(rest, room, FlushDecompress::Finish);
             let status = status.map_err(|error| Error::Corrupt(format!("compressed data: {error}")))?;
-            if state.total_out() == length as u64 {
-                return Ok(bytes);
-            }
             let is_stuck = (state.total_in(), state.total_out()) == (taken, made);
-            if status == Status::StreamEnd || is_stuck {
-                let text = format!("compressed data of {} bytes where there must be {length}", state.total_out());
-                return Err(Error::Corrupt(text));
+            if status == Status::StreamEnd || is_stuck || state.total_out() == most as u64 {
+                bytes.truncate(state.total_out() as usize);
+                return Ok(bytes);
             }
         }
     })

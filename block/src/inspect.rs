@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::neighbours::{Neighbours, identity};
 use crate::open::open_in;
-use crate::{Error, FileOptions, HostFile, Node, host_words, parallels, qcow, qcow2, vdi, vpc};
+use crate::{Error, FileOptions, HostFile, Node, host_words, parallels, qcow, qcow2, vdi, vmdk, vpc};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -13,6 +13,9 @@ const PROBED: u64 = 512;
 const SECTOR: u64 = 512;
 /// Most images of a backing chain.
 const MOST_IN_CHAIN: usize = 256;
+
+/// Whether the first bytes of a file are those of a format.
+type Probe = fn(&[u8]) -> bool;
 
 /// A format of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +28,8 @@ pub enum Format {
     Qcow,
     /// [`vdi`].
     Vdi,
+    /// [`vmdk`].
+    Vmdk,
     /// [`vpc`].
     Vpc,
     /// [`parallels`].
@@ -33,20 +38,22 @@ pub enum Format {
 
 impl Format {
     /// The formats that are known, by name.
-    pub const ALL: [(&str, Format); 6] = [
+    pub const ALL: [(&str, Format); 7] = [
         ("raw", Format::Raw),
         ("qcow2", Format::Qcow2),
         ("qcow", Format::Qcow),
         ("vdi", Format::Vdi),
+        ("vmdk", Format::Vmdk),
         ("vpc", Format::Vpc),
         ("parallels", Format::Parallels),
     ];
 
     /// What tells each format from its first bytes. No image looks like two of them.
-    const PROBES: [(fn(&[u8]) -> bool, Format); 5] = [
+    const PROBES: [(Probe, Format); 6] = [
         (qcow2::Metadata::probe, Format::Qcow2),
         (qcow::probe, Format::Qcow),
         (vdi::probe, Format::Vdi),
+        (vmdk::probe, Format::Vmdk),
         (vpc::probe, Format::Vpc),
         (parallels::probe, Format::Parallels),
     ];

@@ -25,8 +25,10 @@ pub mod qcow;
 pub mod qcow2;
 mod range_lock;
 mod raw;
+mod slice;
 mod sparse;
 pub mod vdi;
+pub mod vmdk;
 pub mod vpc;
 
 pub use backend::Backend;

@@ -5,9 +5,10 @@
 //! to, that its extension is out of date.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use tokio::sync::OnceCell;
 
 use crate::fields::{Endian, Fields};
 use crate::sparse::{Layout, Level, Pages, Place, Places, Sparse, Table, Used, check_offset};
@@ -124,8 +125,7 @@ pub async fn open(file: Arc<Node>) -> Result<Box<dyn Driver>, Error> {
         table,
         table_end,
         next: next.into(),
-        opening: tokio::sync::Mutex::new(false),
-        is_changed: AtomicBool::new(false),
+        noted_use: OnceCell::new(),
         header,
     };
     Ok(Box::new(Sparse::new(file, None, layout)))
@@ -186,9 +186,7 @@ struct Parallels {
     /// Where in the file the next new cluster goes.
     next: AtomicU64,
     /// The header says that the image is in use.
-    opening: tokio::sync::Mutex<bool>,
-    /// The same, without waiting.
-    is_changed: AtomicBool,
+    noted_use: OnceCell<()>,
 }
 
 impl Parallels {
@@ -234,20 +232,11 @@ impl Layout for Parallels {
     }
 
     async fn before_change(&self) -> Result<(), Error> {
-        if self.is_changed.load(Ordering::Acquire) {
-            return Ok(());
-        }
-        let mut is_open = self.opening.lock().await;
-        if !*is_open {
-            self.note_use(IN_USE).await?;
-            *is_open = true;
-            self.is_changed.store(true, Ordering::Release);
-        }
-        Ok(())
+        self.noted_use.get_or_try_init(|| self.note_use(IN_USE)).await.map(|_| ())
     }
 
     async fn close(&self) -> Result<(), Error> {
-        if !self.is_changed.load(Ordering::Acquire) {
+        if !self.noted_use.initialized() {
             return Ok(());
         }
         let closed = if self.header.has_extension { CLOSED_WITHOUT_EXTENSION } else { CLOSED };

@@ -255,11 +255,15 @@ impl<L: Layout> Sparse<L> {
             return Ok(kept);
         }
         let packed = self.file().read_vec(start, length).await?;
-        let bytes = self.layout().unpack(block, packed).await?;
+        let mut bytes = self.layout().unpack(block, packed).await?;
         let size = self.layout().block_size() as usize;
-        if bytes.len() != size {
-            return Err(Error::Corrupt(format!("block {block} has {} bytes unpacked, not {size}", bytes.len())));
+        // The last block may end with the disk.
+        let needed = (self.layout().length() - block * size as u64).min(size as u64) as usize;
+        if bytes.len() < needed {
+            let text = format!("block {block} has {} bytes when it is unpacked, not {needed}", bytes.len());
+            return Err(Error::Corrupt(text));
         }
+        bytes.resize(size, 0);
         let bytes = IoVector::copy_of(&bytes);
         let mut unpacked = self.unpacked.lock();
         unpacked.retain(|(kept, _)| *kept != block);

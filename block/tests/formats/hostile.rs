@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use block::{Driver, Error, Zeroed, parallels, qcow, vdi, vpc};
+use block::{Driver, Error, Zeroed, parallels, qcow, vdi, vmdk, vpc};
 
 use super::*;
 
@@ -244,7 +244,7 @@ fn vhd_footers_headers_and_tables() {
     assert!(error_with(&dynamic, 544, &[9], vpc::open).contains("checksum of the dynamic disk's header"));
     let fixed = image("vpc", &["subformat=fixed", "force_size=on"]);
     let footer = fixed.len() - 512;
-    mutate(&fixed, &[footer..footer + 84], 300, vpc::open);
+    mutate(&fixed, &[footer..footer + 84, footer + 40..footer + 64], 300, vpc::open);
 }
 
 #[test]
@@ -291,6 +291,41 @@ fn qcow_headers_and_tables() {
         (8, &[0xff; 8], "backing_file_offset is 18446744073709551615"),
     ] {
         let error = error_with(&image, at, bytes, open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+#[test]
+fn vmdk_headers_descriptors_and_tables() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = async |file| vmdk::open(file, &folder.path().join("image"), FileOptions::default()).await;
+    for subformat in ["subformat=monolithicSparse", "subformat=streamOptimized"] {
+        let image = image("vmdk", &[subformat]);
+        let sector = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap()) as usize * 512;
+        let (redundant, directory) = (sector(48), sector(56));
+        let places = [0..80, 4..80, 512..900, redundant..redundant + 8, directory..directory + 8];
+        let tables = directory + 512..directory + 512 + 200;
+        let places: Vec<_> = places.into_iter().chain([tables]).collect();
+        mutate(&image, &places, 1500, open);
+        // Compressed grains.
+        mutate(&image, &[65536..65536 + 40, 65536..66000], 500, open);
+    }
+    let image = image("vmdk", &[]);
+    for (at, number, named) in [
+        (4, 4, "version is 4"),
+        (16, 0x1000, "capacity is 17592186050276"),
+        (20, 3, "grainSize is 3"),
+        (20, 0x4000_0000, "grainSize is 1073741824"),
+        (28, 0x1000_0000, "descriptorOffset is 268435456"),
+        (36, 0xffff, "descriptorSize is 65535"),
+        (44, 0, "numGTEsPerGT is 0"),
+        (44, 513, "numGTEsPerGT is 513"),
+        (48, 0xffff_ffff, "rgdOffset is"),
+        (56, 0xffff_ffff, "gdOffset is"),
+        (73, 0x0a0a_0a0a, "taken for text"),
+        (77, 1, "compressAlgorithm is 1"),
+    ] {
+        let error = error_with(&image, at, &u32::to_le_bytes(number), open);
         assert!(error.contains(named), "{error:?} does not say {named:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Each format.
 
-use block::{Format, parallels, qcow, vdi, vpc};
+use block::{Format, parallels, qcow, vdi, vmdk, vpc};
 
 use super::*;
 
@@ -179,6 +179,205 @@ fn backing_files_that_an_image_may_not_have() {
         let path = folder.path().join("image");
         let options = qcow::CreateOptions { size: 1 << 20, backing_file: Some(name.into()) };
         block_on(qcow::create(&new_file(&path), &options)).unwrap();
+        let error = block_on(block::open(&path, ImageOptions::default())).unwrap_err().to_string();
+        assert!(error.contains(why), "{name}: {error}");
+    }
+}
+
+#[test]
+fn vmdk_images() {
+    for (name, subformat) in vmdk::Subformat::ALL {
+        if subformat == vmdk::Subformat::StreamOptimized {
+            continue;
+        }
+        let subformat_option = format!("subformat={name}");
+        let is_flat = matches!(subformat, vmdk::Subformat::MonolithicFlat | vmdk::Subformat::TwoGbMaxExtentFlat);
+        for zeroed_grain in [false, true] {
+            if zeroed_grain && is_flat {
+                continue;
+            }
+            let zeroed_option = if zeroed_grain { "zeroed_grain=on" } else { "zeroed_grain=off" };
+            exchange(Format::Vmdk, &[&subformat_option, zeroed_option], true, |path, size| {
+                let options = vmdk::CreateOptions { size, subformat, zeroed_grain, ..Default::default() };
+                block_on(vmdk::create(path, &options)).unwrap();
+            });
+        }
+    }
+}
+
+/// Compressed grains, by either.
+#[test]
+fn vmdk_images_for_streams() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = mixed(6_000_128, &mut Random(8));
+    std::fs::write(folder.path().join("disk.raw"), &disk).unwrap();
+    let convert = ["convert", "-f", "raw", "-O", "vmdk", "-o", "subformat=streamOptimized", "disk.raw", "theirs.vmdk"];
+    qemu_img(folder.path(), &convert);
+    let theirs = open(&folder.path().join("theirs.vmdk"), None, false);
+    assert_reads(&theirs, &disk, "compressed by qemu-img");
+    assert!(block_on(theirs.write_bytes(0, &[1; 512])).is_err());
+    let path = folder.path().join("ours.vmdk");
+    let subformat = vmdk::Subformat::StreamOptimized;
+    let options = vmdk::CreateOptions { size: disk.len() as u64, subformat, ..Default::default() };
+    block_on(vmdk::create(&path, &options)).unwrap();
+    let node = open(&path, None, false);
+    let grain = 65536;
+    for (index, bytes) in disk.chunks(grain).enumerate() {
+        if bytes.iter().any(|byte| *byte != 0) {
+            block_on(node.write_compressed((index * grain) as u64, IoVector::copy_of(bytes))).unwrap();
+        }
+    }
+    assert_reads(&node, &disk, "compressed here");
+    assert!(block_on(node.status(0, 1 << 20)).unwrap().is_compressed || disk[..grain].iter().all(|byte| *byte == 0));
+    block_on(node.close()).unwrap();
+    assert_qemu_agrees(folder.path(), "ours.vmdk", "vmdk", &disk, true);
+}
+
+/// As VMware's programs write it: the directory comes last, and its place is in a footer.
+#[test]
+fn vmdk_images_for_streams_with_the_directory_at_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stream.vmdk");
+    let sectors = 300_u64;
+    let header = |directory: u64| {
+        let mut header = b"KDMV".to_vec();
+        header.extend(3_u32.to_le_bytes());
+        header.extend(0x3_0001_u32.to_le_bytes());
+        for number in [sectors, 128, 1, 1] {
+            header.extend(number.to_le_bytes());
+        }
+        header.extend(512_u32.to_le_bytes());
+        for number in [0, directory, 128] {
+            header.extend(number.to_le_bytes());
+        }
+        header.extend(b"\0\n \r\n\x01\0");
+        header.resize(512, 0);
+        header
+    };
+    let marker = |sectors: u64, kind: u32| {
+        let mut marker = sectors.to_le_bytes().to_vec();
+        marker.extend([0; 4]);
+        marker.extend(kind.to_le_bytes());
+        marker.resize(512, 0);
+        marker
+    };
+    let mut disk = vec![0; sectors as usize * 512];
+    disk[100..70_000].copy_from_slice(&Random(4).bytes(69_900));
+    let mut image = header(u64::MAX);
+    image.extend(b"# Disk DescriptorFile\nversion=1\nCID=12\nparentCID=ffffffff\ncreateType=\"streamOptimized\"\n");
+    image.extend(b"RDONLY 300 SPARSE \"call-me-stream.vmdk\"\n");
+    image.resize(1024, 0);
+    let mut table = vec![0_u32; 512];
+    for (index, grain) in disk.chunks(65536).take(2).enumerate() {
+        table[index] = (image.len() / 512) as u32;
+        let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        std::io::Write::write_all(&mut packed, grain).unwrap();
+        let packed = packed.finish().unwrap();
+        image.extend((index as u64 * 128).to_le_bytes());
+        image.extend((packed.len() as u32).to_le_bytes());
+        image.extend(packed);
+        image.resize(image.len().next_multiple_of(512), 0);
+    }
+    image.extend(marker(4, 1));
+    let table_at = (image.len() / 512) as u32;
+    image.extend(table.iter().flat_map(|entry| entry.to_le_bytes()));
+    image.extend(marker(1, 2));
+    let directory = (image.len() / 512) as u64;
+    image.extend(table_at.to_le_bytes());
+    image.resize(image.len().next_multiple_of(512), 0);
+    image.extend(marker(1, 3));
+    image.extend(header(directory));
+    image.extend(marker(0, 0));
+    std::fs::write(&path, image).unwrap();
+    assert_reads(&open(&path, None, true), &disk, "the directory at the end");
+    assert_qemu_agrees(folder.path(), "stream.vmdk", "vmdk", &disk, false);
+}
+
+#[test]
+fn vmdk_images_with_one_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(10);
+    let disk = mixed(5_000_192, &mut random);
+    std::fs::write(folder.path().join("disk.raw"), &disk).unwrap();
+    qemu_img(folder.path(), &["convert", "-f", "raw", "-O", "vmdk", "disk.raw", "base.vmdk"]);
+    let create =
+        ["create", "-q", "-f", "vmdk", "-b", "base.vmdk", "-F", "vmdk", "-o", "zeroed_grain=on", "theirs.vmdk"];
+    qemu_img(folder.path(), &create);
+    for (name, subformat) in
+        [("ours.vmdk", vmdk::Subformat::MonolithicSparse), ("split.vmdk", vmdk::Subformat::TwoGbMaxExtentSparse)]
+    {
+        let backing_file = Some("base.vmdk".into());
+        let options = vmdk::CreateOptions { size: disk.len() as u64, subformat, backing_file, ..Default::default() };
+        block_on(vmdk::create(&folder.path().join(name), &options)).unwrap();
+    }
+    for image in ["theirs.vmdk", "ours.vmdk", "split.vmdk"] {
+        let node = open(&folder.path().join(image), None, false);
+        let mut disk = disk.clone();
+        assert_reads(&node, &disk, image);
+        write_at_random(&node, &mut disk, &mut random);
+        assert_reads(&node, &disk, image);
+        block_on(node.close()).unwrap();
+        assert_qemu_agrees(folder.path(), image, "vmdk", &disk, true);
+    }
+    // Once the one behind has been written, the others are not what they were.
+    let base = open(&folder.path().join("base.vmdk"), None, false);
+    block_on(base.write_bytes(0, b"changed")).unwrap();
+    block_on(base.close()).unwrap();
+    let error = block_on(block::open(&folder.path().join("ours.vmdk"), ImageOptions::default())).unwrap_err();
+    assert!(error.to_string().contains("parentCID"), "{error}");
+}
+
+/// A disk of more than 2 GiB is in several files, and requests go over their ends.
+#[test]
+fn vmdk_images_of_many_files() {
+    let folder = tempfile::tempdir().unwrap();
+    for (_, subformat) in vmdk::Subformat::ALL.into_iter().filter(|(name, _)| name.starts_with("twoGb")) {
+        let path = folder.path().join("disk.vmdk");
+        let options = vmdk::CreateOptions { size: 5 << 30, subformat, ..Default::default() };
+        block_on(vmdk::create(&path, &options)).unwrap();
+        let node = open(&path, None, false);
+        assert_eq!(node.length(), 5 << 30);
+        let bytes = Random(11).bytes(300_000);
+        for place in [2_u64 << 30, 4 << 30] {
+            block_on(node.write_bytes(place - 150_000, &bytes)).unwrap();
+        }
+        block_on(node.close()).unwrap();
+        drop(node);
+        qemu_img(folder.path(), &["check", "-q", "-f", "vmdk", "disk.vmdk"]);
+        // Both read the same: what is between is zeros, which are skipped.
+        qemu_img(folder.path(), &["convert", "-f", "vmdk", "-O", "raw", "disk.vmdk", "theirs.raw"]);
+        let theirs = std::fs::File::open(folder.path().join("theirs.raw")).unwrap();
+        let node = open(&path, None, true);
+        for place in [2_u64 << 30, 4 << 30] {
+            let mut read = vec![0; bytes.len()];
+            std::os::unix::fs::FileExt::read_exact_at(&theirs, &mut read, place - 150_000).unwrap();
+            assert!(read == bytes && block_on(node.read_vec(place - 150_000, bytes.len())).unwrap() == bytes);
+        }
+    }
+}
+
+/// A descriptor names files in the folder of the image, and no others.
+#[test]
+fn extents_that_an_image_may_not_have() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("inner")).unwrap();
+    std::fs::write(folder.path().join("secret"), [1; 4096]).unwrap();
+    std::fs::write(folder.path().join("inner/part"), [1; 4096]).unwrap();
+    std::fs::create_dir(folder.path().join("inner/folder")).unwrap();
+    let path = folder.path().join("inner/disk.vmdk");
+    let absolute = folder.path().join("secret");
+    for (name, why) in [
+        ("../secret", "parts are in the image's folder"),
+        (absolute.to_str().unwrap(), "parts are in the image's folder"),
+        ("nbd:localhost:10809", "protocol"),
+        ("folder", "not a regular file"),
+        ("nowhere", "No such file"),
+        ("part", "length of a flat extent is 512000"),
+    ] {
+        let text = format!(
+            "# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType=\"monolithicFlat\"\nRW 1000 FLAT \"{name}\" 0\n"
+        );
+        std::fs::write(&path, text).unwrap();
         let error = block_on(block::open(&path, ImageOptions::default())).unwrap_err().to_string();
         assert!(error.contains(why), "{name}: {error}");
     }
