@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::neighbours::{Neighbours, identity};
 use crate::open::open_in;
-use crate::{Error, FileOptions, HostFile, Node, host_words, parallels, qcow, qcow2, vdi, vmdk, vpc};
+use crate::{Error, FileOptions, HostFile, Node, host_words, parallels, qcow, qcow2, vdi, vhdx, vmdk, vpc};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -28,6 +28,8 @@ pub enum Format {
     Qcow,
     /// [`vdi`].
     Vdi,
+    /// [`vhdx`].
+    Vhdx,
     /// [`vmdk`].
     Vmdk,
     /// [`vpc`].
@@ -38,21 +40,23 @@ pub enum Format {
 
 impl Format {
     /// The formats that are known, by name.
-    pub const ALL: [(&str, Format); 7] = [
+    pub const ALL: [(&str, Format); 8] = [
         ("raw", Format::Raw),
         ("qcow2", Format::Qcow2),
         ("qcow", Format::Qcow),
         ("vdi", Format::Vdi),
+        ("vhdx", Format::Vhdx),
         ("vmdk", Format::Vmdk),
         ("vpc", Format::Vpc),
         ("parallels", Format::Parallels),
     ];
 
     /// What tells each format from its first bytes. No image looks like two of them.
-    const PROBES: [(Probe, Format); 6] = [
+    const PROBES: [(Probe, Format); 7] = [
         (qcow2::Metadata::probe, Format::Qcow2),
         (qcow::probe, Format::Qcow),
         (vdi::probe, Format::Vdi),
+        (vhdx::probe, Format::Vhdx),
         (vmdk::probe, Format::Vmdk),
         (vpc::probe, Format::Vpc),
         (parallels::probe, Format::Parallels),

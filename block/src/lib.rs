@@ -28,6 +28,7 @@ mod raw;
 mod slice;
 mod sparse;
 pub mod vdi;
+pub mod vhdx;
 pub mod vmdk;
 pub mod vpc;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::neighbours::Neighbours;
-use crate::{Driver, Error, FileOptions, Format, HostFile, Node, Raw, parallels, qcow, vdi, vmdk, vpc};
+use crate::{Driver, Error, FileOptions, Format, HostFile, Node, Raw, parallels, qcow, vdi, vhdx, vmdk, vpc};
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -37,6 +37,7 @@ pub(crate) async fn open_in(
         Format::Raw => Box::new(Raw::new(file)),
         Format::Qcow2 => return Err(Error::Unsupported("disks in format qcow2 are not built".into())),
         Format::Vdi => vdi::open(file).await?,
+        Format::Vhdx => vhdx::open(file).await?,
         Format::Vmdk => vmdk::open_beside(file, &neighbours).await?,
         Format::Vpc => vpc::open(file).await?,
         Format::Qcow => {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use block::{Driver, Error, Zeroed, parallels, qcow, vdi, vmdk, vpc};
+use block::{Driver, Error, Preallocation, Zeroed, parallels, qcow, vdi, vhdx, vmdk, vpc};
 
 use super::*;
 
@@ -20,7 +20,9 @@ const PART: u64 = 4096;
 
 impl Memory {
     fn node(bytes: &[u8], read_only: bool) -> Arc<Node> {
-        let parts = bytes.chunks(PART as usize).enumerate().map(|(index, part)| {
+        let zeros = [0; PART as usize];
+        let some = bytes.chunks(PART as usize).enumerate().filter(|(_, part)| **part != zeros[..part.len()]);
+        let parts = some.map(|(index, part)| {
             let mut part = part.to_vec();
             part.resize(PART as usize, 0);
             (index as u64, part)
@@ -86,6 +88,11 @@ impl Driver for Memory {
         Ok(Zeroed::Done)
     }
     async fn flush(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    async fn truncate(&self, length: u64, _: Preallocation) -> Result<(), Error> {
+        // Nothing here makes a file shorter.
+        self.length.fetch_max(length, Ordering::Relaxed);
         Ok(())
     }
     fn is_read_only(&self) -> bool {
@@ -326,6 +333,112 @@ fn vmdk_headers_descriptors_and_tables() {
         (77, 1, "compressAlgorithm is 1"),
     ] {
         let error = error_with(&image, at, &u32::to_le_bytes(number), open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+/// Puts right the checksums of headers, region tables and of the log's first entry, which would hide what is behind them.
+async fn seal_vhdx(file: &Node) -> Result<(), Error> {
+    if file.is_read_only() || file.length() < 2 << 20 {
+        return Ok(());
+    }
+    let mut places = vec![(64 << 10, 4096), (128 << 10, 4096), (192 << 10, 65536), (256 << 10, 65536)];
+    let entry = file.read_vec(1 << 20, 12).await?;
+    let length = u32::from_le_bytes(entry[8..12].try_into().unwrap()) as usize;
+    if length <= 1 << 20 {
+        places.push((1 << 20, length.max(8)));
+    }
+    for (at, length) in places {
+        let mut bytes = file.read_vec(at, length).await?;
+        bytes[4..8].fill(0);
+        file.write_bytes(at + 4, &crc32c::crc32c(&bytes).to_le_bytes()).await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn vhdx_headers_regions_metadata_tables_and_logs() {
+    let image = image("vhdx", &["block_size=1M"]);
+    let open = async |file: Arc<Node>| {
+        seal_vhdx(&file).await?;
+        vhdx::open(file).await
+    };
+    let number = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap()) as usize;
+    let region = |first: u8| (0..2).map(|index| (192 << 10) + 16 + index * 32).find(|at| image[*at] == first).unwrap();
+    let (bat, metadata) = (number(region(0x66) + 16), number(region(0x06) + 16));
+    let headers = [64 << 10, 128 << 10];
+    let newest = if number(headers[0] + 8) > number(headers[1] + 8) { headers[0] } else { headers[1] };
+    let places = [
+        headers[0]..headers[0] + 80,
+        headers[1]..headers[1] + 80,
+        (192 << 10)..(192 << 10) + 80,
+        metadata..metadata + 200,
+        metadata + (64 << 10)..metadata + (64 << 10) + 40,
+        bat..bat + 40,
+    ];
+    mutate(&image, &places, 600, open);
+    // With a log, whose entry is what is changed.
+    let table = image[bat..bat + 4096].to_vec();
+    let logged = images::vhdx_with_log(&image, &table, 3, 0);
+    let log = 1 << 20;
+    mutate(&logged, &[log..log + 96, log + 8..log + 48, log + 4096..log + 4110], 600, open);
+    // Where one of the headers cannot be used, the other one is.
+    let mut one_header = image.clone();
+    let other = headers[0] + headers[1] - newest;
+    one_header[other..other + 4].fill(0);
+    for (at, number, named) in [
+        (newest + 66, 2, "Version is 2"),
+        (newest + 68, 1, "LogLength is 1"),
+        (newest + 68, 0x8000_0000, "LogLength is 2147483648"),
+        (newest + 72, 1, "LogOffset is 1"),
+        (newest + 76, 1, "LogOffset is 4296015872"),
+        ((192 << 10) + 8, 5000, "EntryCount is 5000"),
+        (region(0x66) + 16, 0x1000, "FileOffset of a region is 4096"),
+        (region(0x66) + 24, 0x1000, "Length of a region is 4096"),
+        (region(0x66), 0, "no BAT region"),
+        (metadata + 8, 0xffff_0000, "EntryCount of the metadata is 65535"),
+        (metadata + 48, 5, "Offset of a metadata item is 5"),
+        (bat, 6, "the offset of a block is 0"),
+        (bat, 0x0010_0006, "two blocks are at place 1"),
+        (bat, 7, "the state of a block is 7"),
+    ] {
+        let mut error = error_with(&one_header, at, &u32::to_le_bytes(number), open);
+        if error == "no error" {
+            // It is found when it is needed.
+            let mut changed = image.clone();
+            changed[at..at + 4].copy_from_slice(&u32::to_le_bytes(number));
+            let node = Node::of("changed", block_on(vhdx::open(Memory::node(&changed, true))).unwrap());
+            error = block_on(node.read_vec(0, 512)).unwrap_err().to_string();
+        }
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+    let item = |first: u8| {
+        let at = (0..5).map(|index| metadata + 32 + index * 32).find(|at| image[*at] == first).unwrap();
+        metadata + u32::from_le_bytes(image[at + 16..at + 20].try_into().unwrap()) as usize
+    };
+    for (at, bytes, named) in [
+        (item(0x37), &[0, 0, 0x30, 0][..], "BlockSize is 3145728"),
+        (item(0x37) + 4, &[2], "differencing"),
+        (item(0x24), &[1], "VirtualDiskSize is 3000321"),
+        (item(0x24), &[0xff; 8], "VirtualDiskSize is 18446744073709551615"),
+        (item(0x1d), &[0, 4], "LogicalSectorSize is 1024"),
+        (item(0x24), &[0, 0, 0, 0, 0, 1], "the disk needs"),
+    ] {
+        let error = error_with(&image, at, bytes, open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+    for (at, bytes, named) in [
+        (48, &[0xff; 8][..], "FlushedFileOffset of the log is 18446744073709551615"),
+        (56, &[0xff; 8], "LastFileOffset of the log is 18446744073709551615"),
+        (80, &[0; 8], "FileOffset of a log descriptor is 0"),
+        (80, &[0, 0, 0x10, 0, 0, 0, 0, 0], "FileOffset of a log descriptor is 1048576"),
+        (80, &[1], "FileOffset of a log descriptor is"),
+        (88, &[9], "SequenceNumber of a log descriptor is 9"),
+        (64, b"what", "neither \"zero\" nor \"desc\""),
+        (4096, b"dada", "not of its entry"),
+        (24, &[2], "SequenceNumber of a log descriptor is 0"),
+    ] {
+        let error = error_with(&logged, log + at, bytes, open);
         assert!(error.contains(named), "{error:?} does not say {named:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! Each format.
 
-use block::{Format, parallels, qcow, vdi, vmdk, vpc};
+use block::{Format, parallels, qcow, vdi, vhdx, vmdk, vpc};
 
 use super::*;
 
@@ -381,4 +381,144 @@ fn extents_that_an_image_may_not_have() {
         let error = block_on(block::open(&path, ImageOptions::default())).unwrap_err().to_string();
         assert!(error.contains(why), "{name}: {error}");
     }
+}
+
+#[test]
+fn vhdx_images() {
+    for (subformat, name) in [(vhdx::Subformat::Dynamic, "dynamic"), (vhdx::Subformat::Fixed, "fixed")] {
+        for (block_size, block_state_zero) in [(1 << 20, true), (2 << 20, false), (0, true)] {
+            let options = [
+                format!("subformat={name}"),
+                format!("block_size={block_size}"),
+                format!("block_state_zero={}", if block_state_zero { "on" } else { "off" }),
+            ];
+            // Without the state, `qemu-img convert` itself goes wrong: it says so in its help.
+            let options: Vec<&str> =
+                options.iter().map(String::as_str).take(if block_state_zero { 3 } else { 2 }).collect();
+            exchange(Format::Vhdx, &options, true, |path, size| {
+                let options =
+                    vhdx::CreateOptions { size, subformat, block_size, block_state_zero, ..Default::default() };
+                block_on(vhdx::create(&new_file(path), &options)).unwrap();
+            });
+        }
+    }
+}
+
+/// Large disks, where the table of blocks has entries for sector bitmaps between.
+#[test]
+fn vhdx_images_of_large_disks() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.vhdx");
+    let options = vhdx::CreateOptions { size: 20 << 40, block_size: 1 << 20, ..Default::default() };
+    block_on(vhdx::create(&new_file(&path), &options)).unwrap();
+    let node = open(&path, None, false);
+    let places = [4095_u64 << 20, 4096 << 20, (3 << 40) + 77, (20 << 40) - 5000];
+    for place in places {
+        block_on(node.write_bytes(place - 3000, &[(place % 251) as u8 + 1; 5000])).unwrap();
+    }
+    block_on(node.close()).unwrap();
+    for place in places {
+        let pattern = (place % 251) as u8 + 1;
+        qemu_io(folder.path(), "vhdx", "large.vhdx", &format!("read -P {pattern} {} 5000", place - 3000));
+    }
+    qemu_io(folder.path(), "vhdx", "large.vhdx", "write -P 9 7t 1M");
+    let node = open(&path, None, true);
+    assert!(block_on(node.read_vec(7 << 40, 1 << 20)).unwrap().iter().all(|byte| *byte == 9));
+}
+
+/// A log of one entry which changes the first sector of the table of blocks, as if the program had ended before it did.
+pub(crate) fn vhdx_with_log(image: &[u8], table: &[u8], sequence: u64, at: usize) -> Vec<u8> {
+    let number = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().unwrap());
+    // The header with the larger number says where the log is, the region table where the table of blocks.
+    let header = if number((64 << 10) + 8) > number((128 << 10) + 8) { 64 << 10 } else { 128 << 10 };
+    let log = number(header + 72) as usize;
+    let bat = (0..2).map(|index| (192 << 10) + 16 + index * 32).find(|at| image[*at] == 0x66).unwrap();
+    let bat = number(bat + 16);
+    let mut changed = image.to_vec();
+    changed[header + 48..header + 64].fill(0x11);
+    let seal = |bytes: &mut [u8]| {
+        bytes[4..8].fill(0);
+        let sum = crc32c::crc32c(bytes);
+        bytes[4..8].copy_from_slice(&sum.to_le_bytes());
+    };
+    seal(&mut changed[header..header + 4096]);
+    let file_length = image.len() as u64;
+    let mut entry = b"loge\0\0\0\0".to_vec();
+    entry.extend(8192_u32.to_le_bytes());
+    entry.extend((at as u32).to_le_bytes());
+    entry.extend(sequence.to_le_bytes());
+    entry.extend(1_u32.to_le_bytes());
+    entry.extend([0; 4]);
+    entry.extend([0x11; 16]);
+    entry.extend(file_length.to_le_bytes());
+    entry.extend((file_length + (3 << 20)).to_le_bytes());
+    entry.extend(b"desc");
+    entry.extend(&table[4092..4096]);
+    entry.extend(&table[..8]);
+    entry.extend(bat.to_le_bytes());
+    entry.extend(sequence.to_le_bytes());
+    entry.resize(4096, 0);
+    entry.extend(b"data");
+    entry.extend(((sequence >> 32) as u32).to_le_bytes());
+    entry.extend(&table[8..4092]);
+    entry.extend((sequence as u32).to_le_bytes());
+    seal(&mut entry);
+    // It may go on at the log's beginning.
+    for (index, byte) in entry.into_iter().enumerate() {
+        changed[log + (at + index) % (1 << 20)] = byte;
+    }
+    changed
+}
+
+/// What is in the log is done again, once somebody may write, and as QEMU does it.
+#[test]
+fn vhdx_images_with_a_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let theirs = folder.path().join("theirs.vhdx");
+    let disk = Random(12).bytes(3 << 20);
+    std::fs::write(folder.path().join("disk.raw"), &disk).unwrap();
+    let convert = ["convert", "-f", "raw", "-O", "vhdx", "-o", "block_size=1M", "disk.raw", "theirs.vhdx"];
+    qemu_img(folder.path(), &convert);
+    let whole = std::fs::read(&theirs).unwrap();
+    // The table as it is, which the log has; in the file it is missing.
+    let number = |at: usize| u64::from_le_bytes(whole[at..at + 8].try_into().unwrap()) as usize;
+    let bat = (0..2).map(|index| (192 << 10) + 16 + index * 32).find(|at| whole[*at] == 0x66).unwrap();
+    let bat = number(bat + 16);
+    let table = whole[bat..bat + 4096].to_vec();
+    let mut without = whole.clone();
+    without[bat..bat + 4096].fill(0);
+    for at in [0, (1 << 20) - 4096] {
+        let image = vhdx_with_log(&without, &table, 0x1_0000_0007, at);
+        for name in ["theirs.vhdx", "ours.vhdx"] {
+            std::fs::write(folder.path().join(name), &image).unwrap();
+        }
+        let ours = folder.path().join("ours.vhdx");
+        let options =
+            ImageOptions { file: FileOptions { read_only: true, ..Default::default() }, ..Default::default() };
+        let error = block_on(block::open(&ours, options)).unwrap_err().to_string();
+        assert!(error.contains("contains a log that needs to be replayed"), "{error}");
+        let node = open(&ours, None, false);
+        assert_reads(&node, &disk, "a log, done again");
+        block_on(node.close()).unwrap();
+        drop(node);
+        assert_reads(&open(&ours, None, true), &disk, "a log, done again before");
+        assert_qemu_agrees(folder.path(), "ours.vhdx", "vhdx", &disk, true);
+        qemu_img(folder.path(), &["check", "-q", "-r", "all", "-f", "vhdx", "theirs.vhdx"]);
+        assert_reads(&open(&theirs, None, true), &disk, "a log, done again by QEMU");
+        // As long as the log says that it was.
+        assert_eq!(std::fs::metadata(&ours).unwrap().len(), image.len() as u64 + (3 << 20));
+    }
+    // The newest sequence counts, wherever it is.
+    let older = vhdx_with_log(&without, &[0; 4096], 5, 40960);
+    let both = vhdx_with_log(&older, &table, 6 + 1, 4096);
+    std::fs::write(&theirs, &both).unwrap();
+    let node = open(&theirs, None, false);
+    assert_reads(&node, &disk, "two sequences");
+    // An entry that was not written to its end is none.
+    let mut torn = vhdx_with_log(&without, &table, 9, 0);
+    let log = number(if number((64 << 10) + 8) > number((128 << 10) + 8) { 64 << 10 } else { 128 << 10 } + 72);
+    torn[log + 5000] ^= 1;
+    std::fs::write(&theirs, &torn).unwrap();
+    let error = block_on(block::open(&theirs, ImageOptions::default())).unwrap_err().to_string();
+    assert!(error.contains("there is none that is whole"), "{error}");
 }
