@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::neighbours::{Neighbours, identity};
 use crate::open::open_in;
-use crate::{Error, FileOptions, HostFile, Node, host_words, parallels, qcow, qcow2, vdi, vhdx, vmdk, vpc};
+use crate::{
+    Error, FileOptions, HostFile, Node, bochs, cloop, dmg, host_words, parallels, qcow, qcow2, vdi, vhdx, vmdk, vpc,
+};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -36,11 +38,17 @@ pub enum Format {
     Vpc,
     /// [`parallels`].
     Parallels,
+    /// [`bochs`].
+    Bochs,
+    /// [`cloop`].
+    Cloop,
+    /// [`dmg`].
+    Dmg,
 }
 
 impl Format {
     /// The formats that are known, by name.
-    pub const ALL: [(&str, Format); 8] = [
+    pub const ALL: [(&str, Format); 11] = [
         ("raw", Format::Raw),
         ("qcow2", Format::Qcow2),
         ("qcow", Format::Qcow),
@@ -49,10 +57,13 @@ impl Format {
         ("vmdk", Format::Vmdk),
         ("vpc", Format::Vpc),
         ("parallels", Format::Parallels),
+        ("bochs", Format::Bochs),
+        ("cloop", Format::Cloop),
+        ("dmg", Format::Dmg),
     ];
 
     /// What tells each format from its first bytes. No image looks like two of them.
-    const PROBES: [(Probe, Format); 7] = [
+    const PROBES: [(Probe, Format); 9] = [
         (qcow2::Metadata::probe, Format::Qcow2),
         (qcow::probe, Format::Qcow),
         (vdi::probe, Format::Vdi),
@@ -60,6 +71,8 @@ impl Format {
         (vmdk::probe, Format::Vmdk),
         (vpc::probe, Format::Vpc),
         (parallels::probe, Format::Parallels),
+        (bochs::probe, Format::Bochs),
+        (cloop::probe, Format::Cloop),
     ];
 
     /// The format with a name.
@@ -82,6 +95,12 @@ impl Format {
         let start = file.read_vec(0, PROBED.min(file.length()) as usize).await?;
         let found = Format::PROBES.into_iter().find(|(looks_like, _)| looks_like(&start));
         Ok(found.map_or(Format::Raw, |(_, format)| format))
+    }
+
+    /// The format that a file of this name looks like.
+    pub(crate) async fn probe_named(path: &Path, file: &Node) -> Result<Format, Error> {
+        let found = Format::probe(file).await?;
+        Ok(if found == Format::Raw && dmg::probe_name(path) { Format::Dmg } else { found })
     }
 }
 
@@ -111,7 +130,7 @@ impl Image {
         let file = Node::new("file", HostFile::open(path, options)?);
         let format = match format {
             Some(format) => format,
-            None => Format::probe(&file).await.map_err(|error| failed(error.to_string()))?,
+            None => Format::probe_named(path, &file).await.map_err(|error| failed(error.to_string()))?,
         };
         let file_length = file.length().next_multiple_of(SECTOR);
         let (virtual_size, qcow2) = match format {

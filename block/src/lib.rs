@@ -9,7 +9,10 @@
 //! Read first: [`Node`], [`Driver`], [`IoVector`], [`Backend`].
 
 mod backend;
+pub mod bochs;
+pub mod cloop;
 mod deflate;
+pub mod dmg;
 mod driver;
 mod error;
 mod fields;

@@ -28,6 +28,11 @@ impl Neighbours {
         Neighbours { path: path.to_owned(), options, chain: vec![identity(path)] }
     }
 
+    /// The image's own path.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     fn resolve(&self, name: &str) -> Result<PathBuf, Error> {
         let refused = |why: &str| Error::Open { name: name.to_owned(), why: why.to_owned() };
         let before_slash = name.split('/').next().unwrap_or_default();

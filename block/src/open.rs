@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::neighbours::Neighbours;
-use crate::{Driver, Error, FileOptions, Format, HostFile, Node, Raw, parallels, qcow, vdi, vhdx, vmdk, vpc};
+use crate::{
+    Driver, Error, FileOptions, Format, HostFile, Node, Raw, bochs, cloop, dmg, parallels, qcow, vdi, vhdx, vmdk, vpc,
+};
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,11 +33,14 @@ pub(crate) async fn open_in(
 ) -> Result<Arc<Node>, Error> {
     let format = match format {
         Some(format) => format,
-        None => Format::probe(&file).await?,
+        None => Format::probe_named(neighbours.path(), &file).await?,
     };
     let driver: Box<dyn Driver> = match format {
         Format::Raw => Box::new(Raw::new(file)),
         Format::Qcow2 => return Err(Error::Unsupported("disks in format qcow2 are not built".into())),
+        Format::Bochs => bochs::open(file).await?,
+        Format::Cloop => cloop::open(file).await?,
+        Format::Dmg => dmg::open(file).await?,
         Format::Vdi => vdi::open(file).await?,
         Format::Vhdx => vhdx::open(file).await?,
         Format::Vmdk => vmdk::open_beside(file, &neighbours).await?,

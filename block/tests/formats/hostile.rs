@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use block::{Driver, Error, Preallocation, Zeroed, parallels, qcow, vdi, vhdx, vmdk, vpc};
+use block::{Driver, Error, Preallocation, Zeroed, bochs, cloop, dmg, parallels, qcow, vdi, vhdx, vmdk, vpc};
 
 use super::*;
 
@@ -439,6 +439,66 @@ fn vhdx_headers_regions_metadata_tables_and_logs() {
         (24, &[2], "SequenceNumber of a log descriptor is 0"),
     ] {
         let error = error_with(&logged, log + at, bytes, open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+#[test]
+fn bochs_headers_catalogs_and_bitmaps() {
+    let (image, _) = read_only::bochs_image(0x20000);
+    mutate(&image, &[0..100, 64..100, 512..700], 1500, bochs::open);
+    for (at, number, named) in [
+        (68, 100, "header is 100"),
+        (68, 0xffff_ffff, "header is 4294967295"),
+        (72, 0xffff_ffff, "catalog is 4294967295"),
+        (72, 1, "disk is 244224"),
+        (76, 1, "bitmap is 1"),
+        (76, 0xffff_ffff, "bitmap is 4294967295"),
+        (80, 3, "extent is 3"),
+        (80, 1 << 30, "extent is 1073741824"),
+        (92, 1, "disk is 4295211520"),
+    ] {
+        let error = error_with(&image, at, &u32::to_le_bytes(number), bochs::open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+#[test]
+fn cloop_headers_and_tables() {
+    let (image, _) = read_only::cloop_image();
+    mutate(&image, &[120..136, 128..200, 128..136, 300..2000], 500, cloop::open);
+    for (at, number, named) in [
+        (128, 0, "block_size is 0"),
+        (128, 513, "block_size is 513"),
+        (128, 1 << 30, "block_size is 1073741824"),
+        (132, 0xffff_ffff, "num_blocks is 4294967295"),
+        (132, 1 << 25, "the table's offset is 136"),
+    ] {
+        let error = error_with(&image, at, &u32::to_be_bytes(number), cloop::open);
+        assert!(error.contains(named), "{error:?} does not say {named:?}");
+    }
+}
+
+#[test]
+fn dmg_trailers_lists_and_tables() {
+    let (image, _) = read_only::dmg_image(true);
+    let trailer = image.len() - 512;
+    let number = |at: usize| u64::from_be_bytes(image[at..at + 8].try_into().unwrap());
+    let list = number(trailer + 0xd8) as usize;
+    mutate(&image, &[trailer..trailer + 512, trailer + 0xd8..trailer + 0xf0, list..trailer], 700, dmg::open);
+    // Compressed data.
+    mutate(&image, &[51_900..52_100, 52_000..80_000], 300, dmg::open);
+    for (at, bytes, named) in [
+        (trailer, &[0][..], "not in DMG format"),
+        (trailer + 0xd8, &[0xff; 8], "XMLOffset is 18446744073709551615"),
+        (trailer + 0xe0, &[0xff; 8], "XMLLength is 18446744073709551615"),
+        (trailer + 0xe0, &[0; 8], "without a property list"),
+        (trailer + 0x1ec, &[0xff; 8], "SectorCount is 18446744073709551615"),
+        (trailer + 0x1ec, &[0; 8], "SectorCount of a chunk is"),
+        (trailer + 0x18, &[0xff; 8], "CompressedOffset is"),
+        (list, &[b' '; 100], "no key blkx"),
+    ] {
+        let error = error_with(&image, at, bytes, dmg::open);
         assert!(error.contains(named), "{error:?} does not say {named:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod hostile;
 mod images;
+mod read_only;
 
 use std::path::Path;
 use std::process::{Command, Output};
