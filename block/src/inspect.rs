@@ -119,6 +119,8 @@ pub struct Image {
     pub actual_size: Option<u64>,
     /// What the image says of itself.
     pub qcow2: Option<qcow2::Metadata>,
+    /// The same of an image of the first version.
+    pub qcow: Option<qcow::Header>,
 }
 
 impl Image {
@@ -133,16 +135,20 @@ impl Image {
             None => Format::probe_named(path, &file).await.map_err(|error| failed(error.to_string()))?,
         };
         let file_length = file.length().next_multiple_of(SECTOR);
-        let (virtual_size, qcow2) = match format {
-            Format::Raw => (file_length, None),
+        let (virtual_size, qcow2, qcow) = match format {
+            Format::Raw => (file_length, None, None),
             Format::Qcow2 => {
                 let read = qcow2::Metadata::read(&file).await;
                 let metadata = read.map_err(|error| failed(Error::from(error).to_string()))?;
-                (metadata.header.size, Some(metadata))
+                (metadata.header.size, Some(metadata), None)
+            }
+            Format::Qcow => {
+                let header = qcow::Header::read(&file).await.map_err(|error| error.while_opening(path))?;
+                (header.size, None, Some(header))
             }
             _ => {
                 let opened = open_in(file, Some(format), Neighbours::of(path, options)).await;
-                (opened.map_err(|error| error.while_opening(path))?.length(), None)
+                (opened.map_err(|error| error.while_opening(path))?.length(), None, None)
             }
         };
         Ok(Image {
@@ -153,6 +159,7 @@ impl Image {
             // POSIX counts in this.
             actual_size: metadata.file_type().is_file().then(|| metadata.blocks() * 512),
             qcow2,
+            qcow,
         })
     }
 
@@ -182,7 +189,11 @@ impl Image {
 
     /// Name of the backing file, as the image has it.
     pub fn backing_name(&self) -> Option<&str> {
-        self.qcow2.as_ref()?.backing_file.as_deref()
+        match (&self.qcow2, &self.qcow) {
+            (Some(metadata), _) => metadata.backing_file.as_deref(),
+            (None, Some(header)) => header.backing_file.as_deref(),
+            (None, None) => None,
+        }
     }
 
     /// The format that the image says its backing file has.

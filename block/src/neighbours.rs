@@ -33,7 +33,8 @@ impl Neighbours {
         &self.path
     }
 
-    fn resolve(&self, name: &str) -> Result<PathBuf, Error> {
+    /// Opens a file of this name; returns where it is, too.
+    async fn open_file(&self, name: &str, options: FileOptions) -> Result<(PathBuf, Arc<Node>), Error> {
         let refused = |why: &str| Error::Open { name: name.to_owned(), why: why.to_owned() };
         let before_slash = name.split('/').next().unwrap_or_default();
         if name.is_empty() || name.contains('\0') {
@@ -43,10 +44,13 @@ impl Neighbours {
             return Err(refused("an image names it, and images may not name what has a protocol"));
         }
         let path = self.path.parent().unwrap_or(Path::new("")).join(name);
-        match std::fs::metadata(&path) {
-            Ok(metadata) if !metadata.is_file() => Err(refused("an image names it, and it is not a regular file")),
-            _ => Ok(path),
-        }
+        let opened = path.clone();
+        let file = blocking::unblock(move || match std::fs::metadata(&opened) {
+            Ok(metadata) if !metadata.is_file() => Ok(None),
+            _ => HostFile::open(&opened, options).map(Some),
+        });
+        let file = file.await?.ok_or_else(|| refused("an image names it, and it is not a regular file"))?;
+        Ok((path, Node::new(generated_name(), file)))
     }
 
     /// Opens a part of the image: a file in the same folder or in one within it.
@@ -56,26 +60,20 @@ impl Neighbours {
             let why = "an image names it as a part, and parts are in the image's folder".into();
             return Err(Error::Open { name: name.to_owned(), why });
         }
-        let path = self.resolve(name)?;
-        let options = self.options;
-        let file = blocking::unblock(move || HostFile::open(&path, options)).await?;
-        Ok(Node::new(generated_name(), file))
+        self.open_file(name, self.options).await.map(|(_, file)| file)
     }
 
     /// Opens the image behind this one, read-only. A relative name is meant from the folder of the image.
     pub(crate) async fn open_backing(&self, name: &str, format: Option<Format>) -> Result<Arc<Node>, Error> {
-        let path = self.resolve(name)?;
+        let options = FileOptions { read_only: true, ..self.options };
+        let (path, file) = self.open_file(name, options).await?;
         let identity = identity(&path);
         if self.chain.len() >= MOST_IN_CHAIN || (identity.is_some() && self.chain.contains(&identity)) {
             let why = "it stands behind itself, or behind too many others".into();
             return Err(Error::Open { name: path.display().to_string(), why });
         }
-        let options = FileOptions { read_only: true, ..self.options };
         let chain = self.chain.iter().copied().chain([identity]).collect();
-        let neighbours = Neighbours { path: path.clone(), options, chain };
-        let opened = path.clone();
-        let file = blocking::unblock(move || HostFile::open(&opened, options)).await?;
-        let opening = open_in(Node::new(generated_name(), file), format, neighbours);
+        let opening = open_in(file, format, Neighbours { path: path.clone(), options, chain });
         Box::pin(opening).await.map_err(|error| error.while_opening(&path))
     }
 }

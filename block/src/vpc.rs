@@ -325,7 +325,7 @@ async fn open_dynamic(
         bitmap,
         length: footer.length,
         footer: footer_bytes,
-        end: tokio::sync::Mutex::new(end.next_multiple_of(SECTOR)),
+        end: tokio::sync::Mutex::new(End { offset: end.next_multiple_of(SECTOR), lacks_footer: false }),
         marked: Mutex::default(),
     };
     Ok(Sparse::new(file, None, layout))
@@ -341,11 +341,31 @@ struct Dynamic {
     bitmap: u64,
     length: u64,
     footer: Vec<u8>,
-    /// Where the next block goes, and the footer until then. Held while either is written there.
-    end: tokio::sync::Mutex<u64>,
+    /// Held while a block's bitmap or the footer is written there.
+    end: tokio::sync::Mutex<End>,
     /// Blocks whose bitmap says that all sectors have data.
     // Lock order: alone.
     marked: Mutex<HashSet<u64>>,
+}
+
+/// The end of the image.
+struct End {
+    /// Where the next block goes, and the footer until then.
+    offset: u64,
+    /// A block has taken the footer's place.
+    lacks_footer: bool,
+}
+
+impl Dynamic {
+    /// Writes the footer, if it is not there. Its copy at the beginning stands in for it until then.
+    async fn write_footer(&self) -> Result<(), Error> {
+        let mut end = self.end.lock().await;
+        if end.lacks_footer {
+            self.file.write_bytes(end.offset, &self.footer).await?;
+            end.lacks_footer = false;
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -372,11 +392,11 @@ impl Layout for Dynamic {
 
     async fn reserve(&self) -> Result<u64, Error> {
         let mut end = self.end.lock().await;
-        if *end / SECTOR >= ABSENT {
+        if end.offset / SECTOR >= ABSENT {
             return Err(Error::Unsupported("the image's file is as long as a VHD image can be".into()));
         }
-        let start = *end;
-        *end += self.bitmap + self.block;
+        let start = end.offset;
+        *end = End { offset: start + self.bitmap + self.block, lacks_footer: true };
         self.file.write_bytes(start, &vec![0xff; self.bitmap as usize]).await?;
         Ok(start + self.bitmap)
     }
@@ -401,12 +421,14 @@ impl Layout for Dynamic {
     }
 
     async fn store(&self, file: &Node, pages: &[ChangedPage]) -> Result<(), Error> {
-        {
-            // The footer's copy at the beginning stands in for it until this is done.
-            let end = self.end.lock().await;
-            file.write_bytes(*end, &self.footer).await?;
-        }
+        self.write_footer().await?;
         store_in_order(file, pages).await
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        // It may have been lost to a block that was never written to its end.
+        self.write_footer().await?;
+        self.file.flush().await
     }
 }
 

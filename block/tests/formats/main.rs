@@ -1,5 +1,6 @@
 //! Formats of images against `qemu-img`: what it makes is read, and what is made and written here it finds to be right.
 
+mod crash;
 mod hostile;
 mod images;
 mod read_only;
