@@ -522,3 +522,63 @@ fn vhdx_images_with_a_log() {
     let error = block_on(block::open(&theirs, ImageOptions::default())).unwrap_err().to_string();
     assert!(error.contains("there is none that is whole"), "{error}");
 }
+
+/// Formats that are written, with an empty image of each.
+fn empty_images(folder: &Path, size: u64) -> Vec<(Format, String)> {
+    let formats = [Format::Vdi, Format::Vpc, Format::Parallels, Format::Qcow, Format::Vmdk, Format::Vhdx];
+    let image = |format: Format| {
+        let name = format!("image.{}", format.name());
+        qemu_img(folder, &["create", "-q", "-f", format.name(), &name, &size.to_string()]);
+        (format, name)
+    };
+    formats.into_iter().map(image).collect()
+}
+
+/// Threads that write parts of the same blocks do not lose each other's.
+#[test]
+fn threads_that_write_to_the_same_blocks() {
+    const THREADS: u64 = 4;
+    let folder = tempfile::tempdir().unwrap();
+    let size = 6_291_456;
+    for (format, name) in empty_images(folder.path(), size) {
+        let backend = block::Backend::new(open(&folder.path().join(&name), None, false));
+        let mut disk = Random(51).bytes(size as usize);
+        let part = 1536;
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (backend, disk) = (&backend, &disk);
+                scope.spawn(move || {
+                    for (index, bytes) in disk.chunks(part).enumerate().skip(thread as usize).step_by(THREADS as usize)
+                    {
+                        backend.write_blocking((index * part) as u64, bytes).unwrap();
+                        if index % 1024 == thread as usize {
+                            backend.flush_blocking().unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        disk.resize(backend.length() as usize, 0);
+        assert_reads(backend.node(), &disk, &name);
+        block_on(backend.node().close()).unwrap();
+        assert_qemu_agrees(folder.path(), &name, format.name(), &disk, format != Format::Vpc && format != Format::Qcow);
+    }
+}
+
+/// Past the host's cache, where requests to files are of whole sectors.
+#[test]
+fn images_with_direct_access() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut random = Random(52);
+    for (format, name) in empty_images(folder.path(), 3_000_320) {
+        let options = ImageOptions { format: None, file: FileOptions { direct: true, ..FileOptions::default() } };
+        let node = block_on(block::open(&folder.path().join(&name), options)).unwrap();
+        let mut disk = vec![0; node.length() as usize];
+        write_at_random(&node, &mut disk, &mut random);
+        assert_reads(&node, &disk, &name);
+        block_on(node.close()).unwrap();
+        drop(node);
+        assert_reads(&open(&folder.path().join(&name), None, true), &disk, &name);
+        assert_qemu_agrees(folder.path(), &name, format.name(), &disk, false);
+    }
+}
