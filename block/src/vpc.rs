@@ -311,7 +311,14 @@ async fn open_dynamic(
             if entry == ABSENT {
                 return Ok(());
             }
-            check_offset(entry * SECTOR, "the place of a block", FOOTER, length)?;
+            let start = entry * SECTOR;
+            check_offset(start, "the place of a block", FOOTER, length)?;
+            for (first, last) in [(table_offset, table_end), (footer.header, footer.header + HEADER)] {
+                if start < last && first < start + bitmap + block {
+                    let valid = format!("the bytes from {first} to {last} are the table or the header");
+                    return Err(FieldError::value("the place of a block", start, valid).into());
+                }
+            }
             places.add(entry as u32)
         };
         table.scan(&file, blocks, each).await?;

@@ -243,6 +243,8 @@ fn vhd_footers_headers_and_tables() {
         (544, 1 << 30, "block_size is 1073741824"),
         (1536, 0xffff_fff0, "the place of a block is"),
         (1536, 0, "the place of a block is 0"),
+        (1536, 3, "the bytes from 1536 to"),
+        (1536, 1, "the bytes from"),
     ] {
         let error = error_with(&dynamic, at, &u32::to_be_bytes(number), open_sealed);
         assert!(error.contains(named), "{error:?} does not say {named:?}");
