@@ -138,6 +138,8 @@ pub enum Role {
     Backing,
     /// It has the data, where the image has metadata only.
     DataFile,
+    /// It has a part of the disk.
+    Extent,
 }
 
 impl Role {
@@ -147,6 +149,7 @@ impl Role {
             Role::File => "file",
             Role::Backing => "backing",
             Role::DataFile => "data-file",
+            Role::Extent => "extents",
         }
     }
 }

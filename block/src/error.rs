@@ -61,6 +61,14 @@ impl Error {
         Error::Host { operation, source }
     }
 
+    /// What is said where an image cannot be opened because of this.
+    pub(crate) fn while_opening(self, path: &std::path::Path) -> Error {
+        match self {
+            Error::Open { .. } => self,
+            other => Error::Open { name: path.display().to_string(), why: other.to_string() },
+        }
+    }
+
     /// The number of the host's error that says the same.
     pub fn errno(&self) -> i32 {
         match self {

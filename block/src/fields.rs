@@ -36,18 +36,69 @@ impl FieldError {
     }
 }
 
-/// What is left of the bytes of a structure; its numbers are big-endian.
+/// Which byte of a number comes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Endian {
+    /// The most significant one.
+    Big,
+    /// The least significant one.
+    Little,
+}
+
+impl Endian {
+    /// The number of 32 bits in these bytes at an offset, if they are there.
+    pub(crate) fn u32_at(self, bytes: &[u8], at: usize) -> Option<u32> {
+        let number = bytes.get(at..)?.first_chunk().copied()?;
+        Some(match self {
+            Endian::Big => u32::from_be_bytes(number),
+            Endian::Little => u32::from_le_bytes(number),
+        })
+    }
+
+    /// The number of 64 bits in these bytes at an offset, if they are there.
+    pub(crate) fn u64_at(self, bytes: &[u8], at: usize) -> Option<u64> {
+        let number = bytes.get(at..)?.first_chunk().copied()?;
+        Some(match self {
+            Endian::Big => u64::from_be_bytes(number),
+            Endian::Little => u64::from_le_bytes(number),
+        })
+    }
+
+    /// The bytes of a number of 32 bits.
+    pub(crate) fn bytes32(self, number: u32) -> [u8; 4] {
+        match self {
+            Endian::Big => number.to_be_bytes(),
+            Endian::Little => number.to_le_bytes(),
+        }
+    }
+
+    /// The bytes of a number of 64 bits.
+    pub(crate) fn bytes64(self, number: u64) -> [u8; 8] {
+        match self {
+            Endian::Big => number.to_be_bytes(),
+            Endian::Little => number.to_le_bytes(),
+        }
+    }
+}
+
+/// What is left of the bytes of a structure.
 #[derive(Clone, Debug)]
 pub(crate) struct Fields<'a> {
     place: &'static str,
     bytes: &'a [u8],
     taken: usize,
+    endian: Endian,
 }
 
 impl<'a> Fields<'a> {
-    /// The fields in these bytes of `place`, which is named in errors.
+    /// The fields in these bytes of `place`, which is named in errors; numbers are big-endian.
     pub(crate) fn new(place: &'static str, bytes: &'a [u8]) -> Fields<'a> {
-        Fields { place, bytes, taken: 0 }
+        Fields { place, bytes, taken: 0, endian: Endian::Big }
+    }
+
+    /// The same where numbers are little-endian.
+    pub(crate) fn little(place: &'static str, bytes: &'a [u8]) -> Fields<'a> {
+        Fields { endian: Endian::Little, ..Fields::new(place, bytes) }
     }
 
     /// How many bytes are left.
@@ -75,17 +126,29 @@ impl<'a> Fields<'a> {
 
     /// A number of 16 bits.
     pub(crate) fn u16(&mut self, field: &'static str) -> Result<u16, FieldError> {
-        Ok(u16::from_be_bytes(self.array(field)?))
+        let bytes = self.array(field)?;
+        Ok(match self.endian {
+            Endian::Big => u16::from_be_bytes(bytes),
+            Endian::Little => u16::from_le_bytes(bytes),
+        })
     }
 
     /// A number of 32 bits.
     pub(crate) fn u32(&mut self, field: &'static str) -> Result<u32, FieldError> {
-        Ok(u32::from_be_bytes(self.array(field)?))
+        let bytes = self.array(field)?;
+        Ok(match self.endian {
+            Endian::Big => u32::from_be_bytes(bytes),
+            Endian::Little => u32::from_le_bytes(bytes),
+        })
     }
 
     /// A number of 64 bits.
     pub(crate) fn u64(&mut self, field: &'static str) -> Result<u64, FieldError> {
-        Ok(u64::from_be_bytes(self.array(field)?))
+        let bytes = self.array(field)?;
+        Ok(match self.endian {
+            Endian::Big => u64::from_be_bytes(bytes),
+            Endian::Little => u64::from_le_bytes(bytes),
+        })
     }
 
     /// Text of so many bytes.

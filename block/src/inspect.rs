@@ -3,8 +3,12 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use crate::qcow2;
-use crate::{Error, FileOptions, HostFile, Node, Sharing, host_words};
+use crate::neighbours::{Neighbours, identity};
+use crate::open::open_in;
+use crate::{
+    Error, FileOptions, HostFile, ImageOptions, Node, Sharing, bochs, cloop, dmg, host_words, parallels, qcow, qcow2,
+    vdi, vhdx, vmdk, vpc,
+};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -13,6 +17,9 @@ const SECTOR: u64 = 512;
 /// Most images of a backing chain.
 const MOST_IN_CHAIN: usize = 256;
 
+/// Whether the first bytes of a file are those of a format.
+type Probe = fn(&[u8]) -> bool;
+
 /// A format of images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -20,11 +27,54 @@ pub enum Format {
     Raw,
     /// [`qcow2`].
     Qcow2,
+    /// [`qcow`].
+    Qcow,
+    /// [`vdi`].
+    Vdi,
+    /// [`vhdx`].
+    Vhdx,
+    /// [`vmdk`].
+    Vmdk,
+    /// [`vpc`].
+    Vpc,
+    /// [`parallels`].
+    Parallels,
+    /// [`bochs`].
+    Bochs,
+    /// [`cloop`].
+    Cloop,
+    /// [`dmg`].
+    Dmg,
 }
 
 impl Format {
     /// The formats that are known, by name.
-    pub const ALL: [(&str, Format); 2] = [("raw", Format::Raw), ("qcow2", Format::Qcow2)];
+    pub const ALL: [(&str, Format); 11] = [
+        ("raw", Format::Raw),
+        ("qcow2", Format::Qcow2),
+        ("qcow", Format::Qcow),
+        ("vdi", Format::Vdi),
+        ("vhdx", Format::Vhdx),
+        ("vmdk", Format::Vmdk),
+        ("vpc", Format::Vpc),
+        ("parallels", Format::Parallels),
+        ("bochs", Format::Bochs),
+        ("cloop", Format::Cloop),
+        ("dmg", Format::Dmg),
+    ];
+
+    /// What tells each format from its first bytes. No image looks like two of them.
+    const PROBES: [(Probe, Format); 9] = [
+        (qcow2::Metadata::probe, Format::Qcow2),
+        (qcow::probe, Format::Qcow),
+        (vdi::probe, Format::Vdi),
+        (vhdx::probe, Format::Vhdx),
+        (vmdk::probe, Format::Vmdk),
+        (vpc::probe, Format::Vpc),
+        (parallels::probe, Format::Parallels),
+        (bochs::probe, Format::Bochs),
+        (cloop::probe, Format::Cloop),
+    ];
 
     /// The format with a name.
     pub fn named(name: &str) -> Option<Format> {
@@ -44,7 +94,14 @@ impl Format {
     /// The format that a file looks like.
     pub async fn probe(file: &Node) -> Result<Format, Error> {
         let start = file.read_vec(0, PROBED.min(file.length()) as usize).await?;
-        Ok(if qcow2::Metadata::probe(&start) { Format::Qcow2 } else { Format::Raw })
+        let found = Format::PROBES.into_iter().find(|(looks_like, _)| looks_like(&start));
+        Ok(found.map_or(Format::Raw, |(_, format)| format))
+    }
+
+    /// The format that a file of this name looks like.
+    pub(crate) async fn probe_named(path: &Path, file: &Node) -> Result<Format, Error> {
+        let found = Format::probe(file).await?;
+        Ok(if found == Format::Raw && dmg::probe_name(path) { Format::Dmg } else { found })
     }
 }
 
@@ -63,6 +120,8 @@ pub struct Image {
     pub actual_size: Option<u64>,
     /// What the image says of itself.
     pub qcow2: Option<qcow2::Metadata>,
+    /// The same of an image of the first version.
+    pub qcow: Option<qcow::Header>,
 }
 
 impl Image {
@@ -74,24 +133,35 @@ impl Image {
         let file = Node::new("file", HostFile::open(path, options)?);
         let format = match format {
             Some(format) => format,
-            None => Format::probe(&file).await.map_err(|error| failed(error.to_string()))?,
-        };
-        let qcow2 = match format {
-            Format::Raw => None,
-            Format::Qcow2 => {
-                let read = qcow2::Metadata::read(&file).await;
-                Some(read.map_err(|error| failed(Error::from(error).to_string()))?)
-            }
+            None => Format::probe_named(path, &file).await.map_err(|error| failed(error.to_string()))?,
         };
         let file_length = file.length().next_multiple_of(SECTOR);
+        let (virtual_size, qcow2, qcow) = match format {
+            Format::Raw => (file_length, None, None),
+            Format::Qcow2 => {
+                let read = qcow2::Metadata::read(&file).await;
+                let metadata = read.map_err(|error| failed(Error::from(error).to_string()))?;
+                (metadata.header.size, Some(metadata), None)
+            }
+            Format::Qcow => {
+                let header = qcow::Header::read(&file).await.map_err(|error| error.while_opening(path))?;
+                (header.size, None, Some(header))
+            }
+            _ => {
+                let options = ImageOptions { file: options, ..ImageOptions::default() };
+                let opened = open_in(file, Some(format), Neighbours::of(path, options)).await;
+                (opened.map_err(|error| error.while_opening(path))?.length(), None, None)
+            }
+        };
         Ok(Image {
             path: path.to_owned(),
             format,
-            virtual_size: qcow2.as_ref().map_or(file_length, |metadata| metadata.header.size),
+            virtual_size,
             file_length,
             // POSIX counts in this.
             actual_size: metadata.file_type().is_file().then(|| metadata.blocks() * 512),
             qcow2,
+            qcow,
         })
     }
 
@@ -121,7 +191,11 @@ impl Image {
 
     /// Name of the backing file, as the image has it.
     pub fn backing_name(&self) -> Option<&str> {
-        self.qcow2.as_ref()?.backing_file.as_deref()
+        match (&self.qcow2, &self.qcow) {
+            (Some(metadata), _) => metadata.backing_file.as_deref(),
+            (None, Some(header)) => header.backing_file.as_deref(),
+            (None, None) => None,
+        }
     }
 
     /// The format that the image says its backing file has.
@@ -140,9 +214,4 @@ impl Image {
         let encryption = self.qcow2.as_ref().map(|metadata| metadata.header.encryption);
         encryption.is_some_and(|encryption| encryption != qcow2::Encryption::None)
     }
-}
-
-/// The same for each name of a file.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }

@@ -9,7 +9,11 @@
 //! Read first: [`Node`], [`Driver`], [`IoVector`], [`Backend`].
 
 mod backend;
+pub mod bochs;
 mod check;
+pub mod cloop;
+mod deflate;
+pub mod dmg;
 mod driver;
 mod error;
 mod fields;
@@ -18,12 +22,21 @@ mod inspect;
 mod io_vector;
 mod memory;
 pub mod nbd;
+mod neighbours;
 mod node;
 mod open;
+pub mod parallels;
 mod policy;
+pub mod qcow;
 pub mod qcow2;
 mod range_lock;
 mod raw;
+mod slice;
+mod sparse;
+pub mod vdi;
+pub mod vhdx;
+pub mod vmdk;
+pub mod vpc;
 
 pub use backend::{Backend, ErrorPolicy, Listener};
 pub use check::{CheckResult, Repair, Report};

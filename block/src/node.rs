@@ -27,7 +27,12 @@ pub struct Node {
 impl Node {
     /// A node for a driver.
     pub fn new(name: impl Into<String>, driver: impl Driver) -> Arc<Node> {
-        Arc::new(Node { name: name.into(), driver: Box::new(driver), writes: RangeLock::default() })
+        Node::of(name, Box::new(driver))
+    }
+
+    /// A node for a driver of a type that is found out only when it is made.
+    pub fn of(name: impl Into<String>, driver: Box<dyn Driver>) -> Arc<Node> {
+        Arc::new(Node { name: name.into(), driver, writes: RangeLock::default() })
     }
 
     /// Its name, the only one in its graph.

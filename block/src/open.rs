@@ -1,14 +1,14 @@
 //! Opens images: the nodes of a file and of the format in it.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::neighbours::Neighbours;
 use crate::qcow2::{self, Files, ImageUse, Qcow2};
-use crate::{Error, FileOptions, Format, HostFile, Node, Raw};
-
-/// Most images of a backing chain.
-const MOST_IN_CHAIN: usize = 200;
+use crate::{
+    Driver, Error, FileOptions, Format, HostFile, Node, Raw, bochs, cloop, dmg, parallels, qcow, vdi, vhdx, vmdk, vpc,
+};
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug, Default)]
@@ -25,97 +25,73 @@ pub struct ImageOptions {
     pub check: bool,
 }
 
-/// Opens the image in a file, and the files that it names.
+/// Opens the image in a file, and those that it needs.
 ///
-/// A name in an image is a file's, meant from the folder of the image, and never a protocol's. The format of a backing file is what the
-/// image above says; if it says none, it is found out.
+/// Names in an image are those of regular files, and never of devices or protocols. Files that would be written are looked for beside
+/// the image. The format of a backing file is what the image above says; if it says none, it is found out.
 pub async fn open(path: &Path, options: ImageOptions) -> Result<Arc<Node>, Error> {
-    open_in_chain(path, options, &mut Vec::new()).await
+    let file = Node::new(generated_name(), HostFile::open(path, options.file)?);
+    open_in(file, options.format, Neighbours::of(path, options)).await.map_err(|error| error.while_opening(path))
 }
 
-async fn open_in_chain(path: &Path, options: ImageOptions, above: &mut Vec<(u64, u64)>) -> Result<Arc<Node>, Error> {
-    let failed = |error: Error| match error {
-        error @ Error::Open { .. } => error,
-        other => Error::Open { name: path.display().to_string(), why: other.to_string() },
-    };
-    let opened = HostFile::open(path, options.file)?;
-    let identity = opened.identity();
-    if above.contains(&identity) || above.len() >= MOST_IN_CHAIN {
-        return Err(failed(Error::Unsupported("it stands behind itself, or behind too many others".into())));
-    }
-    above.push(identity);
-    let file = Node::new(generated_name(), opened);
-    let format = match options.format {
-        Some(format) => format,
-        None => Format::probe(&file).await.map_err(failed)?,
-    };
-    match format {
-        Format::Raw => Ok(Node::new(generated_name(), Raw::new(file))),
-        Format::Qcow2 => {
-            let image = open_qcow2(path, file, options, above);
-            Ok(Node::new(generated_name(), image.await.map_err(failed)?))
-        }
-    }
-}
-
-async fn open_qcow2(
-    path: &Path,
+/// Opens the image in a file that is open already. `neighbours` says where what it names is looked for.
+pub(crate) async fn open_in(
     file: Arc<Node>,
-    options: ImageOptions,
-    above: &mut Vec<(u64, u64)>,
-) -> Result<Qcow2, Error> {
+    format: Option<Format>,
+    neighbours: Neighbours,
+) -> Result<Arc<Node>, Error> {
+    let format = match format {
+        Some(format) => format,
+        None => Format::probe_named(neighbours.path(), &file).await?,
+    };
+    let driver: Box<dyn Driver> = match format {
+        Format::Raw => Box::new(Raw::new(file)),
+        Format::Qcow2 => Box::new(open_qcow2(file, &neighbours).await?),
+        Format::Bochs => bochs::open(file).await?,
+        Format::Cloop => cloop::open(file).await?,
+        Format::Dmg => dmg::open(file).await?,
+        Format::Vdi => vdi::open(file).await?,
+        Format::Vhdx => vhdx::open(file).await?,
+        Format::Vmdk => vmdk::open_beside(file, &neighbours).await?,
+        Format::Vpc => vpc::open(file).await?,
+        Format::Qcow => {
+            let backing = match qcow::Header::read(&file).await?.backing_file {
+                // The image does not say which format its backing file has.
+                Some(name) => neighbours.open_backing(&name, None).await?,
+                None => None,
+            };
+            qcow::open(file, backing).await?
+        }
+        Format::Parallels => parallels::open(file).await?,
+    };
+    Ok(Node::of(generated_name(), driver))
+}
+
+async fn open_qcow2(file: Arc<Node>, neighbours: &Neighbours) -> Result<Qcow2, Error> {
     let metadata = qcow2::Metadata::read(&file).await?;
     let data_file = match (&metadata.extensions.data_file, metadata.header.has_data_file()) {
-        (Some(name), true) => {
-            let opened = HostFile::open(&named_in(path, name)?, options.file)?;
-            Some(Node::new(generated_name(), opened))
-        }
+        (Some(name), true) => Some(neighbours.open_part(name).await?),
         _ => None,
     };
     let backing = match &metadata.backing_file {
-        Some(name) if !options.no_backing => {
-            let backing = named_in(path, name)?;
-            let format = match &metadata.extensions.backing_format {
-                Some(name) => Some(Format::named(name).ok_or_else(|| {
-                    let known = Format::names();
-                    Error::Unsupported(format!("its backing file's format is said to be {name:?}; known are {known}"))
-                })?),
-                None => None,
+        Some(name) => {
+            let unknown = |name: &String| {
+                let known = Format::names();
+                Error::Unsupported(format!("its backing file's format is said to be {name:?}; known are {known}"))
             };
-            let file = FileOptions { read_only: true, ..options.file };
-            let behind =
-                Box::pin(open_in_chain(&backing, ImageOptions { format, file, check: false, ..options }, above));
+            let format = metadata.extensions.backing_format.as_ref();
+            let format = format.map(|name| Format::named(name).ok_or_else(|| unknown(name))).transpose()?;
             let text = |error: Error| Error::Unsupported(format!("Could not open backing file: {error}"));
-            Some(behind.await.map_err(text)?)
+            neighbours.open_backing(name, format).await.map_err(text)?
         }
-        _ => None,
+        None => None,
     };
-    let files = Files { file, backing, data_file };
-    let ImageOptions { discard, check, .. } = options;
-    Qcow2::open(files, metadata, ImageUse { read_only: options.file.read_only, discard, check }).await
-}
-
-/// The file that an image names.
-fn named_in(image: &Path, name: &str) -> Result<PathBuf, Error> {
-    let is_protocol = name.split_once(':').is_some_and(|(scheme, _)| {
-        !scheme.is_empty()
-            && !scheme.contains('/')
-            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c))
-    });
-    if is_protocol {
-        let name = name.strip_prefix("file:").filter(|rest| !rest.contains("://"));
-        let Some(name) = name else {
-            return Err(Error::Unsupported(
-                "the image names something else than a file, and protocols are not built".into(),
-            ));
-        };
-        return Ok(image.parent().unwrap_or(Path::new("")).join(name));
-    }
-    Ok(image.parent().unwrap_or(Path::new("")).join(name))
+    let ImageOptions { file: FileOptions { read_only, .. }, discard, check, .. } = neighbours.options();
+    Qcow2::open(Files { file, backing, data_file }, metadata, ImageUse { read_only, discard, check }).await
 }
 
 /// A name for a node that the user gave none: no user's name begins so.
-fn generated_name() -> String {
+pub(crate) fn generated_name() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(100);
     format!("#block{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
