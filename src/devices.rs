@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use accel::Architecture;
-use block::{Backend, ErrorPolicy, FileOptions, Format, ImageOptions, OnError};
+use block::{Backend, ErrorPolicy, FileOptions, Format, ImageOptions, OnError, Raw};
 use futures_executor::block_on;
 use hw::debug_port::CONSOLE_PORT;
 use hw::ide::{Drive, DriveKind};
@@ -223,13 +223,13 @@ fn drives(
             return Err(group.invalid(format!("machines for {} have no IDE", architecture.name())));
         }
         let kind = if *option == "cdrom" { DriveKind::CdRom } else { DriveKind::Disk };
-        let medium = open(config, file, Format::Raw, kind == DriveKind::CdRom, "", ErrorPolicy::default())?;
+        let medium = open(config, file, None, kind == DriveKind::CdRom, "", ErrorPolicy::default())?;
         let drive = Drive { kind, medium: Some(medium), serial: String::new() };
         add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
     }
     for (option, index, file) in &options.floppy_files {
         let group = Group::parse(option, "")?;
-        let medium = open(config, file, Format::Raw, false, "", ErrorPolicy::default())?;
+        let medium = open(config, file, None, false, "", ErrorPolicy::default())?;
         add_floppy(config, &group, Some(*index), medium, architecture)?;
     }
     for text in &options.drives {
@@ -258,14 +258,11 @@ fn drives(
             Some(file) => {
                 let format = match format.as_deref() {
                     // A disc image has no other format.
-                    None if is_cd => Format::Raw,
-                    None => {
-                        let known = Format::names();
-                        return Err(group.invalid(format!("format=... is missing; valid are {known}; none is guessed")));
-                    }
-                    Some(name) => Format::named(name).ok_or_else(|| {
+                    None if is_cd => Some(Format::Raw),
+                    None => None,
+                    Some(name) => Some(Format::named(name).ok_or_else(|| {
                         group.invalid(format!("format={name} is not built; valid are {}", Format::names()))
-                    })?,
+                    })?),
                 };
                 Some(open(config, Path::new(&file), format, read_only, &name, policy)?)
             }
@@ -315,18 +312,21 @@ fn on_error(group: &mut Group, option: &str) -> Result<Option<OnError>, Invalid>
     OnError::named(&text).map(Some).ok_or_else(|| group.invalid(format!("{option}={text}: valid are {known}")))
 }
 
-/// Opens an image as a disk.
+/// Opens an image as a disk; its format is found out unless it is given.
 fn open(
     config: &mut Config,
     path: &Path,
-    format: Format,
+    format: Option<Format>,
     read_only: bool,
     name: &str,
     policy: ErrorPolicy,
 ) -> Result<Arc<Backend>, Invalid> {
     let file = FileOptions { read_only, ..FileOptions::default() };
-    let options = ImageOptions { format: Some(format), file, ..ImageOptions::default() };
+    let options = ImageOptions { format, file, ..ImageOptions::default() };
     let node = block_on(block::open(path, options)).map_err(|error| Invalid::from_error(&error))?;
+    if let Some(warning) = node.driver_as::<Raw>().and_then(|raw| raw.warning(&path.display().to_string())) {
+        eprintln!("brolga: warning: {warning}");
+    }
     let disk = Backend::named(name, policy, node);
     config.disks.push(disk.clone());
     Ok(disk)

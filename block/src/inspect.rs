@@ -94,8 +94,13 @@ impl Format {
     /// The format that a file looks like.
     pub async fn probe(file: &Node) -> Result<Format, Error> {
         let start = file.read_vec(0, PROBED.min(file.length()) as usize).await?;
-        let found = Format::PROBES.into_iter().find(|(looks_like, _)| looks_like(&start));
-        Ok(found.map_or(Format::Raw, |(_, format)| format))
+        Ok(Format::probe_bytes(&start))
+    }
+
+    /// The format that the first bytes of a file look like.
+    pub(crate) fn probe_bytes(start: &[u8]) -> Format {
+        let found = Format::PROBES.into_iter().find(|(looks_like, _)| looks_like(start));
+        found.map_or(Format::Raw, |(_, format)| format)
     }
 
     /// The format that a file of this name looks like.

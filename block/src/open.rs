@@ -40,11 +40,12 @@ pub(crate) async fn open_in(
     format: Option<Format>,
     neighbours: Neighbours,
 ) -> Result<Arc<Node>, Error> {
-    let format = match format {
+    let found = match format {
         Some(format) => format,
         None => Format::probe_named(neighbours.path(), &file).await?,
     };
-    let driver: Box<dyn Driver> = match format {
+    let driver: Box<dyn Driver> = match found {
+        Format::Raw if format.is_none() => Box::new(Raw::guessed(file)),
         Format::Raw => Box::new(Raw::new(file)),
         Format::Qcow2 => Box::new(open_qcow2(file, &neighbours).await?),
         Format::Bochs => bochs::open(file).await?,

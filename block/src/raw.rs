@@ -5,17 +5,53 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use crate::driver::{Driver, Preallocation, Role, Status, ZeroFlags, Zeroed};
-use crate::{Error, IoVector, Node};
+use crate::{Error, Format, IoVector, Node};
+
+/// Bytes at the beginning that decide what an image is taken for.
+const BEGINNING: u64 = 512;
 
 /// An image that is nothing but the disk.
 pub struct Raw {
     file: Arc<Node>,
+    /// Nobody said that it is raw: it did not look like anything else.
+    is_guessed: bool,
 }
 
 impl Raw {
     /// The image in a file.
     pub fn new(file: Arc<Node>) -> Raw {
-        Raw { file }
+        Raw { file, is_guessed: false }
+    }
+
+    /// The image in a file that does not look like another format. It never will: a guest that wrote the beginning of one could have files
+    /// of the host opened next time.
+    pub fn guessed(file: Arc<Node>) -> Raw {
+        Raw { file, is_guessed: true }
+    }
+
+    /// What the user should know of this image.
+    pub fn warning(&self, name: &str) -> Option<String> {
+        (self.is_guessed && !self.file.is_read_only()).then(|| {
+            format!(
+                "Image format was not specified for '{name}' and probing guessed raw.\n         \
+                 Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
+                 restricted.\n         Specify the 'raw' format explicitly to remove the restrictions."
+            )
+        })
+    }
+
+    /// Refuses to make the image look like one of another format.
+    async fn check_beginning(&self, offset: u64, from: &IoVector) -> Result<(), Error> {
+        if !self.is_guessed || offset >= BEGINNING {
+            return Ok(());
+        }
+        let mut beginning = self.file.read_vec(0, BEGINNING as usize).await?;
+        let length = from.len().min((BEGINNING - offset) as usize);
+        from.slice(0, length).copy_to(&mut beginning[offset as usize..offset as usize + length]);
+        match Format::probe_bytes(&beginning) {
+            Format::Raw => Ok(()),
+            _ => Err(Error::host("write", std::io::Error::from_raw_os_error(libc::EPERM))),
+        }
     }
 }
 
@@ -34,6 +70,7 @@ impl Driver for Raw {
         self.file.read(offset, to).await
     }
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+        self.check_beginning(offset, &from).await?;
         self.file.write(offset, from).await
     }
     async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
@@ -57,5 +94,34 @@ impl Driver for Raw {
     }
     fn as_any(&self) -> &dyn std::any::Any {
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_executor::block_on;
+
+    use super::*;
+    use crate::MemoryDisk;
+
+    #[test]
+    fn a_guest_cannot_make_its_disk_look_like_another_format() {
+        for is_guessed in [true, false] {
+            let file = Node::new("file", MemoryDisk::new(vec![0; 4096], false));
+            let raw = if is_guessed { Raw::guessed(file) } else { Raw::new(file) };
+            assert_eq!(raw.warning("disk").is_some(), is_guessed);
+            let disk = Node::new("disk", raw);
+            block_on(async {
+                disk.write_bytes(0, b"anything").await.unwrap();
+                disk.write_bytes(512, b"QFI\xfb\0\0\0\x03").await.unwrap();
+                // In one piece, in two, and as a part of more.
+                assert_eq!(disk.write_bytes(0, b"QFI\xfb\0\0\0\x03").await.is_err(), is_guessed);
+                disk.write_bytes(4, b"\0\0\0\x03").await.unwrap_or_default();
+                assert_eq!(disk.write_bytes(0, b"QFI\xfb").await.is_err(), is_guessed);
+                assert_eq!(disk.write_bytes(0, &[b"KDMV\x01", &[0; 1000][..]].concat()).await.is_err(), is_guessed);
+                let start = disk.read_vec(0, 3).await.unwrap();
+                assert_eq!(start == b"any", is_guessed);
+            });
+        }
     }
 }
