@@ -1,7 +1,7 @@
 //! Files that an image names: its extents, and the image behind it.
 
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::open::{generated_name, open_in};
@@ -52,14 +52,19 @@ impl Neighbours {
         Ok(self.path.parent().unwrap_or(Path::new("")).join(name))
     }
 
-    /// Opens a part of the image: a file in the same folder or in one within it.
+    /// Opens a part of the image, which may be written: a file in the same folder or in one within it.
     pub(crate) async fn open_part(&self, name: &str) -> Result<Arc<Node>, Error> {
-        let stays = |component: Component| matches!(component, Component::Normal(_) | Component::CurDir);
-        if !Path::new(name).components().all(stays) {
+        let path = self.place(name)?;
+        let (image, part) = (folder_of(&self.path), folder_of(&path));
+        let is_beside = blocking::unblock(move || match (image.canonicalize(), part.canonicalize()) {
+            (Ok(image), Ok(part)) => part.starts_with(image),
+            _ => false,
+        });
+        if !is_beside.await {
             let why = "an image names it as a part, and parts are in the image's folder".into();
             return Err(Error::Open { name: name.to_owned(), why });
         }
-        open_file(name, &self.place(name)?, self.options.file).await
+        open_file(name, &path, self.options.file).await
     }
 
     /// Opens the image behind this one, read-only, unless backing files are left out. A relative name is meant from the folder of the
@@ -81,6 +86,12 @@ impl Neighbours {
         let opening = open_in(file, format, Neighbours { path: path.clone(), options, chain });
         Box::pin(opening).await.map(Some).map_err(|error| error.while_opening(&path))
     }
+}
+
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> PathBuf {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(".")).to_owned()
 }
 
 /// Opens the file at a path, which an image names.

@@ -281,6 +281,39 @@ fn disks_become_longer_and_shorter() {
     }
 }
 
+#[test]
+fn data_may_be_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut numbers = Numbers(8);
+    for is_raw in [false, true] {
+        let (path, data) = (folder.path().join("image.qcow2"), folder.path().join("data.raw"));
+        let options = format!("data_file={},data_file_raw={}", text(&data), if is_raw { "on" } else { "off" });
+        qemu_img(&["create", "-q", "-f", "qcow2", "-o", &options, text(&path), &SIZE.to_string()]);
+        let mut model = vec![0; SIZE as usize];
+        for round in 0..3 {
+            let disk = Backend::new(open(&path, false));
+            block_on(async {
+                change(&disk, &mut model, &mut numbers, 60).await;
+                disk.node().close().await.unwrap();
+            });
+            check(&path, &model, &format!("{options}, round {round}"));
+            if is_raw {
+                assert!(
+                    std::fs::read(&data).unwrap()[..model.len()] == model,
+                    "round {round}: the file is not the disk"
+                );
+            }
+        }
+        // One that lies elsewhere is not what the user asked for.
+        let elsewhere = tempfile::tempdir().unwrap();
+        let moved = elsewhere.path().join("image.qcow2");
+        std::fs::rename(&path, &moved).unwrap();
+        let options = ImageOptions { format: Some(Format::Qcow2), ..ImageOptions::default() };
+        let refused = block_on(block::open(&moved, options)).unwrap_err().to_string();
+        assert!(refused.contains("data.raw"), "{refused}");
+    }
+}
+
 /// What `qemu-img check` counts: corruptions, leaks, and the clusters that are there, in stretches, compressed.
 fn counted_by_qemu_img(image: &Path) -> [u64; 5] {
     let output =
