@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures_executor::block_on;
 use parking_lot::Mutex;
 
-use crate::driver::ZeroFlags;
+use crate::driver::{Preallocation, ZeroFlags};
 use crate::policy::{ErrorAction, FailedRequest, OnError, Operation};
 use crate::{Error, IoVector, Node};
 
@@ -18,6 +18,8 @@ pub struct Backend {
     policy: ErrorPolicy,
     // Lock order: alone.
     listener: Mutex<Option<Listener>>,
+    // Lock order: alone.
+    resized: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
 }
 
 /// What happens when requests fail.
@@ -46,7 +48,7 @@ impl Backend {
 
     /// The user of a node, under the user's name for the disk.
     pub fn named(name: &str, policy: ErrorPolicy, node: Arc<Node>) -> Arc<Backend> {
-        Arc::new(Backend { node, name: name.to_owned(), policy, listener: Mutex::new(None) })
+        Arc::new(Backend { node, name: name.to_owned(), policy, listener: Mutex::new(None), resized: Mutex::new(None) })
     }
 
     /// The user's name for the disk, or nothing.
@@ -57,6 +59,20 @@ impl Backend {
     /// Who is told of requests that fail.
     pub fn listen(&self, listener: Listener) {
         *self.listener.lock() = Some(listener);
+    }
+
+    /// The device is told when the disk gets another length. It must not wait.
+    pub fn on_resize(&self, told: impl Fn() + Send + Sync + 'static) {
+        *self.resized.lock() = Some(Box::new(told));
+    }
+
+    /// Makes the disk so long. What is new reads as zeros.
+    pub async fn resize(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
+        self.node.truncate(length, preallocation).await?;
+        if let Some(told) = &*self.resized.lock() {
+            told();
+        }
+        Ok(())
     }
 
     /// A request of the guest failed: what the device does about it. Who listens is told.

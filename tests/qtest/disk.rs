@@ -206,6 +206,46 @@ fn the_guest_is_told_of_errors_or_not_as_the_user_wants() {
     }
 }
 
+#[test]
+fn disks_are_resized_and_their_states_kept_while_the_guest_uses_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", image.to_str().unwrap(), "512k"]);
+    let (mut machine, mut client) = start("qcow2", "", &image);
+    let mut disk = Disk::start(&mut machine);
+    let sectors = |disk: &mut Disk| disk.machine.readl(BASE + 0x100);
+    assert_eq!(sectors(&mut disk), 1024);
+    assert_eq!(disk.write(0, &[1; 512]), 0);
+    assert_eq!(disk.write(1024, &[1; 512]), 1);
+    client.execute("blockdev-snapshot-internal-sync", json!({"device": "disk0", "name": "before"}));
+    let mut refused = |command: &str, arguments: serde_json::Value| {
+        let answer = client.send(command, arguments);
+        answer["error"]["desc"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    };
+    for (name, text) in [("before", "already exists"), ("", "Name is empty")] {
+        let said = refused("blockdev-snapshot-internal-sync", json!({"device": "disk0", "name": name}));
+        assert!(said.contains(text), "{said}");
+    }
+    assert_eq!(refused("block_resize", json!({"device": "disk7", "size": 512})), "Device 'disk7' not found");
+    assert!(refused("block_resize", json!({"device": "disk0", "size": 513})).contains("multiple of 512"));
+    let said = refused("blockdev-snapshot-delete-internal-sync", json!({"device": "disk0", "id": "9"}));
+    assert!(said.contains("does not exist"), "{said}");
+    client.execute("block_resize", json!({"device": "disk0", "size": 1 << 20}));
+    assert_eq!(sectors(&mut disk), 2048);
+    // The interrupt's reason: the configuration has changed.
+    assert_eq!(disk.machine.readl(BASE + 0x60) & 2, 2);
+    assert_eq!(disk.write(1024, &[2; 512]), 0);
+    assert_eq!(disk.request(FLUSH, 0, &[], 0), 0);
+    let listed = Command::new("qemu-img").args(["snapshot", "-U", "-l"]).arg(&image).output().unwrap();
+    assert!(String::from_utf8_lossy(&listed.stdout).contains("before"), "{listed:?}");
+    let deleted =
+        client.execute("blockdev-snapshot-delete-internal-sync", json!({"device": "disk0", "name": "before"}));
+    assert_eq!((&deleted["id"], &deleted["vm-state-size"]), (&json!("1"), &json!(0)));
+    client.execute("quit", json!({}));
+    machine.wait_for_end();
+    qemu_img(&["check", "-q", image.to_str().unwrap()]);
+}
+
 /// Numbers that look random and are the same each time.
 struct Numbers(u64);
 

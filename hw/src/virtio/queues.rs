@@ -140,6 +140,13 @@ impl Queues {
         self.paused.load(Ordering::SeqCst)
     }
 
+    /// Tells the driver that the configuration space has changed.
+    pub fn config_changed(&self) {
+        if self.is_active() {
+            self.interrupt.config();
+        }
+    }
+
     /// Stops the device until the driver resets it.
     pub fn fail(&self, reason: &str) {
         if !self.broken.swap(true, Ordering::AcqRel) {

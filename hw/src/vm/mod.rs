@@ -546,6 +546,16 @@ impl Vm {
         self.core.vcpus.len() as u32
     }
 
+    /// All disks.
+    pub fn disks(&self) -> &[Arc<block::Backend>] {
+        &self.core.disks
+    }
+
+    /// For how long the guest has run, nanoseconds.
+    pub fn clock_nanoseconds(&self) -> u64 {
+        self.core.clock.now()
+    }
+
     /// All devices, in the order of reset.
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.core.board.devices

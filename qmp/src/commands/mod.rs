@@ -3,6 +3,7 @@
 //! A group of commands is one file: the types that they take and return, a table that declares each with its
 //! documentation, and the functions behind them. Dispatch, argument checks and `query-commands` come from the tables.
 
+mod block;
 mod cpu;
 mod declare;
 mod machine;
@@ -67,7 +68,9 @@ pub struct Command {
 
 /// All commands, in the order of the manual.
 pub fn all() -> impl Iterator<Item = &'static Command> {
-    [protocol::COMMANDS, machine::COMMANDS, cpu::COMMANDS, memory::COMMANDS, monitor::COMMANDS].into_iter().flatten()
+    [protocol::COMMANDS, machine::COMMANDS, cpu::COMMANDS, memory::COMMANDS, block::COMMANDS, monitor::COMMANDS]
+        .into_iter()
+        .flatten()
 }
 
 /// The command called `name`.

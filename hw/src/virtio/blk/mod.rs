@@ -79,6 +79,12 @@ impl VirtioBlk {
         std::thread::Builder::new()
             .name("virtio-blk".into())
             .spawn(move || futures_executor::block_on(thread.serve(&server)))?;
+        let told = Arc::downgrade(&shared);
+        disk.on_resize(move || {
+            if let Some(queues) = told.upgrade().as_ref().and_then(|shared| shared.queues.get()) {
+                queues.config_changed();
+            }
+        });
         Ok(Arc::new(VirtioBlk { disk, shared }))
     }
 }

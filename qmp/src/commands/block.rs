@@ -1,0 +1,171 @@
+//! Commands about disks.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use block::{Backend, InternalSnapshots, Preallocation};
+use futures_executor::block_on;
+
+use super::Context;
+use super::declare::commands;
+use crate::error::{Error, ErrorClass};
+use crate::schema::Empty;
+use crate::structure;
+
+structure! {
+    /// Arguments of `block_resize`.
+    pub(crate) struct ResizeArguments {
+        /// The disk, by the user's name for it.
+        "device" => device: Option<String>,
+        /// The disk, by the name of its node.
+        "node-name" => node: Option<String>,
+        /// Its length from now on, bytes.
+        "size" => size: i64,
+    }
+}
+
+structure! {
+    /// Arguments of `blockdev-snapshot-internal-sync`.
+    pub(crate) struct SnapshotArguments {
+        /// The disk, by the user's name for it or the name of its node.
+        "device" => device: String,
+        /// The snapshot's name.
+        "name" => name: String,
+    }
+}
+
+structure! {
+    /// Arguments of `blockdev-snapshot-delete-internal-sync`.
+    pub(crate) struct DeleteArguments {
+        /// The disk, by the user's name for it or the name of its node.
+        "device" => device: String,
+        /// The snapshot's identifier.
+        "id" => id: Option<String>,
+        /// The snapshot's name.
+        "name" => name: Option<String>,
+    }
+}
+
+structure! {
+    /// An internal snapshot of a disk.
+    pub(crate) struct SnapshotInfo {
+        /// Its identifier.
+        "id" => id: String,
+        /// Its name.
+        "name" => name: String,
+        /// Bytes of the machine's state in it.
+        "vm-state-size" => vm_state_size: i64,
+        /// When it was made, seconds since 1970.
+        "date-sec" => date_seconds: i64,
+        /// The rest of that, nanoseconds.
+        "date-nsec" => date_nanoseconds: i64,
+        /// For how long the guest had run, seconds.
+        "vm-clock-sec" => clock_seconds: i64,
+        /// The rest of that, nanoseconds.
+        "vm-clock-nsec" => clock_nanoseconds: i64,
+        /// How many instructions the guest had executed, where that is counted.
+        "icount" => instructions: Option<i64>,
+    }
+}
+
+commands! {
+    /// Changes the length of a disk while the guest uses it. The guest is told, where its device can.
+    "block_resize" Blocking => block_resize(ResizeArguments) -> Empty,
+    /// Keeps the present state of a disk in its image, if the format can. The name must be new.
+    "blockdev-snapshot-internal-sync" Blocking => snapshot(SnapshotArguments) -> Empty,
+    /// Forgets a state of a disk that its image keeps, found by identifier, name, or both.
+    "blockdev-snapshot-delete-internal-sync" Blocking => delete_snapshot(DeleteArguments) -> SnapshotInfo,
+}
+
+/// The disk of a name: the user's, or its node's.
+fn find(context: &Context, name: &str) -> Result<Arc<Backend>, Error> {
+    let is_meant = |disk: &&Arc<Backend>| !name.is_empty() && (disk.name() == name || disk.node().name() == name);
+    context
+        .vm
+        .disks()
+        .iter()
+        .find(is_meant)
+        .cloned()
+        .ok_or_else(|| Error { class: ErrorClass::DeviceNotFound, description: format!("Device '{name}' not found") })
+}
+
+fn failed(error: &block::Error) -> Error {
+    Error::generic(error.to_string())
+}
+
+fn block_resize(context: &Context, arguments: ResizeArguments) -> Result<Empty, Error> {
+    let name = match (&arguments.device, &arguments.node) {
+        (Some(name), None) | (None, Some(name)) => name,
+        (Some(_), Some(_)) => return Err(Error::generic("Use either device or node-name, not both")),
+        (None, None) => return Err(Error::generic("Cannot find device= nor node-name=")),
+    };
+    let disk = find(context, name)?;
+    let size = u64::try_from(arguments.size).map_err(|_| Error::wrong_value("size", "a >0 size"))?;
+    block_on(disk.resize(size, Preallocation::Off)).map_err(|error| failed(&error))?;
+    Ok(Empty)
+}
+
+fn snapshots(disk: &Backend) -> Result<&dyn InternalSnapshots, Error> {
+    disk.node().driver().internal_snapshots().ok_or_else(|| {
+        let format = disk.node().driver().name();
+        let text =
+            format!("Block format '{format}' used by device '{}' does not support internal snapshots", disk.name());
+        Error::generic(text)
+    })
+}
+
+fn snapshot(context: &Context, arguments: SnapshotArguments) -> Result<Empty, Error> {
+    let disk = find(context, &arguments.device)?;
+    let snapshots = snapshots(&disk)?;
+    if arguments.name.is_empty() {
+        return Err(Error::generic("Name is empty"));
+    }
+    let name = &arguments.name;
+    if block_on(snapshots.list()).iter().any(|snapshot| snapshot.name == *name) {
+        let text = format!("Snapshot with name '{name}' already exists on device '{}'", arguments.device);
+        return Err(Error::generic(text));
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let info = block::SnapshotInfo {
+        name: name.clone(),
+        // The format has no later times than 2106.
+        date: (u32::try_from(now.as_secs()).unwrap_or(u32::MAX), now.subsec_nanos()),
+        vm_clock: context.vm.clock_nanoseconds(),
+        ..block::SnapshotInfo::default()
+    };
+    block_on(snapshots.create(&info)).map_err(|error| {
+        Error::generic(format!("Failed to create snapshot '{name}' on device '{}': {error}", arguments.device))
+    })?;
+    Ok(Empty)
+}
+
+fn delete_snapshot(context: &Context, arguments: DeleteArguments) -> Result<SnapshotInfo, Error> {
+    let disk = find(context, &arguments.device)?;
+    let snapshots = snapshots(&disk)?;
+    let DeleteArguments { device, id, name } = arguments;
+    if id.is_none() && name.is_none() {
+        return Err(Error::generic("Name or id must be provided"));
+    }
+    let list = block_on(snapshots.list());
+    let found = list.into_iter().find(|snapshot| {
+        id.as_ref().is_none_or(|id| *id == snapshot.id) && name.as_ref().is_none_or(|name| *name == snapshot.name)
+    });
+    let Some(found) = found else {
+        let (id, name) = (id.unwrap_or_else(|| "(null)".into()), name.unwrap_or_else(|| "(null)".into()));
+        return Err(Error::generic(format!(
+            "Snapshot with id '{id}' and name '{name}' does not exist on device '{device}'"
+        )));
+    };
+    block_on(snapshots.delete(&found.id)).map_err(|error| failed(&error))?;
+    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    Ok(SnapshotInfo {
+        id: found.id,
+        name: found.name,
+        vm_state_size: number(found.vm_state_size),
+        date_seconds: found.date.0.into(),
+        date_nanoseconds: found.date.1.into(),
+        clock_seconds: number(found.vm_clock / 1_000_000_000),
+        clock_nanoseconds: number(found.vm_clock % 1_000_000_000),
+        instructions: found.instructions.map(number),
+    })
+}
