@@ -25,6 +25,12 @@ pub trait Driver: Send + Sync + 'static {
         1
     }
 
+    /// What is given room at once, bytes: a power of two. Compressed data is written in such clusters, and nothing is gained by telling
+    /// zeros from data within one.
+    fn cluster_size(&self) -> u64 {
+        1
+    }
+
     /// Fills `to` with the bytes from `offset` on. What lies behind the end is zero.
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error>;
 

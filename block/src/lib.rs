@@ -9,6 +9,7 @@
 //! Read first: [`Node`], [`Driver`], [`IoVector`], [`Backend`].
 
 mod backend;
+mod create;
 mod driver;
 mod error;
 mod fields;
@@ -18,11 +19,15 @@ mod io_vector;
 mod memory;
 mod node;
 mod open;
+pub mod operations;
+mod options;
 pub mod qcow2;
 mod range_lock;
 mod raw;
+mod size;
 
 pub use backend::Backend;
+pub use create::create;
 pub use driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
 pub use error::{Error, host_words};
 pub use fields::FieldError;
@@ -32,4 +37,6 @@ pub use io_vector::IoVector;
 pub use memory::MemoryDisk;
 pub use node::Node;
 pub use open::{ImageOptions, open};
+pub use options::{FormatOption, OptionError, OptionKind, OptionValues, split as split_options};
 pub use raw::Raw;
+pub use size::{SizeError, parse_size};
