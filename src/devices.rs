@@ -223,13 +223,13 @@ fn drives(
             return Err(group.invalid(format!("machines for {} have no IDE", architecture.name())));
         }
         let kind = if *option == "cdrom" { DriveKind::CdRom } else { DriveKind::Disk };
-        let medium = open_raw(file, kind == DriveKind::CdRom)?;
+        let medium = open(config, file, Format::Raw, kind == DriveKind::CdRom)?;
         let drive = Drive { kind, medium: Some(medium), serial: String::new() };
         add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
     }
     for (option, index, file) in &options.floppy_files {
         let group = Group::parse(option, "")?;
-        let medium = open_raw(file, false)?;
+        let medium = open(config, file, Format::Raw, false)?;
         add_floppy(config, &group, Some(*index), medium, architecture)?;
     }
     for text in &options.drives {
@@ -250,18 +250,18 @@ fn drives(
             None if is_cd => None,
             None => return Err(group.invalid("file=... is missing")),
             Some(file) => {
-                match format.as_deref() {
-                    Some("raw") => {}
+                let format = match format.as_deref() {
                     // A disc image has no other format.
-                    None if is_cd => {}
+                    None if is_cd => Format::Raw,
                     None => {
-                        return Err(
-                            group.invalid("format=raw is missing; no other format is built, and none is guessed")
-                        );
+                        let known = Format::names();
+                        return Err(group.invalid(format!("format=... is missing; valid are {known}; none is guessed")));
                     }
-                    Some(other) => return Err(group.invalid(format!("format={other} is not built; valid is raw"))),
-                }
-                Some(open_raw(Path::new(&file), read_only)?)
+                    Some(name) => Format::named(name).ok_or_else(|| {
+                        group.invalid(format!("format={name} is not built; valid are {}", Format::names()))
+                    })?,
+                };
+                Some(open(config, Path::new(&file), format, read_only)?)
             }
         };
         let serial = group.take("serial").unwrap_or_default();
@@ -302,12 +302,14 @@ fn drives(
     Ok(waiting)
 }
 
-/// Opens a raw image as a disk.
-fn open_raw(path: &Path, read_only: bool) -> Result<Arc<Backend>, Invalid> {
+/// Opens an image as a disk.
+fn open(config: &mut Config, path: &Path, format: Format, read_only: bool) -> Result<Arc<Backend>, Invalid> {
     let file = FileOptions { read_only, ..FileOptions::default() };
-    let options = ImageOptions { format: Some(Format::Raw), file };
+    let options = ImageOptions { format: Some(format), file, ..ImageOptions::default() };
     let node = block_on(block::open(path, options)).map_err(|error| Invalid::from_error(&error))?;
-    Ok(Backend::new(node))
+    let disk = Backend::new(node);
+    config.disks.push(disk.clone());
+    Ok(disk)
 }
 
 /// The names of `-object`s.

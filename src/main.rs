@@ -100,6 +100,7 @@ fn run() -> Result<i32, Invalid> {
     let processors = Processors { model, chosen, count: config.vcpus };
     let switchable = machine_options.switchable;
     let accelerator = accelerator::open(&options, accelerators, architecture, &processors, switchable, &clock)?;
+    let disks = config.disks.clone();
     let vm = Vm::new(config, accelerator, clock).map_err(|error| Invalid::from_error(&error))?;
     let vm = Arc::new(vm);
 
@@ -117,6 +118,11 @@ fn run() -> Result<i32, Invalid> {
     runtime.spawn(terminal::follow_job_control());
     let server = Server::new(vm.clone(), runtime.handle().clone());
     let status = live(&vm, &mut consoles, &server, background, test_client, &options);
+    for disk in disks {
+        if let Err(error) = disk.close_blocking() {
+            eprintln!("brolga: disk {}: {error}", disk.node().name());
+        }
+    }
     // Also after a failure, for the sockets that are there already.
     server.close();
     runtime.shutdown_background();

@@ -48,7 +48,7 @@ fn bad_input_gets_one_sentence_and_status_1() {
         (&["-arch", "riscv64", "-bios", "none", "-kernel", "/no/such/file"], "/no/such/file"),
         (&["-arch", "riscv64", "-device", "e1000"], "\"e1000\" is not a valid device model name"),
         (&["-arch", "riscv64", "-drive", "file=/no/such/disk,format=raw"], "/no/such/disk"),
-        (&["-arch", "riscv64", "-drive", "file=x,format=vmdk"], "format=vmdk is not built; valid is raw"),
+        (&["-arch", "riscv64", "-drive", "file=x,format=vmdk"], "format=vmdk is not built; valid are raw, qcow2"),
         (&["-arch", "riscv64", "-uuid", "1"], "-uuid 1: valid is a UUID"),
         (&["-arch", "riscv64", "-serial", "stdio", "-monitor", "stdio"], "standard input and output are used by"),
         (&["-arch", "riscv64", "-qmp", "carrier-pigeon:"], "valid are unix:PATH, tcp:HOST:PORT, stdio and none"),

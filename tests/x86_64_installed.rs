@@ -3,7 +3,7 @@
 
 mod support;
 
-use std::fs;
+use std::process::Command;
 
 use support::running_guest::Guest;
 use support::{LIMIT, brolga};
@@ -18,12 +18,13 @@ fn an_installed_debian_boots_through_grub_and_runs_programs() {
         return;
     }
     let own = tempfile::tempdir().unwrap();
-    let copy = own.path().join("disk.img");
-    fs::copy(&disk, &copy).unwrap();
+    // In front of the disk, which stays as it is.
+    let front = own.path().join("front.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", disk.to_str().unwrap(), front.to_str().unwrap()]);
     let mut command = brolga();
     command.args(["-arch", "x86_64", "-M", "pc", "-accel", "jit", "-m", "512", "-smp", "2", "-nographic"]);
     command.arg("-bios").arg(firmware);
-    command.arg("-drive").arg(format!("file={},if=virtio,format=raw", copy.display()));
+    command.arg("-drive").arg(format!("file={},if=virtio,format=qcow2", front.display()));
     let mut guest = Guest::start(&mut command).unwrap();
     guest.wait_for("GNU GRUB", LIMIT).unwrap();
     guest.wait_for("installed login: ", 2 * LIMIT).unwrap();
@@ -45,4 +46,10 @@ fn an_installed_debian_boots_through_grub_and_runs_programs() {
     answers("gcc -O2 h.c -o h; ./h", "7.484470861");
     answers("poweroff", "reboot: Power down");
     guest.wait_for_end(LIMIT).unwrap();
+    qemu_img(&["check", "-q", front.to_str().unwrap()]);
+}
+
+fn qemu_img(arguments: &[&str]) {
+    let status = Command::new("qemu-img").args(arguments).status().expect("qemu-img must be installed");
+    assert!(status.success(), "qemu-img {arguments:?}: {status}");
 }

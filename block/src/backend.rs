@@ -86,6 +86,11 @@ impl Backend {
         block_on(self.write(offset, IoVector::copy_of(data)))
     }
 
+    /// [`Node::close`], for threads that may wait.
+    pub fn close_blocking(&self) -> Result<(), Error> {
+        block_on(self.node.close())
+    }
+
     /// [`Backend::flush`], for threads that may wait.
     pub fn flush_blocking(&self) -> Result<(), Error> {
         block_on(self.flush())

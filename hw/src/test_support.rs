@@ -23,7 +23,7 @@ use crate::virtio::mmio::VirtioMmio;
 /// A raw image as a disk.
 pub(crate) fn raw_disk(path: &std::path::Path, read_only: bool) -> Arc<Backend> {
     let file = FileOptions { read_only, ..FileOptions::default() };
-    let options = ImageOptions { format: Some(Format::Raw), file };
+    let options = ImageOptions { format: Some(Format::Raw), file, ..ImageOptions::default() };
     Backend::new(block_on(block::open(path, options)).unwrap())
 }
 

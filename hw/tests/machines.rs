@@ -20,7 +20,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 /// A raw image as a disk that cannot be written.
 fn raw_disk(path: &std::path::Path) -> Arc<Backend> {
     let file = FileOptions { read_only: true, ..FileOptions::default() };
-    let options = ImageOptions { format: Some(Format::Raw), file };
+    let options = ImageOptions { format: Some(Format::Raw), file, ..ImageOptions::default() };
     Backend::new(futures_executor::block_on(block::open(path, options)).unwrap())
 }
 

@@ -8,7 +8,7 @@ mod tests;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -114,6 +114,11 @@ impl HostFile {
             no_holes: AtomicBool::new(false),
             no_zeroes: AtomicBool::new(false),
         })
+    }
+
+    /// The same for each name of a file: device and inode.
+    pub fn identity(&self) -> (u64, u64) {
+        self.file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap_or_default()
     }
 
     /// Moves all of `memory`. What lies behind the end of the file reads as zeros.

@@ -45,6 +45,15 @@ pub struct Bitmap {
 }
 
 impl Directory {
+    /// The header extension that says so.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = self.count.to_be_bytes().to_vec();
+        bytes.extend([0; 4]);
+        bytes.extend(self.bytes.to_be_bytes());
+        bytes.extend(self.offset.to_be_bytes());
+        bytes
+    }
+
     pub(super) fn read(fields: &mut Fields) -> Result<Directory, FieldError> {
         let count = fields.u32("nb_bitmaps")?;
         fields.u32("reserved")?;

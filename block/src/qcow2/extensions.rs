@@ -7,17 +7,17 @@ use crate::fields::{FieldError, Fields};
 /// Most bytes of the backing file's name.
 const MOST_NAME: u32 = 1023;
 
-const END: u32 = 0;
-const BACKING_FORMAT: u32 = 0xe279_2aca;
-const FEATURE_NAMES: u32 = 0x6803_f857;
-const BITMAPS: u32 = 0x2385_2875;
-const ENCRYPTION_HEADER: u32 = 0x0537_be77;
-const DATA_FILE: u32 = 0x4441_5441;
+pub(super) const END: u32 = 0;
+pub(super) const BACKING_FORMAT: u32 = 0xe279_2aca;
+pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
+pub(super) const BITMAPS: u32 = 0x2385_2875;
+pub(super) const ENCRYPTION_HEADER: u32 = 0x0537_be77;
+pub(super) const DATA_FILE: u32 = 0x4441_5441;
 
 /// Bytes of an entry of the table of feature names.
-const FEATURE_NAME: usize = 48;
+pub(super) const FEATURE_NAME: usize = 48;
 
-/// What the header extensions say. Those that are not known are passed over, as the format asks for.
+/// What the header extensions say. Those that are not known are kept, as the format asks for.
 #[derive(Clone, Debug, Default)]
 pub struct Extensions {
     /// Format of the backing file.
@@ -28,8 +28,10 @@ pub struct Extensions {
     pub encryption_header: Option<(u64, u64)>,
     /// Where the bitmaps are.
     pub(super) bitmaps: Option<bitmaps::Directory>,
+    /// Those that are not known: type and content.
+    pub(super) unknown: Vec<(u32, Vec<u8>)>,
     /// Names of features: type (0: incompatible), bit and name.
-    feature_names: Vec<(u8, u8, String)>,
+    pub(super) feature_names: Vec<(u8, u8, String)>,
 }
 
 /// Reads the extensions and the backing file's name from the first cluster.
@@ -68,7 +70,7 @@ pub(super) fn read(header: &Header, first_cluster: &[u8]) -> Result<(Extensions,
                     extensions.feature_names.push((kind, bit, name));
                 }
             }
-            _ => {}
+            _ => extensions.unknown.push((kind, content.bytes("data", length)?.to_vec())),
         }
     }
     extensions.check_features(header)?;

@@ -8,8 +8,10 @@ use crate::fields::{FieldError, Fields};
 
 pub(super) const MAGIC: [u8; 4] = *b"QFI\xfb";
 /// Bytes of a version 2 header; the least of a version 3 one.
-const V2_LENGTH: u64 = 72;
+pub(super) const V2_LENGTH: u64 = 72;
 const V3_LENGTH: u64 = 104;
+/// Bytes of the header of a new image of version 3.
+pub(super) const V3_HEADER: u64 = 112;
 /// Most bytes of the table of L1 entries.
 const MOST_L1_BYTES: u64 = 32 << 20;
 /// Most bytes of the refcount table.
@@ -63,12 +65,6 @@ impl Incompatible {
     const KNOWN: u64 = 0x1f;
 }
 
-/// Bit of [`Header::compatible_features`]: refcounts are updated lazily.
-const LAZY_REFCOUNTS: u64 = 1 << 0;
-/// Bits of [`Header::autoclear_features`]: bitmaps are as of the last write; a data file is a raw image.
-const BITMAPS: u64 = 1 << 0;
-const DATA_FILE_RAW: u64 = 1 << 1;
-
 /// The header's fields, checked.
 #[derive(Clone, Debug)]
 pub struct Header {
@@ -109,6 +105,19 @@ pub struct Header {
 }
 
 impl Header {
+    /// Bit of [`Header::compatible_features`]: refcounts are updated lazily.
+    pub(super) const LAZY_REFCOUNTS: u64 = 1 << 0;
+    /// Bit of [`Header::autoclear_features`]: bitmaps are as of the last write.
+    const BITMAPS: u64 = 1 << 0;
+    /// Bit of [`Header::autoclear_features`]: the data file is a raw image.
+    pub(super) const DATA_FILE_RAW: u64 = 1 << 1;
+    /// Where the header has the incompatible features.
+    pub(super) const INCOMPATIBLE_AT: u64 = 72;
+    /// Where it has the autoclear features.
+    pub(super) const AUTOCLEAR_AT: u64 = 88;
+    /// Autoclear features that writers here keep true: bitmaps are not among them, as writes are not recorded in them.
+    pub(super) const KNOWN_AUTOCLEAR: u64 = Header::DATA_FILE_RAW;
+
     /// Reads the header of an image; gives the bytes of the first cluster, too.
     pub(super) async fn read(file: &Node) -> Result<(Header, Vec<u8>), MetadataError> {
         if file.length() < V2_LENGTH {
@@ -281,17 +290,17 @@ impl Header {
 
     /// That other file is a raw image of the disk.
     pub fn data_file_is_raw(&self) -> bool {
-        self.autoclear_features & DATA_FILE_RAW != 0
+        self.autoclear_features & Header::DATA_FILE_RAW != 0
     }
 
     /// Refcounts are updated lazily.
     pub fn has_lazy_refcounts(&self) -> bool {
-        self.compatible_features & LAZY_REFCOUNTS != 0
+        self.compatible_features & Header::LAZY_REFCOUNTS != 0
     }
 
     /// No program that does not know bitmaps has written since they were.
     pub fn bitmaps_are_valid(&self) -> bool {
-        self.autoclear_features & BITMAPS != 0
+        self.autoclear_features & Header::BITMAPS != 0
     }
 
     /// Incompatible features that are not known here.

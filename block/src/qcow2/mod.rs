@@ -1,17 +1,31 @@
 //! The `qcow2` format, versions 2 and 3: QEMU's `docs/interop/qcow2.rst`.
 //!
-//! So far its metadata: what an image says of itself. An image may come from anywhere, so every number in it is checked before it is used, and
+//! An image may come from anywhere, so every number in it is checked before it is used, and
 //! nothing is read into memory whose size an image alone decides.
 
 mod bitmaps;
+mod cache;
+mod compressed;
+mod create;
+mod encode;
+mod entries;
 mod extensions;
+mod flush;
 mod header;
+mod image;
 mod luks;
+mod read;
+mod refcounts;
+mod resize;
 mod snapshots;
+mod write;
+mod zero;
 
 pub use bitmaps::{Bitmap, BitmapFlags};
+pub use create::{CreateOptions, create};
 pub use extensions::Extensions;
 pub use header::{CompressionType, Encryption, Header, Incompatible};
+pub use image::{Files, ImageUse, Qcow2};
 pub use luks::{KeySlot, Luks};
 pub use snapshots::Snapshot;
 

@@ -35,6 +35,8 @@ pub struct Config {
     pub vga: Vga,
     /// There is to be a screen. Without one, firmware uses the first serial port (x86 `pc`).
     pub graphics: bool,
+    /// All disks, of whichever devices: they are flushed when the machine stops.
+    pub disks: Vec<Arc<Backend>>,
     /// Floppy drives with their disks (x86 `pc`).
     pub floppies: [Option<floppy::Drive>; floppy::DRIVES],
     /// Devices beside those that every such machine has.
@@ -67,6 +69,7 @@ impl Default for Config {
             system_management: None,
             vga: Vga::None,
             graphics: false,
+            disks: Vec::new(),
             floppies: [const { None }; floppy::DRIVES],
             devices: Vec::new(),
             riscv: RiscvCpu::default(),

@@ -157,6 +157,11 @@ pub(super) fn halt(core: &Core) {
     for device in &core.board.devices {
         device.pause();
     }
+    for disk in &core.disks {
+        if let Err(error) = disk.flush_blocking() {
+            tracing::error!("disk {}: {error}", disk.node().name());
+        }
+    }
 }
 
 /// Stops the machine if it runs.

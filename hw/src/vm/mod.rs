@@ -121,6 +121,7 @@ struct Core {
     /// States of the processors after an architectural reset.
     reset_states: Vec<CpuState>,
     backends: Vec<Arc<dyn CharBackend>>,
+    disks: Vec<Arc<block::Backend>>,
     no_reboot: bool,
     no_shutdown: bool,
     /// A [`RunState`]'s position in [`RunState::ALL`]. Only the control thread writes it.
@@ -345,6 +346,7 @@ impl Vm {
             vcpus: threads,
             reset_states,
             backends,
+            disks: config.disks,
             no_reboot: config.no_reboot,
             no_shutdown: config.no_shutdown,
             state: AtomicU8::new(RunState::Prelaunch as u8),
