@@ -1,13 +1,15 @@
 //! New images.
 
 use std::fs::File;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
 
 use crate::driver::{Driver, Preallocation};
+use crate::operations::SECTOR;
 use crate::options::FormatOption as Of;
-use crate::{Error, FileOptions, Format, FormatOption, HostFile, OptionValues, host_words};
+use crate::{Error, FileOptions, Format, FormatOption, HostFile, Node, OptionValues, host_words, qcow2};
 
 /// Options of images in files, whatever their format.
 const FILE: &[FormatOption] = &[
@@ -52,6 +54,14 @@ impl Format {
         }
     }
 
+    /// Its images may have compressed data.
+    pub fn has_compression(self) -> bool {
+        match self {
+            Format::Raw => false,
+            Format::Qcow2 => true,
+        }
+    }
+
     /// The options of its new images in files: its own, and then those of the file.
     pub fn create_options_in_file(self) -> Option<Vec<FormatOption>> {
         let mut options = self.create_options()?.to_vec();
@@ -71,19 +81,75 @@ pub async fn create(path: &Path, format: Format, values: &OptionValues) -> Resul
     if values.number("extent_size_hint").is_some_and(|hint| hint != 0) {
         return Err(Error::Unsupported("extent_size_hint is not built yet; 0 asks for none".into()));
     }
-    let size = values.number("size").unwrap_or(0);
-    let preallocation = preallocation(values)?;
     match format {
         Format::Raw => {
+            let (size, preallocation) = (values.number("size").unwrap_or(0), preallocation(values)?);
+            // Longer ones the host refuses.
+            let size = size.checked_next_multiple_of(SECTOR).unwrap_or(size);
             if preallocation == Preallocation::Metadata {
                 return Err(Error::Unsupported("Unsupported preallocation mode: metadata".into()));
             }
-            let file = NewFile::make(path, values.is_on("nocow"))?;
-            let done = fill(&file.protocol, size, preallocation).await;
+            let (file, protocol) = NewFile::make(path, values)?;
+            file.keep_if(fill(&protocol, size, preallocation).await)
+        }
+        Format::Qcow2 => {
+            let options = qcow2_options(values)?;
+            let (file, protocol) = NewFile::make(path, values)?;
+            let done = async {
+                let data = match &options.data_file {
+                    Some(name) => Some(NewFile::make(&path.parent().unwrap_or(Path::new("")).join(name), values)?),
+                    None => None,
+                };
+                let (data_file, data_protocol) = data.unzip();
+                let data_node = data_protocol.map(|protocol| Node::new("data-file", protocol));
+                let done = qcow2::create(Node::new("file", protocol), data_node, &options).await;
+                match data_file {
+                    Some(data_file) => data_file.keep_if(done),
+                    None => done,
+                }
+            };
+            let done = done.await;
             file.keep_if(done)
         }
-        Format::Qcow2 => Err(Error::Unsupported("new images in format qcow2 are not built yet".into())),
     }
+}
+
+/// The options of a new qcow2 image.
+fn qcow2_options(values: &OptionValues) -> Result<qcow2::CreateOptions, Error> {
+    let unsupported = |text: String| Err(Error::Unsupported(text));
+    if values.is_on("encryption") || values.text("encrypt.format").is_some() {
+        return unsupported("encrypted qcow2 images are not built".into());
+    }
+    let version = match values.text("compat") {
+        Some("0.10" | "v2") => 2,
+        None | Some("1.1" | "v3") => 3,
+        Some(other) => return unsupported(format!("Parameter 'version' does not accept value '{other}'")),
+    };
+    let compression = match values.text("compression_type") {
+        None | Some("zlib") => qcow2::CompressionType::Zlib,
+        Some("zstd") => qcow2::CompressionType::Zstd,
+        Some(other) => return unsupported(format!("Parameter 'compression-type' does not accept value '{other}'")),
+    };
+    let backing_format = values.text("backing_fmt").map(str::to_owned);
+    if values.text("backing_file").is_none() && backing_format.is_some() {
+        return unsupported("Backing format cannot be used without backing file".into());
+    }
+    let size = values.number("size").unwrap_or(0);
+    let whole = size.checked_next_multiple_of(SECTOR);
+    let Some(size) = whole else { return unsupported("The image size is too large for file format 'qcow2'".into()) };
+    Ok(qcow2::CreateOptions {
+        size,
+        version,
+        cluster_size: values.number("cluster_size").unwrap_or(65536),
+        refcount_bits: values.number("refcount_bits").and_then(|bits| u32::try_from(bits).ok()).unwrap_or(u32::MAX),
+        compression,
+        extended_l2: values.is_on("extended_l2"),
+        lazy_refcounts: values.is_on("lazy_refcounts"),
+        backing: values.text("backing_file").map(|name| (name.to_owned(), backing_format)),
+        data_file: values.text("data_file").map(str::to_owned),
+        data_file_raw: values.is_on("data_file_raw"),
+        preallocation: preallocation(values)?,
+    })
 }
 
 fn preallocation(values: &OptionValues) -> Result<Preallocation, Error> {
@@ -93,6 +159,7 @@ fn preallocation(values: &OptionValues) -> Result<Preallocation, Error> {
 }
 
 async fn fill(file: &HostFile, size: u64, preallocation: Preallocation) -> Result<(), Error> {
+    file.truncate(0, Preallocation::Off).await?;
     file.truncate(size, preallocation).await.map_err(|error| match error {
         Error::Host { source, .. } if source.raw_os_error() == Some(libc::EFBIG) => {
             Error::Unsupported("The image size is too large for file format 'raw'".into())
@@ -103,42 +170,37 @@ async fn fill(file: &HostFile, size: u64, preallocation: Preallocation) -> Resul
 }
 
 /// A file of a new image, which goes again unless it is kept.
-struct NewFile<'a> {
-    path: &'a Path,
-    protocol: HostFile,
+struct NewFile {
+    path: PathBuf,
     /// It was not there before.
     is_new: bool,
 }
 
-impl NewFile<'_> {
-    fn make(path: &Path, no_copies: bool) -> Result<NewFile<'_>, Error> {
+impl NewFile {
+    /// Opens the file, and makes it if there is none. What it has is still there.
+    fn make(path: &Path, values: &OptionValues) -> Result<(NewFile, HostFile), Error> {
         let failed = |why: String| Error::Create { name: path.display().to_string(), why };
         let host = |error: std::io::Error| failed(host_words(&error));
         let metadata = std::fs::metadata(path).ok();
         // To open a FIFO may take for ever.
-        if metadata.as_ref().is_some_and(is_fifo) {
+        if metadata.as_ref().is_some_and(|metadata| metadata.file_type().is_fifo()) {
             return Err(failed("it is a FIFO, which has no bytes at any place".into()));
         }
-        let is_file = metadata.as_ref().is_none_or(|metadata| metadata.is_file());
         let mut options = File::options();
-        let file = options.read(true).write(true).create(true).truncate(is_file).open(path).map_err(host)?;
-        if no_copies {
+        let opened = options.read(true).write(true).create(true).truncate(false).open(path).map_err(host)?;
+        if values.is_on("nocow") {
             // File systems without such a flag do not copy either.
-            let _ = ioctl_getflags(&file).and_then(|flags| ioctl_setflags(&file, flags | IFlags::NOCOW));
+            let _ = ioctl_getflags(&opened).and_then(|flags| ioctl_setflags(&opened, flags | IFlags::NOCOW));
         }
-        let protocol = HostFile::from_file(file, FileOptions::default()).map_err(host)?;
-        Ok(NewFile { path, protocol, is_new: metadata.is_none() })
+        let protocol = HostFile::from_file(opened, FileOptions::default()).map_err(host)?;
+        Ok((NewFile { path: path.to_owned(), is_new: metadata.is_none() }, protocol))
     }
 
     fn keep_if<T>(self, done: Result<T, Error>) -> Result<T, Error> {
         if done.is_err() && self.is_new {
             // That it could not be made is what the user must know.
-            let _ = std::fs::remove_file(self.path);
+            let _ = std::fs::remove_file(&self.path);
         }
         done
     }
-}
-
-fn is_fifo(metadata: &std::fs::Metadata) -> bool {
-    std::os::unix::fs::FileTypeExt::is_fifo(&metadata.file_type())
 }

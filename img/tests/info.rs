@@ -135,8 +135,12 @@ fn errors_name_the_file_and_what_is_wrong() {
     fails(&["info", "nowhere.raw"], "brolga-img: Could not open 'nowhere.raw': No such file or directory");
     fails(&["info", "-f", "qcow2", "some.raw"], "Could not open 'some.raw': Image is not in qcow2 format");
     fails(&["info", "-f", "vmdkk", "some.raw"], "Unknown driver 'vmdkk'");
-    fails(&["info"], "FILENAME");
-    fails(&["convert", "-O", "qcow2", "a", "b"], "'convert' is not built yet");
+    fails(&["info"], "Expecting one image file name");
+    fails(
+        &["info", "nbd:unix:/nowhere"],
+        "Could not open 'nbd:unix:/nowhere': images by protocol 'nbd' are not built yet",
+    );
+    fails(&["info", "json:{}"], "Could not open 'json:{}': descriptions of images in JSON are not built yet");
 }
 
 #[test]

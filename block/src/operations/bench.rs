@@ -73,10 +73,7 @@ pub async fn bench(disk: Arc<Node>, options: BenchOptions) -> Result<(), BenchEr
             memory
         });
         under_way.push(request(offset, memory));
-        offset = match length.checked_sub(options.length as u64) {
-            None | Some(0) => 0,
-            Some(room) => offset.saturating_add(options.step) % room,
-        };
+        offset = if length <= options.length as u64 { 0 } else { offset.saturating_add(options.step) % length };
         let is_flush_due = interval > 0 && (options.count - made).is_multiple_of(interval);
         let most = if is_flush_due && !no_drain { 0 } else { options.depth.max(1) - 1 };
         while under_way.len() > most {

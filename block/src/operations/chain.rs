@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::length_in_sectors;
-use crate::driver::{Role, StatusKind};
+use crate::driver::{Role, Status, StatusKind};
 use crate::{Error, Node};
 
 /// What is known of a stretch of a disk, and who decides.
@@ -41,10 +41,12 @@ pub async fn resolve(front: &Arc<Node>, offset: u64, length: u64) -> Result<Reso
     let mut node = front.clone();
     let (mut length, mut depth) = (length, 0);
     loop {
-        let status = node.status(offset, length).await?;
+        let status = status_in_sectors(&node, offset, length).await?;
         length = status.length.min(length);
+        // An image that is shorter than the one in front of it does not decide behind its end.
         let behind = if status.is_here { None } else { backing(&node) };
-        if let Some(behind) = behind {
+        if let Some(behind) = behind.filter(|behind| offset < length_in_sectors(behind)) {
+            length = length.min(length_in_sectors(&behind) - offset);
             (node, depth) = (behind, depth + 1);
             continue;
         }
@@ -59,6 +61,16 @@ pub async fn resolve(front: &Arc<Node>, offset: u64, length: u64) -> Result<Reso
             is_compressed: status.is_compressed,
         });
     }
+}
+
+/// [`Node::status`], where zeros fill the last sector and belong to what is before them.
+async fn status_in_sectors(node: &Node, offset: u64, length: u64) -> Result<Status, Error> {
+    let mut status = node.status(offset, length).await?;
+    if let Some(last) = node.length().checked_sub(1).filter(|last| *last < offset) {
+        let before = node.status(last, 1).await?;
+        status.file_offset = before.file_offset.map(|place| place + (offset - last));
+    }
+    Ok(status)
 }
 
 /// The image behind this one.

@@ -28,12 +28,8 @@ pub async fn map<E: From<Error>>(
     let mut last: Option<Extent> = None;
     let mut at = start;
     while at < end {
-        let mut what = resolve(disk, at, end - at).await?;
+        let what = resolve(disk, at, end - at).await?;
         if let Some(extent) = &mut last {
-            // What fills the last sector belongs to what is before it.
-            if at >= disk.length() && what.file_offset.is_none() {
-                what.file_offset = extent.what.file_offset.map(|offset| offset + extent.what.length);
-            }
             if extent.what.is_continued_by(&what) {
                 extent.what.length += what.length;
                 at += what.length;

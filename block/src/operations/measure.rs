@@ -23,6 +23,7 @@ pub async fn measure(
     source: Option<&Arc<Node>>,
 ) -> Result<Measure, Error> {
     let size = source.map_or(size, |node| length_in_sectors(node));
+    let size = size.checked_next_multiple_of(SECTOR).unwrap_or(size);
     match format {
         Format::Raw => Ok(Measure { required: size, fully_allocated: size }),
         Format::Qcow2 => {
@@ -37,7 +38,6 @@ pub async fn measure(
                 return Err(Error::Unsupported(text.into()));
             }
             let entry = if values.is_on("extended_l2") { 16 } else { 8 };
-            let size = size.next_multiple_of(SECTOR);
             let metadata = qcow2_metadata(size, cluster, entry, bits);
             let all = size.next_multiple_of(cluster);
             let has_all = matches!(values.text("preallocation"), Some("falloc" | "full"));

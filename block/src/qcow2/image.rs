@@ -206,6 +206,9 @@ impl Driver for Qcow2 {
     fn is_read_only(&self) -> bool {
         self.image_use.read_only
     }
+    fn cluster_size(&self) -> u64 {
+        self.layout.cluster()
+    }
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
         self.read_disk(offset, to).await
     }
