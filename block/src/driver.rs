@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bitflags::bitflags;
 
+use crate::check::{CheckResult, Repair, Report};
 use crate::node::Node;
 use crate::{Error, IoVector};
 
@@ -78,6 +79,17 @@ pub trait Driver: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
+    async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
+        let _ = (repair, report);
+        Err(Error::Unsupported("This image format does not support checks".into()))
+    }
+
+    /// Internal snapshots, where the format has them.
+    fn internal_snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        None
+    }
+
     /// Leaves what is stored as who opens it next expects it. Nothing is asked of the driver afterwards.
     async fn close(&self) -> Result<(), Error> {
         if self.is_read_only() { Ok(()) } else { self.flush().await }
@@ -88,6 +100,39 @@ pub trait Driver: Send + Sync + 'static {
 
     /// The driver as what it is, for what only one format has.
     fn as_any(&self) -> &dyn std::any::Any;
+}
+
+/// States of a disk that are kept in its image.
+#[async_trait]
+pub trait InternalSnapshots: Send + Sync {
+    /// Those that there are.
+    async fn list(&self) -> Vec<SnapshotInfo>;
+
+    /// Keeps the present state; returns the identifier that it gets. That of `info` is not looked at, nor is the size of the state.
+    async fn create(&self, info: &SnapshotInfo) -> Result<String, Error>;
+
+    /// Forgets the one with an identifier, or else the first one with a name.
+    async fn delete(&self, name: &str) -> Result<(), Error>;
+
+    /// Makes the disk what it was then. What was written since is lost.
+    async fn apply(&self, name: &str) -> Result<(), Error>;
+}
+
+/// What is known of an internal snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its identifier, a number as text.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// When it was made: seconds since 1970, and nanoseconds.
+    pub date: (u32, u32),
+    /// For how long the guest had run, nanoseconds.
+    pub vm_clock: u64,
+    /// Bytes of the machine's state.
+    pub vm_state_size: u64,
+    /// How many instructions the guest had executed, where that is counted.
+    pub instructions: Option<u64>,
 }
 
 /// What a node is to the one above it.

@@ -9,6 +9,7 @@
 //! Read first: [`Node`], [`Driver`], [`IoVector`], [`Backend`].
 
 mod backend;
+mod check;
 mod create;
 mod driver;
 mod error;
@@ -27,8 +28,9 @@ mod raw;
 mod size;
 
 pub use backend::Backend;
+pub use check::{CheckResult, Repair, Report};
 pub use create::create;
-pub use driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
+pub use driver::{Driver, InternalSnapshots, Preallocation, Role, SnapshotInfo, Status, StatusKind, ZeroFlags, Zeroed};
 pub use error::{Error, host_words};
 pub use fields::FieldError;
 pub use file::{Engine, FileOptions, HostFile};

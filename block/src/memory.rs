@@ -6,6 +6,9 @@ use parking_lot::Mutex;
 use crate::driver::{Driver, Preallocation};
 use crate::{Error, IoVector};
 
+/// Most bytes of such a disk: requests for more fail, as those for a larger file than the host has do.
+const MOST: usize = 1 << 30;
+
 /// A disk whose bytes are in this process, and are gone with it: for tests of what uses disks.
 #[derive(Default)]
 pub struct MemoryDisk {
@@ -47,8 +50,7 @@ impl Driver for MemoryDisk {
     }
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(from.len()));
-        let full = || Error::host("write", std::io::Error::from_raw_os_error(libc::EFBIG));
-        let end = end.filter(|end| *end <= isize::MAX as usize).ok_or_else(full)?;
+        let end = end.filter(|end| *end <= MOST).ok_or_else(full)?;
         let mut bytes = self.bytes.lock();
         if bytes.len() < end {
             bytes.resize(end, 0);
@@ -60,10 +62,15 @@ impl Driver for MemoryDisk {
         Ok(())
     }
     async fn truncate(&self, length: u64, _preallocation: Preallocation) -> Result<(), Error> {
-        self.bytes.lock().resize(length as usize, 0);
+        let length = usize::try_from(length).ok().filter(|length| *length <= MOST).ok_or_else(full)?;
+        self.bytes.lock().resize(length, 0);
         Ok(())
     }
     fn as_any(&self) -> &dyn std::any::Any {
         self
     }
+}
+
+fn full() -> Error {
+    Error::host("write", std::io::Error::from_raw_os_error(libc::EFBIG))
 }

@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
+use crate::check::{CheckResult, Repair, Report};
 use crate::driver::{Driver, Preallocation, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
 use crate::{Error, IoVector};
 
 /// Most bytes of zeros that are written by one request, where they must be written.
 const ZEROS: usize = 1 << 20;
+
+/// Most bytes that are copied to memory that a driver can use.
+const BOUNCE: usize = 1 << 20;
 
 /// A named disk of bytes: a [`Driver`], and what is the same for all of them.
 ///
@@ -64,10 +68,16 @@ impl Node {
         if is_aligned(offset, &to, alignment) {
             return self.driver.read(offset, to).await;
         }
-        let (start, length) = widen(offset, to.len(), alignment);
-        let whole = IoVector::zeroed(length);
-        self.driver.read(start, whole.clone()).await?;
-        to.copy_from_vector(&whole.slice((offset - start) as usize, to.len()));
+        let mut done = 0;
+        while done < to.len() {
+            let part = to.slice(done, (to.len() - done).min(BOUNCE));
+            let at = offset + done as u64;
+            let (start, length) = widen(at, part.len(), alignment);
+            let whole = IoVector::zeroed(length);
+            self.driver.read(start, whole.clone()).await?;
+            part.copy_from_vector(&whole.slice((at - start) as usize, part.len()));
+            done += part.len();
+        }
         Ok(())
     }
 
@@ -81,13 +91,23 @@ impl Node {
         if alignment == 1 {
             return self.driver.write(offset, from).await;
         }
-        let (start, length) = widen(offset, from.len(), alignment);
-        let range = start..start.saturating_add(length as u64);
         if is_aligned(offset, &from, alignment) {
-            let _turn = self.writes.shared(range).await;
+            let _turn = self.writes.shared(offset..offset.saturating_add(from.len() as u64)).await;
             return self.driver.write(offset, from).await;
         }
-        let _turn = self.writes.exclusive(range).await;
+        let mut done = 0;
+        while done < from.len() {
+            let part = from.slice(done, (from.len() - done).min(BOUNCE));
+            self.write_unaligned(offset + done as u64, &part, alignment).await?;
+            done += part.len();
+        }
+        Ok(())
+    }
+
+    /// Writes a part of what the driver writes at once, with what is around it.
+    async fn write_unaligned(&self, offset: u64, from: &IoVector, alignment: usize) -> Result<(), Error> {
+        let (start, length) = widen(offset, from.len(), alignment);
+        let _turn = self.writes.exclusive(start..start.saturating_add(length as u64)).await;
         let whole = IoVector::zeroed(length);
         let end = offset + from.len() as u64;
         if !offset.is_multiple_of(alignment as u64) {
@@ -97,7 +117,7 @@ impl Node {
             let last = length - alignment;
             self.driver.read(start + last as u64, whole.slice(last, alignment)).await?;
         }
-        whole.slice((offset - start) as usize, from.len()).copy_from_vector(&from);
+        whole.slice((offset - start) as usize, from.len()).copy_from_vector(from);
         self.driver.write(start, whole).await
     }
 
@@ -160,6 +180,14 @@ impl Node {
     pub async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         self.check_writable()?;
         self.driver.write_compressed(offset, from).await
+    }
+
+    /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
+    pub async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
+        if repair != Repair::Nothing {
+            self.check_writable()?;
+        }
+        self.driver.check(repair, report).await
     }
 
     /// The bytes from `offset` on.

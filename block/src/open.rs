@@ -21,6 +21,8 @@ pub struct ImageOptions {
     pub no_backing: bool,
     /// Gives room back to the file where the disk's bytes are given up.
     pub discard: bool,
+    /// Opens also what is marked as corrupt or as not closed, to check it.
+    pub check: bool,
 }
 
 /// Opens the image in a file, and the files that it names.
@@ -81,14 +83,16 @@ async fn open_qcow2(
                 None => None,
             };
             let file = FileOptions { read_only: true, ..options.file };
-            let behind = Box::pin(open_in_chain(&backing, ImageOptions { format, file, ..options }, above));
+            let behind =
+                Box::pin(open_in_chain(&backing, ImageOptions { format, file, check: false, ..options }, above));
             let text = |error: Error| Error::Unsupported(format!("Could not open backing file: {error}"));
             Some(behind.await.map_err(text)?)
         }
         _ => None,
     };
     let files = Files { file, backing, data_file };
-    Qcow2::open(files, metadata, ImageUse { read_only: options.file.read_only, discard: options.discard }).await
+    let ImageOptions { discard, check, .. } = options;
+    Qcow2::open(files, metadata, ImageUse { read_only: options.file.read_only, discard, check }).await
 }
 
 /// The file that an image names.

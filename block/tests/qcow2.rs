@@ -4,8 +4,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 
-use block::qcow2::{CompressionType, CreateOptions, create};
-use block::{Backend, FileOptions, Format, HostFile, ImageOptions, IoVector, Node, Preallocation, ZeroFlags};
+use block::qcow2::{CompressionType, CreateOptions, Files, ImageUse, Qcow2, create};
+use block::{
+    Backend, CheckResult, FileOptions, Format, HostFile, ImageOptions, IoVector, MemoryDisk, Node, Preallocation,
+    Repair, SnapshotInfo, ZeroFlags,
+};
 use futures_executor::block_on;
 use futures_util::future::join_all;
 
@@ -275,5 +278,235 @@ fn disks_become_longer_and_shorter() {
             disk.close().await.unwrap();
         });
         check(&path, &model, &format!("clusters of {cluster_size}"));
+    }
+}
+
+/// What `qemu-img check` counts: corruptions, leaks, and the clusters that are there, in stretches, compressed.
+fn counted_by_qemu_img(image: &Path) -> [u64; 5] {
+    let output =
+        Command::new("qemu-img").args(["check", "--output=json", "-f", "qcow2", text(image)]).output().unwrap();
+    let json = String::from_utf8(output.stdout).unwrap();
+    let number = |name: &str| {
+        let Some((_, rest)) = json.split_once(&format!("\"{name}\": ")) else { return 0 };
+        rest.split([',', '\n', '}']).next().unwrap().trim().parse().unwrap()
+    };
+    ["corruptions", "leaks", "allocated-clusters", "fragmented-clusters", "compressed-clusters"].map(number)
+}
+
+fn checked(image: &Path, repair: Repair) -> (CheckResult, Vec<String>) {
+    let file = FileOptions { read_only: repair == Repair::Nothing, ..FileOptions::default() };
+    let options = ImageOptions { format: Some(Format::Qcow2), file, check: true, ..ImageOptions::default() };
+    let mut lines = Vec::new();
+    let result = block_on(async {
+        let node = block::open(image, options).await.unwrap();
+        let result = node.check(repair, &mut |line| lines.push(line.to_owned())).await.unwrap();
+        node.close().await.unwrap();
+        result
+    });
+    (result, lines)
+}
+
+fn counts(result: &CheckResult) -> [u64; 5] {
+    [
+        result.corruptions,
+        result.leaks,
+        result.allocated_clusters,
+        result.fragmented_clusters,
+        result.compressed_clusters,
+    ]
+}
+
+#[test]
+fn what_is_wrong_is_found_as_qemu_img_finds_it_and_repaired() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("source.raw");
+    let source: Vec<u8> = (0..SIZE).map(|at| if at / 65536 % 3 == 0 { 0 } else { (at / 500) as u8 }).collect();
+    std::fs::write(&raw, &source).unwrap();
+    let mut numbers = Numbers(5);
+    for options in [&[][..], &["-c"], &["-o", "extended_l2=on"], &["-o", "cluster_size=512,refcount_bits=2"]] {
+        let path = folder.path().join("image.qcow2");
+        qemu_img(&[&["convert", "-f", "raw", "-O", "qcow2"], options, &[text(&raw), text(&path)]].concat());
+        let (result, _) = checked(&path, Repair::Nothing);
+        assert_eq!(counts(&result), counted_by_qemu_img(&path), "{options:?}");
+        let good = std::fs::read(&path).unwrap();
+        let disk = open(&path, true);
+        let cluster = disk.driver_as::<Qcow2>().unwrap().cluster_size() as usize;
+        let table = u64::from_be_bytes(good[48..56].try_into().unwrap()) as usize;
+        let block = u64::from_be_bytes(good[table..table + 8].try_into().unwrap()) as usize;
+        for round in 0..20 {
+            let mut bad = good.clone();
+            // Refcounts of clusters that are there and of some that are not; both ways.
+            for _ in 0..1 + numbers.below(5) {
+                let at = block + numbers.below(cluster as u64 / 4) as usize;
+                bad[at] = [0, 1, 2][numbers.below(3) as usize];
+            }
+            std::fs::write(&path, &bad).unwrap();
+            let (found, lines) = checked(&path, Repair::Nothing);
+            assert_eq!(counts(&found), counted_by_qemu_img(&path), "{options:?} {round}: {lines:?}");
+            assert_eq!(std::fs::read(&path).unwrap(), bad, "a check changed the image");
+            if found.corruptions == 0 && found.leaks > 0 {
+                let (fixed, _) = checked(&path, Repair::Leaks);
+                assert_eq!((fixed.leaks, fixed.leaks_fixed), (0, found.leaks));
+                check(&path, &source, "leaks");
+                std::fs::write(&path, &bad).unwrap();
+            }
+            let (fixed, lines) = checked(&path, Repair::All);
+            assert_eq!((fixed.corruptions, fixed.leaks), (0, 0), "{options:?} {round}: {lines:?}");
+            check(&path, &source, &format!("{options:?} {round}, repaired"));
+        }
+    }
+}
+
+#[test]
+fn an_image_that_was_not_closed_is_repaired_when_it_is_written_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.qcow2");
+    // `abort` leaves refcounts as lazily as they were updated.
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "lazy_refcounts=on", text(&path), "8M"]);
+    let mut command = Command::new("qemu-io");
+    command.args(["-f", "qcow2", "-c", "write -P 7 1M 2M", "-c", "flush", "-c", "abort"]).arg(&path);
+    let output = command.output().expect("qemu-io must be installed");
+    assert!(!output.status.success());
+    let is_dirty = |path: &Path| std::fs::read(path).unwrap()[79] & 1 == 1;
+    assert!(is_dirty(&path));
+    let mut model = vec![0; 8 << 20];
+    model[1 << 20..3 << 20].fill(7);
+    // Who only reads leaves it as it is.
+    let disk = open(&path, true);
+    assert!(block_on(disk.read_vec(0, model.len())).unwrap() == model);
+    assert!(is_dirty(&path));
+    block_on(open(&path, false).close()).unwrap();
+    assert!(!is_dirty(&path));
+    check(&path, &model, "repaired");
+}
+
+#[test]
+fn images_with_metadata_that_says_anything_are_errors_at_worst() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = folder.path().join("source.raw");
+    std::fs::write(&raw, (0..1 << 20).map(|at| (at / 700) as u8).collect::<Vec<u8>>()).unwrap();
+    let mut numbers = Numbers(6);
+    let mut opened = 0;
+    for options in
+        [&[][..], &["-c"], &["-o", "extended_l2=on"], &["-o", "cluster_size=512"], &["-o", "compat=0.10", "-c"]]
+    {
+        let path = folder.path().join("image.qcow2");
+        qemu_img(&[&["convert", "-f", "raw", "-O", "qcow2"], options, &[text(&raw), text(&path)]].concat());
+        let good = std::fs::read(&path).unwrap();
+        let cluster = 1 << u32::from_be_bytes(good[20..24].try_into().unwrap());
+        for _ in 0..500 {
+            let mut bad = good.clone();
+            // Header, tables, and now and then anything.
+            for _ in 0..1 + numbers.below(4) {
+                let end = [112, cluster * 4, bad.len()][numbers.below(3) as usize].min(bad.len());
+                let at = numbers.below(end as u64) as usize;
+                match numbers.below(4) {
+                    0 => bad[at] = numbers.next() as u8,
+                    1 => bad[at] ^= 1 << numbers.below(8),
+                    2 => {
+                        let at = (at & !7).min(bad.len() - 8);
+                        let value = [0, u64::MAX, 1 << 63, 0x10000, numbers.next()][numbers.below(5) as usize];
+                        bad[at..at + 8].copy_from_slice(&value.to_be_bytes());
+                    }
+                    _ => bad.truncate(at.max(72)),
+                }
+            }
+            opened += u32::from(use_image(bad, &mut numbers));
+        }
+    }
+    assert!(opened > 100, "only {opened} of the images could be opened: they test little");
+}
+
+/// Does a little of everything with an image; true if it could be opened.
+fn use_image(bytes: Vec<u8>, numbers: &mut Numbers) -> bool {
+    block_on(async {
+        let file = Node::new("file", MemoryDisk::new(bytes, false));
+        let Ok(metadata) = block::qcow2::Metadata::read(&file).await else { return false };
+        let check = numbers.below(2) == 0;
+        let size = metadata.header.size.min(2 << 20) as usize;
+        let files = Files { file, backing: None, data_file: None };
+        let Ok(image) = Qcow2::open(files, metadata, ImageUse { check, ..ImageUse::default() }).await else {
+            return false;
+        };
+        let node = Node::new("image", image);
+        // Each may fail; none may do anything else.
+        let _ = node.read_vec(0, size).await;
+        let _ = node.check([Repair::Nothing, Repair::Leaks, Repair::All][numbers.below(3) as usize], &mut |_| {}).await;
+        for _ in 0..8 {
+            let at = numbers.below(size as u64 + 1);
+            let _ = node.write_bytes(at, &vec![1; numbers.below(200_000) as usize]).await;
+            let _ = node.status(at, 1 << 20).await;
+            let _ = node.discard(at, numbers.below(200_000)).await;
+            let _ = node.write_zeroes(at, numbers.below(200_000), ZeroFlags::empty()).await;
+        }
+        let _ = node.write_compressed(0, IoVector::zeroed(65536)).await;
+        let _ = node.truncate(4 << 20, Preallocation::Off).await;
+        let _ = node.close().await;
+        true
+    })
+}
+
+#[test]
+fn internal_snapshots_are_made_used_and_forgotten_by_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut numbers = Numbers(7);
+    for (version, cluster_size, extended_l2) in [(3, 65536, false), (3, 16384, true), (2, 4096, false), (3, 512, false)]
+    {
+        let what = &format!("version {version}, clusters of {cluster_size}");
+        let path = folder.path().join("image.qcow2");
+        let options = CreateOptions { size: SIZE, version, cluster_size, extended_l2, ..CreateOptions::default() };
+        block_on(create(new_file(&path), None, &options)).unwrap();
+        let mut model = vec![0; SIZE as usize];
+        let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
+        for round in 0..12 {
+            let disk = Backend::new(open(&path, false));
+            block_on(change(&disk, &mut model, &mut numbers, 15));
+            let is_ours = numbers.below(2) == 0;
+            let snapshots = disk.node().driver().internal_snapshots().unwrap();
+            let index = numbers.below(kept.len().max(1) as u64) as usize;
+            let action = if kept.is_empty() { 0 } else { numbers.below(4) };
+            if !is_ours {
+                block_on(disk.node().close()).unwrap();
+            }
+            match (action, is_ours) {
+                (0 | 1, true) => {
+                    let info =
+                        SnapshotInfo { name: format!("s{round}"), date: (1_600_000_000, 5), ..SnapshotInfo::default() };
+                    block_on(snapshots.create(&info)).unwrap();
+                    kept.push((format!("s{round}"), model.clone()));
+                }
+                (0 | 1, false) => {
+                    qemu_img(&["snapshot", "-c", &format!("s{round}"), text(&path)]);
+                    kept.push((format!("s{round}"), model.clone()));
+                }
+                (2, true) => block_on(snapshots.delete(&kept.remove(index).0)).unwrap(),
+                (2, false) => drop(qemu_img(&["snapshot", "-d", &kept.remove(index).0, text(&path)])),
+                (_, is_ours) => {
+                    let (name, content) = &kept[index];
+                    match is_ours {
+                        true => block_on(snapshots.apply(name)).unwrap(),
+                        false => drop(qemu_img(&["snapshot", "-a", name, text(&path)])),
+                    }
+                    model = content.clone();
+                }
+            }
+            if is_ours {
+                block_on(async {
+                    change(&disk, &mut model, &mut numbers, 15).await;
+                    disk.node().close().await.unwrap();
+                });
+            }
+            check(&path, &model, &format!("{what}, round {round}"));
+            let listed = qemu_img(&["snapshot", "-l", text(&path)]);
+            assert!(kept.iter().all(|(name, _)| listed.contains(name)), "{what}: {listed}");
+            for (name, content) in &kept {
+                let raw = folder.path().join("kept.raw");
+                std::fs::write(&raw, content).unwrap();
+                let snapshot = format!("snapshot.name={name}");
+                let other = folder.path().join("snapshot.raw");
+                qemu_img(&["convert", "-l", &snapshot, "-O", "raw", text(&path), text(&other)]);
+                assert!(std::fs::read(&other).unwrap() == *content, "{what}, round {round}: snapshot {name} changed");
+            }
+        }
     }
 }

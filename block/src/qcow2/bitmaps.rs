@@ -29,6 +29,8 @@ impl BitmapFlags {
     pub const AUTO: u32 = 1 << 1;
     /// Who does not know its extra data may still use it.
     pub const EXTRA_DATA_COMPATIBLE: u32 = 1 << 2;
+    /// Bits of an offset in an entry of a bitmap's table.
+    pub(super) const TABLE_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 }
 
 /// A persistent bitmap: which parts of the disk were written to.
@@ -45,6 +47,11 @@ pub struct Bitmap {
 }
 
 impl Directory {
+    /// Where it is, and its length in bytes.
+    pub(super) fn place(&self) -> (u64, u64) {
+        (self.offset, self.bytes)
+    }
+
     /// The header extension that says so.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut bytes = self.count.to_be_bytes().to_vec();

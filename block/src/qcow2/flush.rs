@@ -42,7 +42,7 @@ impl State {
     }
 
     /// Counts clusters that are not used any more as free; returns those that are.
-    async fn free(&mut self, unused: Vec<u64>) -> Result<Vec<u64>, Error> {
+    pub(super) async fn free(&mut self, unused: Vec<u64>) -> Result<Vec<u64>, Error> {
         let file = self.file.clone();
         let mut free = Vec::new();
         for offset in unused {

@@ -12,7 +12,8 @@ use super::entries::{Cluster, Layout, l2_table};
 use super::header::{CompressionType, Encryption, Incompatible};
 use super::refcounts::Refcounts;
 use super::{Header, Metadata};
-use crate::driver::{Driver, Preallocation, Role, Status, ZeroFlags, Zeroed};
+use crate::check::{CheckResult, Repair, Report};
+use crate::driver::{Driver, InternalSnapshots, Preallocation, Role, Status, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
 use crate::{Error, IoVector, Node};
 
@@ -37,6 +38,8 @@ pub struct ImageUse {
     pub read_only: bool,
     /// Gives room back to the file when clusters become free.
     pub discard: bool,
+    /// Opens also what is marked as corrupt or as not closed, to check it.
+    pub check: bool,
 }
 
 /// The disk in a qcow2 image.
@@ -45,7 +48,7 @@ pub struct Qcow2 {
     pub(super) layout: Layout,
     pub(super) compression: CompressionType,
     image_use: ImageUse,
-    length: AtomicU64,
+    pub(super) length: AtomicU64,
     /// Requests: those that only use clusters as they are share them with others, those that give clusters other places do not.
     pub(super) requests: RangeLock,
     // Lock order: after `requests`; held while metadata is read and written, never while data is.
@@ -81,7 +84,7 @@ impl Qcow2 {
         if header.has_data_file() && files.data_file.is_none() {
             return Err(Error::Unsupported("'data-file' is required for this image".into()));
         }
-        if header.is_corrupt() && !image_use.read_only {
+        if header.is_corrupt() && !image_use.read_only && !image_use.check {
             let text = "qcow2: Image is corrupt; cannot be opened read/write";
             return Err(Error::Unsupported(text.into()));
         }
@@ -122,10 +125,14 @@ impl Qcow2 {
             files,
         };
         if !image_use.read_only {
-            if is_dirty {
-                return Err(Error::Unsupported(
-                    "the image was not closed, and repairing its refcounts is not built".into(),
-                ));
+            if is_dirty && !image_use.check {
+                let mut report = |line: &str| tracing::debug!("qcow2: {line}");
+                let result = image.check_image(Repair::All, &mut report).await?;
+                if !result.is_usable() {
+                    return Err(Error::Corrupt(
+                        "the image was not closed, and its refcounts cannot be repaired".into(),
+                    ));
+                }
             }
             image.state.lock().await.clear_unknown_features().await?;
         }
@@ -177,14 +184,10 @@ impl State {
         if let (Error::Corrupt(why), false) = (&error, self.is_read_only) {
             tracing::error!("qcow2: Marking image as corrupt: {why}; further corruption events will be suppressed");
             self.is_read_only = true;
-            let header = &mut self.metadata.header;
-            if header.version >= 3 {
-                header.incompatible_features |= Incompatible::CORRUPT;
-                let features = header.incompatible_features.to_be_bytes();
-                // Where this fails, too, there is nothing else to be done.
-                let _ = self.file.write_bytes(Header::INCOMPATIBLE_AT, &features).await;
-                let _ = self.file.flush().await;
-            }
+            let header = &self.metadata.header;
+            let features = header.incompatible_features | Incompatible::CORRUPT;
+            // Where this fails, too, there is nothing else to be done.
+            let _ = self.set_incompatible(features).await;
         }
         error
     }
@@ -231,6 +234,12 @@ impl Driver for Qcow2 {
         self.resize(length, preallocation).await?;
         self.length.store(length, Ordering::Release);
         Ok(())
+    }
+    fn internal_snapshots(&self) -> Option<&dyn InternalSnapshots> {
+        Some(self)
+    }
+    async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
+        self.check_image(repair, report).await
     }
     async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         self.write_compressed_cluster(offset, from).await

@@ -5,7 +5,9 @@
 
 mod bitmaps;
 mod cache;
+mod check;
 mod compressed;
+mod copied;
 mod create;
 mod encode;
 mod entries;
@@ -13,6 +15,7 @@ mod extensions;
 mod flush;
 mod header;
 mod image;
+mod internal_snapshots;
 mod luks;
 mod read;
 mod refcounts;
@@ -50,6 +53,16 @@ pub struct Metadata {
 }
 
 impl Metadata {
+    /// Bytes of the table of internal snapshots.
+    fn snapshot_table_bytes(&self) -> u64 {
+        self.snapshots.iter().map(Snapshot::table_bytes).sum()
+    }
+
+    /// Where the directory of bitmaps is, and its length in bytes.
+    fn bitmap_directory(&self) -> Option<(u64, u64)> {
+        self.extensions.bitmaps.as_ref().filter(|_| self.header.bitmaps_are_valid()).map(bitmaps::Directory::place)
+    }
+
     /// Whether the first bytes of a file are those of a qcow2 image.
     pub fn probe(start: &[u8]) -> bool {
         start.starts_with(&header::MAGIC) && start.get(4..8).is_some_and(|version| matches!(version, [0, 0, 0, 2 | 3]))

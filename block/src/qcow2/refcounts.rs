@@ -298,6 +298,47 @@ impl Refcounts {
         file.flush().await
     }
 
+    /// Where the blocks are.
+    pub(super) fn blocks(&self) -> Vec<u64> {
+        self.table.iter().copied().filter(|block| *block != 0).collect()
+    }
+
+    /// The clusters whose refcount is not 0.
+    pub(super) async fn counted(&mut self, file: &Node) -> Result<Vec<u64>, Error> {
+        let mut counted = Vec::new();
+        for index in 0..self.table.len() {
+            if self.table[index] == 0 {
+                continue;
+            }
+            let first = index as u64 * self.block_entries();
+            let bits = (self.block_entries() << self.order) / 8;
+            let mut at = 0;
+            while at < bits {
+                let bytes = self.blocks.bytes(file, self.table[index] + at).await?;
+                let length = bytes.len() as u64;
+                if bytes.iter().any(|byte| *byte != 0) {
+                    let (start, end) = (at * 8, (at + length) * 8);
+                    for number in start >> self.order..end >> self.order {
+                        let bit = (number << self.order) - start;
+                        if number_at(&bytes[(bit / 8) as usize..], self.order, (bit % 8) as u32) != 0 {
+                            counted.push(first + number);
+                        }
+                    }
+                }
+                at += length;
+            }
+        }
+        Ok(counted)
+    }
+
+    /// Says how often a cluster is used, after that was found to be otherwise.
+    pub(super) async fn repair(&mut self, file: &Node, cluster: u64, count: u64) -> Result<(), Error> {
+        self.ensure_block(file, cluster).await?;
+        self.set(file, cluster, count).await?;
+        self.hint = 0;
+        Ok(())
+    }
+
     /// There are changes that are not written.
     pub(super) fn is_dirty(&self) -> bool {
         self.blocks.is_dirty() || !self.changed.is_empty()

@@ -136,7 +136,7 @@ impl State {
         self.write_size_fields().await
     }
 
-    async fn write_size_fields(&mut self) -> Result<(), Error> {
+    pub(super) async fn write_size_fields(&mut self) -> Result<(), Error> {
         let header = &self.metadata.header;
         let mut fields = header.size.to_be_bytes().to_vec();
         fields.extend((header.encryption as u32).to_be_bytes());

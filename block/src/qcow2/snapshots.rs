@@ -3,6 +3,7 @@
 use super::header::Header;
 use super::{MetadataError, read_part};
 use crate::Node;
+use crate::driver::SnapshotInfo;
 use crate::fields::{FieldError, Fields};
 
 /// Most bytes of the table.
@@ -33,6 +34,69 @@ pub struct Snapshot {
     pub l1_table: u64,
     /// Entries of that.
     pub l1_entries: u32,
+    /// What the entry has beside, in the form of the image.
+    pub(super) extra: Vec<u8>,
+}
+
+impl Snapshot {
+    /// A snapshot of a disk of `size` bytes, whose L1 table is at an offset and has so many entries.
+    pub(super) fn new(id: &str, info: &SnapshotInfo, size: u64, l1: (u64, u32)) -> Snapshot {
+        let numbers = [0, size, info.instructions.unwrap_or(u64::MAX)];
+        Snapshot {
+            id: id.to_owned(),
+            name: info.name.clone(),
+            date: info.date,
+            vm_clock: info.vm_clock,
+            vm_state_size: 0,
+            disk_size: Some(size),
+            instructions: info.instructions,
+            l1_table: l1.0,
+            l1_entries: l1.1,
+            extra: numbers.iter().flat_map(|number| number.to_be_bytes()).collect(),
+        }
+    }
+
+    /// What users see of it.
+    pub(super) fn info(&self) -> SnapshotInfo {
+        SnapshotInfo {
+            id: self.id.clone(),
+            name: self.name.clone(),
+            date: self.date,
+            vm_clock: self.vm_clock,
+            vm_state_size: self.vm_state_size,
+            instructions: self.instructions,
+        }
+    }
+
+    fn encode(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.l1_table.to_be_bytes());
+        bytes.extend(self.l1_entries.to_be_bytes());
+        bytes.extend((self.id.len() as u16).to_be_bytes());
+        bytes.extend((self.name.len() as u16).to_be_bytes());
+        bytes.extend(self.date.0.to_be_bytes());
+        bytes.extend(self.date.1.to_be_bytes());
+        bytes.extend(self.vm_clock.to_be_bytes());
+        // A larger one is in the extra data.
+        bytes.extend(u32::try_from(self.vm_state_size).unwrap_or(0).to_be_bytes());
+        bytes.extend((self.extra.len() as u32).to_be_bytes());
+        bytes.extend(&self.extra);
+        bytes.extend(self.id.as_bytes());
+        bytes.extend(self.name.as_bytes());
+        bytes.resize(bytes.len().next_multiple_of(8), 0);
+    }
+
+    /// Bytes of its entry in the table.
+    pub(super) fn table_bytes(&self) -> u64 {
+        let length = FIXED + self.extra.len() + self.id.len() + self.name.len();
+        length.next_multiple_of(8) as u64
+    }
+}
+
+/// The table, as it is written.
+pub(super) fn encode_table(snapshots: &[Snapshot]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    snapshots.iter().for_each(|snapshot| snapshot.encode(&mut bytes));
+    bytes
 }
 
 /// Reads the table.
@@ -88,6 +152,7 @@ async fn read_one(file: &Node, offset: u64) -> Result<(Snapshot, u64), MetadataE
         instructions,
         l1_table,
         l1_entries,
+        extra: extra.to_vec(),
     };
     Ok((snapshot, (FIXED + rest.len()).next_multiple_of(8) as u64))
 }

@@ -5,6 +5,7 @@
 //! transports have in common, and [`queues`] what a device sees of its queues.
 
 pub mod blk;
+mod buffers;
 pub mod console;
 pub mod mmio;
 pub mod pci;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use accel::memory::GuestMemory;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::F_EVENT_IDX;
+pub use super::buffers::{Buffers, Memory};
 
 /// A chain of descriptors that the driver made available.
 pub type Chain<'a> = DescriptorChain<&'a GuestMemory>;
@@ -47,6 +48,10 @@ pub struct Queues {
     broken: AtomicBool,
     /// No chain is begun: the machine stands still.
     paused: AtomicBool,
+    /// How many chains were taken and not given back.
+    // Lock order: after a queue.
+    taken: Mutex<usize>,
+    all_given_back: Condvar,
 }
 
 impl Queues {
@@ -61,11 +66,18 @@ impl Queues {
             active: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             paused: AtomicBool::new(false),
+            taken: Mutex::new(0),
+            all_given_back: Condvar::new(),
         }
     }
 
     /// The guest's memory.
     pub fn memory(&self) -> &GuestMemory {
+        &self.memory
+    }
+
+    /// The guest's memory, to be kept.
+    pub fn shared_memory(&self) -> &Arc<GuestMemory> {
         &self.memory
     }
 
@@ -106,6 +118,15 @@ impl Queues {
         self.paused.store(true, Ordering::SeqCst);
         for queue in &self.queues {
             drop(queue.lock());
+        }
+        self.wait_for_taken();
+    }
+
+    /// Waits until all chains that were taken are given back. No further ones are taken: the device is paused or not active.
+    pub(super) fn wait_for_taken(&self) {
+        let mut taken = self.taken.lock();
+        while *taken > 0 {
+            self.all_given_back.wait(&mut taken);
         }
     }
 
@@ -198,6 +219,71 @@ impl Queues {
             }
         }
         more
+    }
+
+    /// Takes the next available chain of queue `index`, for work that takes its time; [`Queues::give_back`] must follow. `None`: there is
+    /// none, and the driver notifies the device of further ones.
+    pub fn take(&self, index: u16) -> Option<Buffers> {
+        let mut queue = self.queue(index)?.lock();
+        loop {
+            if !self.is_active() || self.is_paused() || !queue.ready() {
+                return None;
+            }
+            let chain = match queue.iter(&*self.memory) {
+                Ok(mut available) => available.next(),
+                Err(error) => {
+                    drop(queue);
+                    self.fail(&format!("queue {index}: {error}"));
+                    return None;
+                }
+            };
+            if let Some(chain) = chain {
+                // Section 2.7.5.3.1: no chain is longer than the queue, tables of descriptors included.
+                if chain.clone().nth(usize::from(queue.size())).is_some() {
+                    drop(queue);
+                    self.fail(&format!("queue {index}: a descriptor chain is longer than the queue"));
+                    return None;
+                }
+                *self.taken.lock() += 1;
+                return Some(Buffers::of(&chain));
+            }
+            // Ask to be notified again, and look once more for what came in between.
+            if !queue.enable_notification(&*self.memory).unwrap_or(false) {
+                return None;
+            }
+        }
+    }
+
+    /// Gives a chain back as used, of which the device wrote so many bytes; `None` says that it breaks the rules: the device stops
+    /// until it is reset.
+    pub fn give_back(&self, index: u16, buffers: Buffers, length: Option<u32>) {
+        if let Some(queue) = self.queue(index) {
+            let used = match length {
+                // Whoever waits for this forgets the queue.
+                _ if !self.is_active() => Ok(()),
+                Some(length) => {
+                    let used = queue.lock().add_used(&*self.memory, buffers.head, length);
+                    used.map_err(|error| error.to_string())
+                }
+                None => Err("a descriptor chain breaks the device's rules".into()),
+            };
+            if let Err(problem) = used {
+                self.fail(&format!("queue {index}: {problem}"));
+            }
+        }
+        let mut taken = self.taken.lock();
+        *taken -= 1;
+        if *taken == 0 {
+            self.all_given_back.notify_all();
+        }
+    }
+
+    /// Tells the driver of used buffers of queue `index`, if it wants to know.
+    pub fn interrupt_if_wanted(&self, index: u16) {
+        let Some(queue) = self.queue(index) else { return };
+        if self.is_active() && self.wants_interrupt(&mut queue.lock()) {
+            self.interrupt.queue(index);
+        }
     }
 
     fn wants_interrupt(&self, queue: &mut Queue) -> bool {

@@ -222,6 +222,8 @@ impl Transport {
                 }
             }
             Some(false) if setup.ready => {
+                queue.lock().set_ready(false);
+                self.queues.wait_for_taken();
                 queue.lock().reset();
                 setup.ready = false;
             }
@@ -291,6 +293,7 @@ impl Transport {
     pub fn reset(&self) {
         let mut state = self.state.lock();
         self.queues.set_active(0, false);
+        self.queues.wait_for_taken();
         for queue in self.queues.all() {
             queue.lock().reset();
         }

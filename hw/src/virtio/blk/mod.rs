@@ -1,0 +1,159 @@
+//! Virtio block device.
+//!
+//! VIRTIO 1.2, section 5.2. One queue, served by a thread of the device: requests are under way at once and are used in the order in
+//! which they are done. Data goes from and to the guest's memory without a copy.
+
+mod request;
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use block::Backend;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use tokio::sync::Notify;
+
+use super::VirtioDevice;
+use super::queues::Queues;
+use request::{MOST_RANGES, MOST_SECTORS, Server};
+
+/// Feature bit: the configuration space says how many segments a request may have.
+const F_SEG_MAX: u64 = 1 << 2;
+/// Feature bit: the disk is read-only.
+const F_RO: u64 = 1 << 5;
+/// Feature bit: the configuration space gives the block size.
+const F_BLK_SIZE: u64 = 1 << 6;
+/// Feature bit: requests to flush are understood.
+const F_FLUSH: u64 = 1 << 9;
+/// Feature bit: requests to discard are understood.
+const F_DISCARD: u64 = 1 << 13;
+/// Feature bit: requests to write zeros are understood.
+const F_WRITE_ZEROES: u64 = 1 << 14;
+
+const SECTOR: u64 = 512;
+
+const QUEUE_SIZE: u16 = 256;
+
+/// A block device on a node of the block layer.
+pub struct VirtioBlk {
+    disk: Arc<Backend>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    queues: OnceLock<Arc<Queues>>,
+    /// Told when there may be something to do.
+    kick: Notify,
+    is_ended: AtomicBool,
+}
+
+impl VirtioBlk {
+    /// A device for `disk`, whose length is taken in whole sectors of 512 bytes. `serial` is what the guest reads as
+    /// its serial number (at most 20 bytes of it).
+    pub fn new(disk: Arc<Backend>, serial: &str) -> std::io::Result<Arc<VirtioBlk>> {
+        let shared =
+            Arc::new(Shared { queues: OnceLock::new(), kick: Notify::new(), is_ended: AtomicBool::new(false) });
+        let (server, thread) = (Server::new(disk.clone(), serial), shared.clone());
+        std::thread::Builder::new()
+            .name("virtio-blk".into())
+            .spawn(move || futures_executor::block_on(thread.serve(&server)))?;
+        Ok(Arc::new(VirtioBlk { disk, shared }))
+    }
+}
+
+impl Shared {
+    /// Serves requests until the device is gone.
+    async fn serve(&self, server: &Server) {
+        let mut requests = FuturesUnordered::new();
+        loop {
+            let kicked = self.kick.notified();
+            if self.is_ended.load(Ordering::Acquire) {
+                return;
+            }
+            if let Some(queues) = self.queues.get() {
+                while let Some(buffers) = queues.take(0) {
+                    requests.push(async move {
+                        let length = server.serve(queues, &buffers).await;
+                        (buffers, length)
+                    });
+                }
+            }
+            if requests.is_empty() {
+                kicked.await;
+                continue;
+            }
+            let done = match select(std::pin::pin!(kicked), requests.next()).await {
+                Either::Left(_) => continue,
+                Either::Right((done, _)) => done,
+            };
+            let Some(queues) = self.queues.get() else { continue };
+            let mut next = done;
+            // Those that are done by now, too, need no interrupt of their own.
+            while let Some((buffers, length)) = next {
+                queues.give_back(0, buffers, length);
+                next = requests.next().now_or_never().flatten();
+            }
+            queues.interrupt_if_wanted(0);
+        }
+    }
+}
+
+impl VirtioDevice for VirtioBlk {
+    fn device_id(&self) -> u32 {
+        2
+    }
+    fn queue_sizes(&self) -> &'static [u16] {
+        &[QUEUE_SIZE]
+    }
+    fn features(&self) -> u64 {
+        let writing = if self.disk.is_read_only() { F_RO } else { F_DISCARD | F_WRITE_ZEROES };
+        F_SEG_MAX | F_BLK_SIZE | F_FLUSH | writing
+    }
+    fn config_length(&self) -> usize {
+        60
+    }
+    fn config(&self) -> Vec<u8> {
+        let mut config = vec![0; self.config_length()];
+        let mut put = |at: usize, value: u32| config[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        let sectors = self.disk.length() / SECTOR;
+        put(0, sectors as u32);
+        put(4, (sectors >> 32) as u32);
+        // seg_max, blk_size
+        put(12, u32::from(QUEUE_SIZE - 2));
+        put(20, SECTOR as u32);
+        if !self.disk.is_read_only() {
+            // max_discard_sectors, max_discard_seg, discard_sector_alignment
+            put(36, MOST_SECTORS);
+            put(40, MOST_RANGES);
+            put(44, 1);
+            // max_write_zeroes_sectors, max_write_zeroes_seg, write_zeroes_may_unmap
+            put(48, MOST_SECTORS);
+            put(52, MOST_RANGES);
+            put(56, 1);
+        }
+        config
+    }
+    fn attach(&self, queues: Arc<Queues>) {
+        // A transport attaches a device once.
+        let _ = self.shared.queues.set(queues);
+    }
+    fn ready(&self) {
+        self.shared.kick.notify_one();
+    }
+    fn notify(&self, _queue: u16) {
+        self.shared.kick.notify_one();
+    }
+    fn resume(&self) {
+        self.shared.kick.notify_one();
+    }
+}
+
+impl Drop for VirtioBlk {
+    fn drop(&mut self) {
+        self.shared.is_ended.store(true, Ordering::Release);
+        self.shared.kick.notify_one();
+    }
+}
