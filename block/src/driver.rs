@@ -74,6 +74,21 @@ pub trait Driver: Send + Sync + 'static {
         Err(Error::Unsupported(format!("driver '{}' has no compressed data", self.name())))
     }
 
+    /// The compressed form of `plain`, a whole cluster or the last part of the disk, for [`Driver::write_as_compressed`]; `None` if it is
+    /// written as it is, or if the driver compresses it there only.
+    ///
+    /// Unlike writing, which decides what comes behind what in the file, this is asked for in any order.
+    async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        let _ = plain;
+        Ok(None)
+    }
+
+    /// [`Driver::write_compressed`], with what [`Driver::compress`] said of `from`.
+    async fn write_as_compressed(&self, offset: u64, from: IoVector, compressed: Option<Vec<u8>>) -> Result<(), Error> {
+        let _ = compressed;
+        self.write_compressed(offset, from).await
+    }
+
     /// The node that has this one's bytes (or those that are not here, `backing`), by role.
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
         Vec::new()

@@ -182,6 +182,22 @@ impl Node {
         self.driver.write_compressed(offset, from).await
     }
 
+    /// The compressed form of `plain`, a whole cluster or the last part of the disk, for [`Node::write_as_compressed`].
+    pub async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        self.driver.compress(plain).await
+    }
+
+    /// [`Node::write_compressed`], with what [`Node::compress`] said of `from`.
+    pub async fn write_as_compressed(
+        &self,
+        offset: u64,
+        from: IoVector,
+        compressed: Option<Vec<u8>>,
+    ) -> Result<(), Error> {
+        self.check_writable()?;
+        self.driver.write_as_compressed(offset, from, compressed).await
+    }
+
     /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
     pub async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
         if repair != Repair::Nothing {

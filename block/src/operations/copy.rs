@@ -1,5 +1,6 @@
 //! Copies disks to another, several requests at once.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -150,29 +151,56 @@ struct Walk {
     pieces: u64,
 }
 
-/// Pieces that are done with one after the other.
+/// Pieces that are written one after the other.
 #[derive(Default)]
 struct Turns {
-    next: AtomicU64,
+    state: parking_lot::Mutex<TurnState>,
     changed: Notify,
 }
 
+#[derive(Default)]
+struct TurnState {
+    /// All pieces before this one are done with.
+    next: u64,
+    /// Further ones that are.
+    done: BTreeSet<u64>,
+    /// Nobody waits any more.
+    is_over: bool,
+}
+
 impl Turns {
+    /// Waits until all pieces before this one are done with.
     async fn wait(&self, number: u64) {
         loop {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.next.load(Ordering::Acquire) >= number {
+            let is_turn = {
+                let state = self.state.lock();
+                state.is_over || state.next >= number
+            };
+            if is_turn {
                 return;
             }
             changed.await;
         }
     }
 
-    /// The turn is that of the piece behind this one.
-    fn pass(&self, number: u64) {
-        self.next.fetch_max(number + 1, Ordering::AcqRel);
+    /// This piece is done with.
+    fn done(&self, number: u64) {
+        let mut state = self.state.lock();
+        state.done.insert(number);
+        while let Some(first) = state.done.first().copied().filter(|first| *first == state.next) {
+            state.done.remove(&first);
+            state.next += 1;
+        }
+        drop(state);
+        self.changed.notify_waiters();
+    }
+
+    /// Nobody waits any more.
+    fn end(&self) {
+        self.state.lock().is_over = true;
         self.changed.notify_waiters();
     }
 }
@@ -208,7 +236,7 @@ pub async fn copy(sources: Vec<Arc<Node>>, target: Arc<Node>, options: CopyOptio
         if result.is_err() {
             // The others end with the piece that they have; nobody waits for the turn of one that failed.
             copy.is_over.store(true, Ordering::Release);
-            copy.turns.pass(u64::MAX - 1);
+            copy.turns.end();
         }
     }
     result
@@ -333,25 +361,38 @@ impl Copy {
     async fn copy_piece(&self, piece: Piece, memory: &IoVector) -> Result<(), CopyError> {
         let Piece { number, offset, length, content } = piece;
         let failed = |error| CopyError::Write { offset, error };
-        let is_ordered = self.options.compressed && !self.options.out_of_order;
-        let done = if content == Content::Data {
-            let memory = memory.slice(0, length as usize);
-            self.read(offset, &memory).await?;
-            if is_ordered {
-                self.turns.wait(number).await;
+        if content != Content::Data {
+            let zeroed = self.write_zeroes(offset, length).await;
+            if self.options.compressed {
+                self.turns.done(number);
             }
-            self.write(offset, &memory).await
-        } else {
-            if is_ordered {
-                self.turns.wait(number).await;
-            }
-            self.target.write_zeroes(offset, length, ZeroFlags::MAY_UNMAP).await.map_err(failed)
-        };
-        // Also where it failed, or others would wait for ever.
-        if is_ordered {
-            self.turns.pass(number);
+            return zeroed.map_err(failed);
         }
-        done
+        let memory = memory.slice(0, length as usize);
+        self.read(offset, &memory).await?;
+        if !self.options.compressed {
+            return self.write(offset, &memory).await;
+        }
+        // A single cluster.
+        if self.options.smallest_hole > 0 && memory.is_zero() {
+            self.turns.done(number);
+            return self.write_zeroes(offset, length).await.map_err(failed);
+        }
+        let compressed = self.target.compress(memory.clone()).await.map_err(failed)?;
+        if !self.options.out_of_order {
+            self.turns.wait(number).await;
+        }
+        let written = self.target.write_as_compressed(offset, memory, compressed).await;
+        self.turns.done(number);
+        written.map_err(failed)
+    }
+
+    /// Makes a stretch of the target zero, if it is not.
+    async fn write_zeroes(&self, offset: u64, length: u64) -> Result<(), Error> {
+        if self.options.target_is_zero {
+            return Ok(());
+        }
+        self.target.write_zeroes(offset, length, ZeroFlags::MAY_UNMAP).await
     }
 
     /// Fills `memory` with what the sources have from `offset` on.
@@ -379,21 +420,16 @@ impl Copy {
     async fn write(&self, offset: u64, memory: &IoVector) -> Result<(), CopyError> {
         let failed = |offset| move |error| CopyError::Write { offset, error };
         let smallest = self.options.smallest_hole;
-        if smallest == 0 && !self.options.compressed {
+        if smallest == 0 {
             return self.target.write(offset, memory.clone()).await.map_err(failed(offset));
         }
-        // Without holes all blocks are data.
-        let (block, smallest) = match smallest {
-            0 => (memory.len(), usize::MAX),
-            _ => (self.granule.max(smallest.min(BLOCK)) as usize, smallest as usize),
-        };
-        for run in runs(memory, block, smallest) {
+        let block = self.granule.max(smallest.min(BLOCK)) as usize;
+        for run in runs(memory, block, smallest as usize) {
             let (at, part) = (offset + run.start as u64, memory.slice(run.start, run.length));
-            let written = match (run.is_zero, self.options.compressed) {
-                (true, _) if self.options.target_is_zero => Ok(()),
-                (true, _) => self.target.write_zeroes(at, run.length as u64, ZeroFlags::MAY_UNMAP).await,
-                (false, true) => self.target.write_compressed(at, part).await,
-                (false, false) => self.target.write(at, part).await,
+            let written = if run.is_zero {
+                self.write_zeroes(at, run.length as u64).await
+            } else {
+                self.target.write(at, part).await
             };
             written.map_err(failed(at))?;
         }

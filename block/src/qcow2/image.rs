@@ -242,7 +242,14 @@ impl Driver for Qcow2 {
         self.check_image(repair, report).await
     }
     async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
-        self.write_compressed_cluster(offset, from).await
+        let data = self.compress_cluster(from.clone()).await;
+        self.write_compressed_cluster(offset, from, data).await
+    }
+    async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.compress_cluster(plain).await)
+    }
+    async fn write_as_compressed(&self, offset: u64, from: IoVector, compressed: Option<Vec<u8>>) -> Result<(), Error> {
+        self.write_compressed_cluster(offset, from, compressed).await
     }
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
         let data_file = self.files.data_file.iter().map(|node| (Role::DataFile, node.clone()));
