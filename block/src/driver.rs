@@ -94,6 +94,11 @@ pub trait Driver: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Gives up everything that the image has itself: what is behind it comes forth everywhere.
+    async fn make_empty(&self) -> Result<(), Error> {
+        Err(Error::Unsupported(format!("images of driver '{}' cannot be emptied", self.name())))
+    }
+
     /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
     async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
         let _ = (repair, report);

@@ -198,6 +198,12 @@ impl Node {
         self.driver.write_as_compressed(offset, from, compressed).await
     }
 
+    /// Gives up everything that the image has itself: what is behind it comes forth everywhere.
+    pub async fn make_empty(&self) -> Result<(), Error> {
+        self.check_writable()?;
+        self.driver.make_empty().await
+    }
+
     /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
     pub async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
         if repair != Repair::Nothing {

@@ -156,6 +156,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
             smallest_hole: sparse,
             target_is_zero: is_set("target-is-zero") || is_new_file && target_backing.is_none(),
             target_backing,
+            own_images: 1,
             compressed: is_set("compress"),
             out_of_order: is_set("oob-writes"),
             salvage: is_set("salvage").then(|| {

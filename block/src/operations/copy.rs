@@ -31,6 +31,8 @@ pub struct CopyOptions {
     /// The target has an image behind it of so many bytes, with what is behind the sources: only what the sources have themselves is
     /// copied.
     pub target_backing: Option<u64>,
+    /// How many images of each source's chain count as the source there, at least 1.
+    pub own_images: usize,
     /// Data is written in compressed form.
     pub compressed: bool,
     /// Compressed data need not have its order in the target's file.
@@ -56,6 +58,7 @@ impl Default for CopyOptions {
             smallest_hole: BLOCK,
             target_is_zero: false,
             target_backing: None,
+            own_images: 1,
             compressed: false,
             out_of_order: false,
             salvage: None,
@@ -346,9 +349,9 @@ impl Copy {
             return Ok((Content::Zeros, self.sources.length() - offset));
         };
         if let Some(backing) = self.options.target_backing.filter(|backing| offset < *backing) {
-            let status = node.status(within, left.min(backing - offset)).await?;
-            if !status.is_here {
-                return Ok((Content::Behind, status.length));
+            let found = resolve(node, within, left.min(backing - offset)).await?;
+            if !found.is_present || found.depth >= self.options.own_images {
+                return Ok((Content::Behind, found.length));
             }
         }
         if self.options.smallest_hole == 0 {

@@ -245,6 +245,9 @@ impl Driver for Qcow2 {
         let data = self.compress_cluster(from.clone()).await;
         self.write_compressed_cluster(offset, from, data).await
     }
+    async fn make_empty(&self) -> Result<(), Error> {
+        self.forget_all().await
+    }
     async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
         Ok(self.compress_cluster(plain).await)
     }
