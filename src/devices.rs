@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use accel::Architecture;
-use block::{Backend, FileOptions, Format, ImageOptions};
+use block::{Backend, ErrorPolicy, FileOptions, Format, ImageOptions, OnError};
 use futures_executor::block_on;
 use hw::debug_port::CONSOLE_PORT;
 use hw::ide::{Drive, DriveKind};
@@ -223,13 +223,13 @@ fn drives(
             return Err(group.invalid(format!("machines for {} have no IDE", architecture.name())));
         }
         let kind = if *option == "cdrom" { DriveKind::CdRom } else { DriveKind::Disk };
-        let medium = open(config, file, Format::Raw, kind == DriveKind::CdRom)?;
+        let medium = open(config, file, Format::Raw, kind == DriveKind::CdRom, "", ErrorPolicy::default())?;
         let drive = Drive { kind, medium: Some(medium), serial: String::new() };
         add_ide(config, &group, Place { bus: None, unit: None, index: Some(*index) }, drive)?;
     }
     for (option, index, file) in &options.floppy_files {
         let group = Group::parse(option, "")?;
-        let medium = open(config, file, Format::Raw, false)?;
+        let medium = open(config, file, Format::Raw, false, "", ErrorPolicy::default())?;
         add_floppy(config, &group, Some(*index), medium, architecture)?;
     }
     for text in &options.drives {
@@ -246,6 +246,12 @@ fn drives(
             None => group.take_switch("read-only")?.unwrap_or(is_cd),
         };
         let format = group.take("format");
+        let report = ErrorPolicy::default();
+        let policy = ErrorPolicy {
+            read: on_error(&mut group, "rerror")?.unwrap_or(report.read),
+            write: on_error(&mut group, "werror")?.unwrap_or(report.write),
+        };
+        let name = id.clone().unwrap_or_default();
         let disk: Option<Arc<Backend>> = match group.take_first("file") {
             None if is_cd => None,
             None => return Err(group.invalid("file=... is missing")),
@@ -261,7 +267,7 @@ fn drives(
                         group.invalid(format!("format={name} is not built; valid are {}", Format::names()))
                     })?,
                 };
-                Some(open(config, Path::new(&file), format, read_only)?)
+                Some(open(config, Path::new(&file), format, read_only, &name, policy)?)
             }
         };
         let serial = group.take("serial").unwrap_or_default();
@@ -297,17 +303,31 @@ fn drives(
                 return Err(group.invalid(format!("if={interface} is not built; valid are {ide}virtio and none")));
             }
         }
-        group.finish("file, format, if, media, bus, unit, index, id, readonly and serial")?;
+        group.finish("file, format, if, media, bus, unit, index, id, readonly, serial, rerror and werror")?;
     }
     Ok(waiting)
 }
 
+/// What is to happen when requests of the guest fail.
+fn on_error(group: &mut Group, option: &str) -> Result<Option<OnError>, Invalid> {
+    let Some(text) = group.take(option) else { return Ok(None) };
+    let known = OnError::ALL.map(|(name, _)| name).join(", ");
+    OnError::named(&text).map(Some).ok_or_else(|| group.invalid(format!("{option}={text}: valid are {known}")))
+}
+
 /// Opens an image as a disk.
-fn open(config: &mut Config, path: &Path, format: Format, read_only: bool) -> Result<Arc<Backend>, Invalid> {
+fn open(
+    config: &mut Config,
+    path: &Path,
+    format: Format,
+    read_only: bool,
+    name: &str,
+    policy: ErrorPolicy,
+) -> Result<Arc<Backend>, Invalid> {
     let file = FileOptions { read_only, ..FileOptions::default() };
     let options = ImageOptions { format: Some(format), file, ..ImageOptions::default() };
     let node = block_on(block::open(path, options)).map_err(|error| Invalid::from_error(&error))?;
-    let disk = Backend::new(node);
+    let disk = Backend::named(name, policy, node);
     config.disks.push(disk.clone());
     Ok(disk)
 }

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use futures_executor::block_on;
+use parking_lot::Mutex;
 
 use crate::driver::ZeroFlags;
+use crate::policy::{ErrorAction, FailedRequest, OnError, Operation};
 use crate::{Error, IoVector, Node};
 
 /// A disk in use by a guest device, an export or a tool: a node, and what concerns the user alone.
@@ -12,12 +14,71 @@ use crate::{Error, IoVector, Node};
 /// No request goes beyond the end of the disk. Shared by threads; requests may run at once.
 pub struct Backend {
     node: Arc<Node>,
+    name: String,
+    policy: ErrorPolicy,
+    // Lock order: alone.
+    listener: Mutex<Option<Listener>>,
 }
+
+/// What happens when requests fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorPolicy {
+    /// Requests that read (`rerror`).
+    pub read: OnError,
+    /// Others (`werror`).
+    pub write: OnError,
+}
+
+impl Default for ErrorPolicy {
+    fn default() -> ErrorPolicy {
+        ErrorPolicy { read: OnError::Report, write: OnError::NoSpace }
+    }
+}
+
+/// Told of each request of a guest that failed. It must not wait.
+pub type Listener = Box<dyn Fn(FailedRequest) + Send + Sync>;
 
 impl Backend {
     /// The user of a node.
     pub fn new(node: Arc<Node>) -> Arc<Backend> {
-        Arc::new(Backend { node })
+        Backend::named("", ErrorPolicy::default(), node)
+    }
+
+    /// The user of a node, under the user's name for the disk.
+    pub fn named(name: &str, policy: ErrorPolicy, node: Arc<Node>) -> Arc<Backend> {
+        Arc::new(Backend { node, name: name.to_owned(), policy, listener: Mutex::new(None) })
+    }
+
+    /// The user's name for the disk, or nothing.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Who is told of requests that fail.
+    pub fn listen(&self, listener: Listener) {
+        *self.listener.lock() = Some(listener);
+    }
+
+    /// A request of the guest failed: what the device does about it. Who listens is told.
+    pub fn failed(&self, operation: Operation, error: &Error) -> ErrorAction {
+        let policy = match operation {
+            Operation::Read => self.policy.read,
+            Operation::Write => self.policy.write,
+        };
+        let action = policy.action(error);
+        let request = FailedRequest {
+            device: self.name.clone(),
+            node: self.node.name().to_owned(),
+            operation,
+            action,
+            is_no_space: error.is_no_space(),
+            reason: error.to_string(),
+        };
+        tracing::debug!("disk {}: {} failed: {error}; {}", self.node.name(), operation.name(), action.name());
+        if let Some(listener) = &*self.listener.lock() {
+            listener(request);
+        }
+        action
     }
 
     /// The node.

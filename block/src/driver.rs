@@ -94,6 +94,13 @@ pub trait Driver: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// Names another image, or none, as the one behind: only the name changes, and with it what is read where the image has nothing
+    /// itself. The image behind that is open stays the same.
+    async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        let _ = backing;
+        Err(Error::Unsupported("Operation not supported".into()))
+    }
+
     /// Gives up everything that the image has itself: what is behind it comes forth everywhere.
     async fn make_empty(&self) -> Result<(), Error> {
         Err(Error::Unsupported(format!("images of driver '{}' cannot be emptied", self.name())))

@@ -198,6 +198,12 @@ impl Node {
         self.driver.write_as_compressed(offset, from, compressed).await
     }
 
+    /// Names another image by name and format, or none, as the one behind: only what is stored changes.
+    pub async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        self.check_writable()?;
+        self.driver.change_backing(backing).await
+    }
+
     /// Gives up everything that the image has itself: what is behind it comes forth everywhere.
     pub async fn make_empty(&self) -> Result<(), Error> {
         self.check_writable()?;

@@ -43,7 +43,7 @@ fn run(
     let vm = Vm::new(config, accelerator, clock).unwrap();
     let events: Arc<Mutex<Vec<Event>>> = Arc::default();
     let log = events.clone();
-    let _subscription = vm.subscribe(move |event| log.lock().push(*event));
+    let _subscription = vm.subscribe(move |event| log.lock().push(event.clone()));
     vm.cont().unwrap();
     let status = vm.wait_for_exit_at_most(LIMIT);
     let events = events.lock().clone();

@@ -146,3 +146,49 @@ fn commit() {
     }
     pair.same_bytes("base.raw");
 }
+
+#[test]
+fn rebase() {
+    let chain = || {
+        let pair = Pair::new();
+        pair.file("old.raw", 2 << 20, &[(0, noise(1 << 20, 1))]);
+        let mut other = noise(1 << 20, 1);
+        other[300_000..400_000].fill(4);
+        pair.file("new.raw", (1 << 20) + 512, &[(0, other)]);
+        pair.prepare(&["create", "-q", "-f", "qcow2", "-b", "new.raw", "-F", "raw", "new.qcow2", "4M"]);
+        pair.prepare(&["create", "-q", "-f", "qcow2", "-b", "old.raw", "-F", "raw", "top", "3M"]);
+        write(&pair, "top", &["write -P 5 1000k 100k", "write -z 128k 64k", "write -P 3 2900k 10k"]);
+        pair.prepare(&["snapshot", "-c", "one", "top"]);
+        pair
+    };
+    for options in [
+        &["-b", "new.raw", "-F", "raw"][..],
+        &["-b", "new.qcow2", "-F", "qcow2"],
+        &["-b", "old.raw", "-F", "raw", "-t", "none", "-T", "none"],
+        &["-b", ""],
+        &["-q", "-u", "-b", "new.raw", "-F", "raw"],
+        &["-u", "-b", "new.qcow2", "-F", "qcow2"],
+        &["-u"],
+    ] {
+        let pair = chain();
+        pair.same(&[&["rebase", "-f", "qcow2"], options, &["top"]].concat());
+        pair.same_disk("top", "qcow2");
+        pair.same_room("top", "qcow2");
+        let info = pair.both(&["info", "top"]).map(|answer| {
+            let stays = |line: &&str| !line.contains("disk size") && !line.contains("file length");
+            answer.stdout.lines().filter(stays).collect::<Vec<_>>().join("\n")
+        });
+        assert_eq!(info[0], info[1], "{options:?}");
+    }
+    let pair = chain();
+    let [ours, theirs] = pair.both(&["rebase", "-p", "-b", "new.raw", "-F", "raw", "top"]);
+    for answer in [ours, theirs] {
+        assert!(answer.stdout.starts_with("    (0.00/100%)\r"), "{answer:?}");
+        assert!(answer.stdout.ends_with("    (100.00/100%)\r\n"), "{answer:?}");
+    }
+    pair.same_error(&["rebase", "-b", "nowhere", "-F", "raw", "top"]);
+    pair.same_error(&["rebase", "-b", "new.raw", "top"]);
+    pair.prepare(&["create", "-q", "-f", "qcow2", "-b", "top", "-F", "qcow2", "upper"]);
+    let ours = pair.ours_alone(&["rebase", "-b", "upper", "-F", "qcow2", "top"]);
+    assert!(ours.code == Some(1) && ours.stderr.contains("would stand behind itself"), "{ours:?}");
+}

@@ -82,8 +82,73 @@ structure! {
     }
 }
 
+enumeration! {
+    /// A kind of request to a disk.
+    pub(crate) enum IoOperationType {
+        /// It only reads.
+        "read" => Read,
+        /// It changes something, or makes a change durable.
+        "write" => Write,
+    }
+}
+
+enumeration! {
+    /// What is done about a request to a disk that failed.
+    pub(crate) enum BlockErrorAction {
+        /// It is reported to the guest as done.
+        "ignore" => Ignore,
+        /// The guest is told.
+        "report" => Report,
+        /// The machine stops; the request is made again when it goes on.
+        "stop" => Stop,
+    }
+}
+
+structure! {
+    /// Data of BLOCK_IO_ERROR.
+    pub(crate) struct BlockIoErrorData {
+        /// The disk's name, as the user gave it; empty if it has none.
+        "device" => device: String,
+        /// The name of its node.
+        "node-name" => node: Option<String>,
+        /// What kind of request it was.
+        "operation" => operation: IoOperationType,
+        /// What is done about it.
+        "action" => action: BlockErrorAction,
+        /// The host has no room.
+        "nospace" => nospace: Option<bool>,
+        /// Why, for people; not to be interpreted.
+        "reason" => reason: String,
+    }
+}
+
+impl From<&block::FailedRequest> for BlockIoErrorData {
+    fn from(failed: &block::FailedRequest) -> BlockIoErrorData {
+        BlockIoErrorData {
+            device: failed.device.clone(),
+            node: Some(failed.node.clone()),
+            operation: match failed.operation {
+                block::Operation::Read => IoOperationType::Read,
+                block::Operation::Write => IoOperationType::Write,
+            },
+            action: match failed.action {
+                block::ErrorAction::Report => BlockErrorAction::Report,
+                block::ErrorAction::Ignore => BlockErrorAction::Ignore,
+                block::ErrorAction::Stop => BlockErrorAction::Stop,
+            },
+            nospace: Some(failed.is_no_space),
+            reason: failed.reason.clone(),
+        }
+    }
+}
+
 /// All events.
 pub const DECLARATIONS: &[Declaration] = &[
+    Declaration {
+        name: "BLOCK_IO_ERROR",
+        documentation: "A request of the guest to a disk failed.",
+        data: BlockIoErrorData::TYPE,
+    },
     Declaration { name: "POWERDOWN", documentation: "The guest was asked to switch off.", data: Empty::TYPE },
     Declaration { name: "RESET", documentation: "The machine was reset.", data: CauseData::TYPE },
     Declaration { name: "RESUME", documentation: "The machine runs.", data: Empty::TYPE },
@@ -114,6 +179,9 @@ pub(crate) fn message(event: &Event, time: SystemTime) -> Value {
     message.insert("event".into(), event.name().into());
     if let Some(cause) = event.cause() {
         message.insert("data".into(), CauseData { guest: cause.is_guest(), reason: cause.into() }.to_wire());
+    }
+    if let Event::BlockIoError(failed) = event {
+        message.insert("data".into(), BlockIoErrorData::from(failed).to_wire());
     }
     if let Event::AcceleratorChanged { from, to } = event {
         message.insert("data".into(), AcceleratorData { from: (*from).into(), to: (*to).into() }.to_wire());

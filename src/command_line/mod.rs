@@ -66,7 +66,7 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     (
         "drive",
         Takes::Many("file=FILE[,PROP=VALUE]"),
-        "a disk: file, format=raw|qcow2, if=ide|floppy|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly",
+        "a disk: file, format=raw|qcow2, if=ide|floppy|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly, rerror, werror",
     ),
     ("fda", Takes::One("FILE"), "a disk in the first floppy drive: a raw image"),
     ("fdb", Takes::One("FILE"), "a disk in the second floppy drive"),

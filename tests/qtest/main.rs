@@ -4,6 +4,7 @@
 mod support;
 
 mod acpi;
+mod disk;
 mod floppy;
 mod fw_cfg;
 mod hpet;

@@ -43,6 +43,11 @@ impl Machine {
         Machine { child, reader, writer: stream, interrupts: Vec::new(), folder }
     }
 
+    /// The program's process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// A folder for the test's files.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()

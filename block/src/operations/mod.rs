@@ -9,6 +9,7 @@ mod compare;
 mod copy;
 mod map;
 mod measure;
+mod rebase;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ pub use compare::{CompareError, CompareOptions, Difference, DifferenceKind, comp
 pub use copy::{CopyError, CopyOptions, Progress, TellProgress, TellUnreadable, copy};
 pub use map::{Extent, map};
 pub use measure::{Measure, measure};
+pub use rebase::copy_differences;
 
 /// What disks are whole multiples of, bytes.
 pub const SECTOR: u64 = 512;

@@ -245,6 +245,9 @@ impl Driver for Qcow2 {
         let data = self.compress_cluster(from.clone()).await;
         self.write_compressed_cluster(offset, from, data).await
     }
+    async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        self.name_backing(backing).await
+    }
     async fn make_empty(&self) -> Result<(), Error> {
         self.forget_all().await
     }

@@ -14,7 +14,7 @@ mod tests;
 use std::sync::{Arc, Weak};
 
 use accel::memory::GuestMemory;
-use block::Backend;
+use block::{Backend, ErrorAction, Operation};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -196,6 +196,31 @@ impl State {
     }
 }
 
+/// How a job ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum JobEnd {
+    Done,
+    Failed,
+    /// It is to be done again when the machine goes on.
+    Stalled,
+}
+
+impl JobEnd {
+    fn of(done: bool) -> JobEnd {
+        if done { JobEnd::Done } else { JobEnd::Failed }
+    }
+}
+
+/// What a request to the medium comes to, by the user's choice of what happens when it fails.
+fn end_of(medium: &Backend, operation: Operation, result: Result<(), block::Error>) -> JobEnd {
+    let Err(error) = result else { return JobEnd::Done };
+    match medium.failed(operation, &error) {
+        ErrorAction::Report => JobEnd::Failed,
+        ErrorAction::Ignore => JobEnd::Done,
+        ErrorAction::Stop => JobEnd::Stalled,
+    }
+}
+
 struct Shared {
     label: String,
     drives: [Option<Drive>; 2],
@@ -352,54 +377,62 @@ impl Shared {
         };
         let medium = self.drives[usize::from(second)].as_ref().and_then(|drive| drive.medium.clone());
         let memory = &*self.memory;
-        let done = match (job, &medium, &regions) {
-            (Job::AnswerDma, _, Some(regions)) => regions.write(memory, 0, &buffer),
+        let end = match (job, &medium, &regions) {
+            (Job::AnswerDma, _, Some(regions)) => JobEnd::of(regions.write(memory, 0, &buffer)),
             (Job::Read { offset, length }, Some(medium), _) => {
                 // Bounded: no job is longer than MOST_AT_ONCE.
                 buffer.resize(length as usize, 0);
-                self.told(medium.read_blocking(offset, &mut buffer))
+                end_of(medium, Operation::Read, medium.read_blocking(offset, &mut buffer))
             }
-            (Job::Write { offset }, Some(medium), _) => self.told(medium.write_blocking(offset, &buffer)),
-            (Job::Flush, Some(medium), _) => self.told(medium.flush_blocking()),
+            (Job::Write { offset }, Some(medium), _) => {
+                end_of(medium, Operation::Write, medium.write_blocking(offset, &buffer))
+            }
+            (Job::Flush, Some(medium), _) => end_of(medium, Operation::Write, medium.flush_blocking()),
             (Job::Dma { offset, length, write }, Some(medium), Some(regions)) => {
                 self.dma(medium, regions, offset, length, write)
             }
-            _ => false,
+            _ => JobEnd::Failed,
         };
         let mut state = self.state.lock();
         // A reset may have come meanwhile, and even a new job after it.
         if state.job == Some(job) && state.second == second {
-            state.job = None;
             state.buffer = buffer;
+            if end == JobEnd::Stalled {
+                // It is done again when the machine goes on.
+                return false;
+            }
+            state.job = None;
             state.position = 0;
             let length = job.length(&state);
             let used_up = regions.is_some_and(|regions| regions.is_used_up(length));
-            self.done(&mut state, job, done, used_up);
+            self.done(&mut state, job, end == JobEnd::Done, used_up);
         }
         state.job.is_some()
     }
 
-    fn told(&self, result: Result<(), block::Error>) -> bool {
-        result.inspect_err(|error| tracing::debug!("{}: {error}", self.label)).is_ok()
-    }
-
-    fn dma(&self, medium: &Backend, regions: &bus_master::Regions, offset: u64, length: u64, write: bool) -> bool {
+    fn dma(&self, medium: &Backend, regions: &bus_master::Regions, offset: u64, length: u64, write: bool) -> JobEnd {
         let mut buffer = vec![0; length.min(MOST_AT_ONCE) as usize];
         let mut moved = 0;
         while moved < length {
             let part = &mut buffer[..(length - moved).min(MOST_AT_ONCE) as usize];
             let at = offset.saturating_add(moved);
-            let done = if write {
-                regions.read(&self.memory, moved, part) && self.told(medium.write_blocking(at, part))
+            let end = if write {
+                match regions.read(&self.memory, moved, part) {
+                    true => end_of(medium, Operation::Write, medium.write_blocking(at, part)),
+                    false => JobEnd::Failed,
+                }
             } else {
-                self.told(medium.read_blocking(at, part)) && regions.write(&self.memory, moved, part)
+                match end_of(medium, Operation::Read, medium.read_blocking(at, part)) {
+                    JobEnd::Done => JobEnd::of(regions.write(&self.memory, moved, part)),
+                    other => other,
+                }
             };
-            if !done {
-                return false;
+            if end != JobEnd::Done {
+                return end;
             }
             moved += part.len() as u64;
         }
-        true
+        JobEnd::Done
     }
 
     /// After a job.
@@ -624,6 +657,9 @@ impl Device for Channel {
     }
     fn resume(&self) {
         self.worker.resume();
+        if self.shared.state.lock().job.is_some() {
+            self.worker.kick();
+        }
     }
     fn save(&self) -> serde_json::Value {
         state_value(&*self.shared.state.lock())

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use accel::memory::GuestMemory;
 use block::IoVector;
+use serde::{Deserialize, Serialize};
 use vm_memory::bitmap::Bitmap;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend};
 
 use super::queues::Chain;
 
 /// A chain that was taken out of its queue, to be given back when the device is done with it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Buffers {
     /// The chain's first descriptor, by which the driver knows it.
     pub(super) head: u16,
@@ -23,7 +24,7 @@ pub struct Buffers {
 }
 
 /// Pieces of the guest's memory that follow one another in a chain.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {
     pieces: Vec<(u64, u64)>,
 }

@@ -254,6 +254,19 @@ impl Queues {
         }
     }
 
+    /// A chain that was taken is kept by the device until the machine was stopped and goes on: nobody waits for it.
+    pub fn set_aside(&self) {
+        self.count_given_back();
+    }
+
+    /// A chain that was set aside is worked on again; false while the machine stands still or the device is not in use.
+    pub fn take_again(&self) -> bool {
+        let _queues: Vec<_> = self.queues.iter().map(Mutex::lock).collect();
+        let may = self.is_active() && !self.is_paused();
+        *self.taken.lock() += usize::from(may);
+        may
+    }
+
     /// Gives a chain back as used, of which the device wrote so many bytes; `None` says that it breaks the rules: the device stops
     /// until it is reset.
     pub fn give_back(&self, index: u16, buffers: Buffers, length: Option<u32>) {
@@ -271,6 +284,10 @@ impl Queues {
                 self.fail(&format!("queue {index}: {problem}"));
             }
         }
+        self.count_given_back();
+    }
+
+    fn count_given_back(&self) {
         let mut taken = self.taken.lock();
         *taken -= 1;
         if *taken == 0 {

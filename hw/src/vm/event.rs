@@ -49,7 +49,7 @@ impl Cause {
 }
 
 /// Something that happened to the machine, as QMP's events of the same names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// STOP: it runs no more.
     Stop,
@@ -65,6 +65,8 @@ pub enum Event {
     Suspend,
     /// WAKEUP: it woke.
     Wakeup,
+    /// BLOCK_IO_ERROR: a request of the guest to a disk failed.
+    BlockIoError(block::FailedRequest),
     /// X_ACCELERATOR_CHANGED: another accelerator runs it now.
     AcceleratorChanged {
         /// The one that ran it before.
@@ -76,7 +78,7 @@ pub enum Event {
 
 impl Event {
     /// QMP's name.
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &'static str {
         match self {
             Event::Stop => "STOP",
             Event::Resume => "RESUME",
@@ -85,19 +87,21 @@ impl Event {
             Event::Shutdown(_) => "SHUTDOWN",
             Event::Suspend => "SUSPEND",
             Event::Wakeup => "WAKEUP",
+            Event::BlockIoError(_) => "BLOCK_IO_ERROR",
             Event::AcceleratorChanged { .. } => "X_ACCELERATOR_CHANGED",
         }
     }
 
     /// Why, for those events whose data says it.
-    pub fn cause(self) -> Option<Cause> {
+    pub fn cause(&self) -> Option<Cause> {
         match self {
-            Event::Reset(cause) | Event::Shutdown(cause) => Some(cause),
+            Event::Reset(cause) | Event::Shutdown(cause) => Some(*cause),
             Event::Stop
             | Event::Resume
             | Event::Powerdown
             | Event::Suspend
             | Event::Wakeup
+            | Event::BlockIoError(_)
             | Event::AcceleratorChanged { .. } => None,
         }
     }

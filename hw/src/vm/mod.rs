@@ -364,6 +364,18 @@ impl Vm {
         });
         // Set once, here.
         let _ = whole.set(Arc::downgrade(&core));
+        for disk in &core.disks {
+            let (core, commands) = (Arc::downgrade(&core), commands.clone());
+            disk.listen(Box::new(move |failed| {
+                let Some(core) = core.upgrade() else { return };
+                let stops = failed.action == block::ErrorAction::Stop;
+                core.emit(Event::BlockIoError(failed));
+                if stops {
+                    // A machine that has ended needs no stop.
+                    let _ = commands.send(Message { command: Command::Stop(RunState::IoError), reply: None });
+                }
+            }));
+        }
         // From here on the threads end when `vm` is dropped.
         let mut vm = Vm { core: core.clone(), commands, control: None, name: config.name, uuid: config.uuid };
         core.initialise()?;

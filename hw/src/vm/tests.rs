@@ -29,7 +29,7 @@ fn fixture(change: impl FnOnce(&mut Config)) -> Fixture {
     let vm = Arc::new(Vm::new(config, accelerator.clone(), clock.clone()).unwrap());
     let events: Arc<Mutex<Vec<Event>>> = Arc::default();
     let log = events.clone();
-    let subscription = vm.subscribe(move |event| log.lock().push(*event));
+    let subscription = vm.subscribe(move |event| log.lock().push(event.clone()));
     Fixture { vm, accelerator, events, clock, _subscription: subscription }
 }
 

@@ -14,11 +14,14 @@ use block::Backend;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use super::VirtioDevice;
-use super::queues::Queues;
-use request::{MOST_RANGES, MOST_SECTORS, Server};
+use super::queues::{Buffers, Queues};
+use crate::device::{StateError, parse_state, state_value};
+use request::{MOST_RANGES, MOST_SECTORS, Outcome, Server};
 
 /// Feature bit: the configuration space says how many segments a request may have.
 const F_SEG_MAX: u64 = 1 << 2;
@@ -47,15 +50,31 @@ struct Shared {
     queues: OnceLock<Arc<Queues>>,
     /// Told when there may be something to do.
     kick: Notify,
+    /// Requests that failed and are made again when the machine goes on.
+    // Lock order: alone.
+    stalled: Mutex<Stalled>,
     is_ended: AtomicBool,
+}
+
+/// Requests that failed and are not given up.
+#[derive(Default, Serialize, Deserialize)]
+struct Stalled {
+    /// They wait until the machine has stopped and goes on.
+    waiting: Vec<Buffers>,
+    /// It does.
+    again: Vec<Buffers>,
 }
 
 impl VirtioBlk {
     /// A device for `disk`, whose length is taken in whole sectors of 512 bytes. `serial` is what the guest reads as
     /// its serial number (at most 20 bytes of it).
     pub fn new(disk: Arc<Backend>, serial: &str) -> std::io::Result<Arc<VirtioBlk>> {
-        let shared =
-            Arc::new(Shared { queues: OnceLock::new(), kick: Notify::new(), is_ended: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            queues: OnceLock::new(),
+            kick: Notify::new(),
+            stalled: Mutex::default(),
+            is_ended: AtomicBool::new(false),
+        });
         let (server, thread) = (Server::new(disk.clone(), serial), shared.clone());
         std::thread::Builder::new()
             .name("virtio-blk".into())
@@ -65,6 +84,17 @@ impl VirtioBlk {
 }
 
 impl Shared {
+    /// The next request: those that failed and are made again come first.
+    fn take(&self, queues: &Queues) -> Option<Buffers> {
+        {
+            let mut stalled = self.stalled.lock();
+            if !stalled.again.is_empty() && queues.take_again() {
+                return Some(stalled.again.remove(0));
+            }
+        }
+        queues.take(0)
+    }
+
     /// Serves requests until the device is gone.
     async fn serve(&self, server: &Server) {
         let mut requests = FuturesUnordered::new();
@@ -74,10 +104,10 @@ impl Shared {
                 return;
             }
             if let Some(queues) = self.queues.get() {
-                while let Some(buffers) = queues.take(0) {
+                while let Some(buffers) = self.take(queues) {
                     requests.push(async move {
-                        let length = server.serve(queues, &buffers).await;
-                        (buffers, length)
+                        let outcome = server.serve(queues, &buffers).await;
+                        (buffers, outcome)
                     });
                 }
             }
@@ -92,8 +122,15 @@ impl Shared {
             let Some(queues) = self.queues.get() else { continue };
             let mut next = done;
             // Those that are done by now, too, need no interrupt of their own.
-            while let Some((buffers, length)) = next {
-                queues.give_back(0, buffers, length);
+            while let Some((buffers, outcome)) = next {
+                match outcome {
+                    Outcome::Done(length) => queues.give_back(0, buffers, Some(length)),
+                    Outcome::Broken => queues.give_back(0, buffers, None),
+                    Outcome::Stalled => {
+                        self.stalled.lock().waiting.push(buffers);
+                        queues.set_aside();
+                    }
+                }
                 next = requests.next().now_or_never().flatten();
             }
             queues.interrupt_if_wanted(0);
@@ -146,8 +183,22 @@ impl VirtioDevice for VirtioBlk {
     fn notify(&self, _queue: u16) {
         self.shared.kick.notify_one();
     }
+    fn reset(&self) {
+        *self.shared.stalled.lock() = Stalled::default();
+    }
     fn resume(&self) {
+        let mut stalled = self.shared.stalled.lock();
+        let waiting = std::mem::take(&mut stalled.waiting);
+        stalled.again.extend(waiting);
+        drop(stalled);
         self.shared.kick.notify_one();
+    }
+    fn save(&self) -> serde_json::Value {
+        state_value(&*self.shared.stalled.lock())
+    }
+    fn restore(&self, state: &serde_json::Value) -> Result<(), StateError> {
+        *self.shared.stalled.lock() = parse_state("virtio-blk", state)?;
+        Ok(())
     }
 }
 

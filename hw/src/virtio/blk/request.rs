@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use block::{Backend, ZeroFlags};
+use accel::memory::GuestMemory;
+use block::{Backend, ErrorAction, Operation, ZeroFlags};
 
 use super::SECTOR;
 use crate::virtio::queues::{Buffers, Memory, Queues};
@@ -31,6 +32,22 @@ pub(super) const MOST_SECTORS: u32 = 1 << 22;
 /// Flag of a range: the room may be given back.
 const UNMAP: u32 = 1;
 
+/// What became of a request.
+pub(super) enum Outcome {
+    /// It is done, and so many bytes were written into the guest's memory.
+    Done(u32),
+    /// It failed, and is to be made again when the machine goes on.
+    Stalled,
+    /// The buffers break the rules.
+    Broken,
+}
+
+/// The status that the guest is told, or [`Stalls`].
+type Status = Result<u8, Stalls>;
+
+/// The request waits until the machine goes on.
+struct Stalls;
+
 /// What requests are served with.
 pub(super) struct Server {
     disk: Arc<Backend>,
@@ -42,48 +59,58 @@ impl Server {
         Server { disk, serial: serial.to_owned() }
     }
 
-    /// Serves a request; returns how many bytes were written into the guest's memory, or `None` where the buffers break the rules.
-    pub(super) async fn serve(&self, queues: &Queues, buffers: &Buffers) -> Option<u32> {
+    /// Serves a request.
+    pub(super) async fn serve(&self, queues: &Queues, buffers: &Buffers) -> Outcome {
         let memory = queues.shared_memory();
+        match self.try_serve(memory, buffers).await {
+            Some(Ok(written)) => Outcome::Done(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1)),
+            Some(Err(Stalls)) => Outcome::Stalled,
+            None => Outcome::Broken,
+        }
+    }
+
+    /// How many bytes were written before the status; `None` if the buffers break the rules.
+    async fn try_serve(&self, memory: &Arc<GuestMemory>, buffers: &Buffers) -> Option<Result<u64, Stalls>> {
         // The last writable byte is the status; without it or the header there is no request.
         let room = buffers.writable.length().checked_sub(1)?;
         let (header, data) = buffers.readable.split(HEADER)?;
         let (answer, status) = buffers.writable.split(room)?;
         let header = header.bytes(memory)?;
-        let number = |at: usize| header.get(at..).and_then(|bytes| bytes.first_chunk()).copied();
-        let kind = number(0).map(u32::from_le_bytes)?;
+        let kind = header.first_chunk().copied().map(u32::from_le_bytes)?;
         let sector = header.get(8..).and_then(|bytes| bytes.first_chunk()).copied().map(u64::from_le_bytes)?;
         let (done, written) = match kind {
             T_IN => (self.read(sector, &answer, memory).await?, room),
             T_OUT => (self.write(sector, &data, memory).await?, 0),
-            T_FLUSH => (self.told("flush", self.disk.flush().await), 0),
+            T_FLUSH => (self.status(Operation::Write, self.disk.flush().await), 0),
             T_GET_ID => {
                 let mut id = [0; ID_LENGTH];
                 let length = self.serial.len().min(ID_LENGTH);
                 id[..length].copy_from_slice(&self.serial.as_bytes()[..length]);
                 let length = room.min(ID_LENGTH as u64);
                 answer.split(length)?.0.put(memory, &id[..length as usize])?;
-                (S_OK, length)
+                (Ok(S_OK), length)
             }
             T_DISCARD | T_WRITE_ZEROES => {
                 // Ranges take 16 bytes, and nobody sends megabytes of them.
                 let (ranges, _) = data.split(data.length().min((RANGE as u64) * u64::from(MOST_RANGES) + 1))?;
                 (self.change_ranges(kind, &ranges.bytes(memory)?).await, 0)
             }
-            _ => (S_UNSUPP, 0),
+            _ => (Ok(S_UNSUPP), 0),
+        };
+        let done = match done {
+            Ok(done) => done,
+            Err(stalls) => return Some(Err(stalls)),
         };
         status.put(memory, &[done])?;
-        let written = if done == S_OK { written } else { 0 };
-        Some(u32::try_from(written).unwrap_or(u32::MAX).saturating_add(1))
+        Some(Ok(if done == S_OK { written } else { 0 }))
     }
 
-    fn told(&self, operation: &str, result: Result<(), block::Error>) -> u8 {
-        match result {
-            Ok(()) => S_OK,
-            Err(error) => {
-                tracing::debug!("virtio-blk: {operation}: {error}");
-                S_IOERR
-            }
+    fn status(&self, operation: Operation, result: Result<(), block::Error>) -> Status {
+        let Err(error) = result else { return Ok(S_OK) };
+        match self.disk.failed(operation, &error) {
+            ErrorAction::Report => Ok(S_IOERR),
+            ErrorAction::Ignore => Ok(S_OK),
+            ErrorAction::Stop => Err(Stalls),
         }
     }
 
@@ -95,45 +122,47 @@ impl Server {
         whole.then_some(offset)
     }
 
-    async fn read(&self, sector: u64, answer: &Memory, memory: &Arc<accel::memory::GuestMemory>) -> Option<u8> {
-        let Some(offset) = self.check(sector, answer.length()) else { return Some(S_IOERR) };
-        let done = self.told("read", self.disk.read(offset, answer.vector(memory)?).await);
+    async fn read(&self, sector: u64, answer: &Memory, memory: &Arc<GuestMemory>) -> Option<Status> {
+        let Some(offset) = self.check(sector, answer.length()) else { return Some(Ok(S_IOERR)) };
+        let done = self.disk.read(offset, answer.vector(memory)?).await;
         answer.mark_written(memory);
-        Some(done)
+        Some(self.status(Operation::Read, done))
     }
 
-    async fn write(&self, sector: u64, data: &Memory, memory: &Arc<accel::memory::GuestMemory>) -> Option<u8> {
-        let Some(offset) = self.check(sector, data.length()) else { return Some(S_IOERR) };
-        Some(self.told("write", self.disk.write(offset, data.vector(memory)?).await))
+    async fn write(&self, sector: u64, data: &Memory, memory: &Arc<GuestMemory>) -> Option<Status> {
+        let Some(offset) = self.check(sector, data.length()) else { return Some(Ok(S_IOERR)) };
+        let done = self.disk.write(offset, data.vector(memory)?).await;
+        Some(self.status(Operation::Write, done))
     }
 
     /// Discards ranges, or makes them zero.
-    async fn change_ranges(&self, kind: u32, ranges: &[u8]) -> u8 {
+    async fn change_ranges(&self, kind: u32, ranges: &[u8]) -> Status {
         let (ranges, rest) = ranges.as_chunks::<RANGE>();
         if !rest.is_empty() || ranges.len() > MOST_RANGES as usize {
-            return S_UNSUPP;
+            return Ok(S_UNSUPP);
         }
         for range in ranges {
             let [start, count, flags] = [&range[..8], &range[8..12], &range[12..]]
                 .map(|field| field.iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte)));
             let allowed = if kind == T_WRITE_ZEROES { UNMAP } else { 0 };
             if flags & !u64::from(allowed) != 0 {
-                return S_UNSUPP;
+                return Ok(S_UNSUPP);
             }
             if count > u64::from(MOST_SECTORS) {
-                return S_IOERR;
+                return Ok(S_IOERR);
             }
-            let Some(offset) = self.check(start, count * SECTOR) else { return S_IOERR };
+            let Some(offset) = self.check(start, count * SECTOR) else { return Ok(S_IOERR) };
             let done = if kind == T_DISCARD {
-                self.told("discard", self.disk.discard(offset, count * SECTOR).await)
+                self.disk.discard(offset, count * SECTOR).await
             } else {
                 let flags = if flags != 0 { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
-                self.told("write zeros", self.disk.write_zeroes(offset, count * SECTOR, flags).await)
+                self.disk.write_zeroes(offset, count * SECTOR, flags).await
             };
-            if done != S_OK {
-                return done;
+            let status = self.status(Operation::Write, done)?;
+            if status != S_OK {
+                return Ok(status);
             }
         }
-        S_OK
+        Ok(S_OK)
     }
 }
