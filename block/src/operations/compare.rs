@@ -7,8 +7,11 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use super::chain::{Resolved, resolve};
-use super::{Progress, REQUEST, SECTOR, TellProgress, length_in_sectors, words};
+use super::{Progress, SECTOR, TellProgress, length_in_sectors, words};
 use crate::{Error, IoVector, Node};
+
+/// Most bytes that are compared at once: two of these stay in a processor's cache.
+const REQUEST: u64 = 256 << 10;
 
 /// How disks are compared.
 #[derive(Clone)]
