@@ -192,11 +192,18 @@ impl NewFile {
             // File systems without such a flag do not copy either.
             let _ = ioctl_getflags(&opened).and_then(|flags| ioctl_setflags(&opened, flags | IFlags::NOCOW));
         }
-        let protocol = HostFile::from_file(opened, FileOptions::default()).map_err(host)?;
-        Ok((NewFile { path: path.to_owned(), is_new: metadata.is_none() }, protocol))
+        drop(opened);
+        let file = NewFile { path: path.to_owned(), is_new: metadata.is_none() };
+        // Others that use it keep it from being lost.
+        let protocol = HostFile::open(path, FileOptions::default()).map_err(|error| match error {
+            Error::Open { why, .. } => failed(why),
+            other => other,
+        });
+        let protocol = file.keep_if(protocol)?;
+        Ok((file, protocol))
     }
 
-    fn keep_if<T>(self, done: Result<T, Error>) -> Result<T, Error> {
+    fn keep_if<T>(&self, done: Result<T, Error>) -> Result<T, Error> {
         if done.is_err() && self.is_new {
             // That it could not be made is what the user must know.
             let _ = std::fs::remove_file(&self.path);

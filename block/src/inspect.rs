@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::qcow2;
-use crate::{Error, FileOptions, HostFile, Node, host_words};
+use crate::{Error, FileOptions, HostFile, Node, Sharing, host_words};
 
 /// How many of the first bytes tell a format.
 const PROBED: u64 = 512;
@@ -67,10 +67,10 @@ pub struct Image {
 
 impl Image {
     /// Looks at the image in a file; its format is found out unless it is given.
-    pub async fn inspect(path: &Path, format: Option<Format>) -> Result<Image, Error> {
+    pub async fn inspect(path: &Path, format: Option<Format>, sharing: Sharing) -> Result<Image, Error> {
         let failed = |why: String| Error::Open { name: path.display().to_string(), why };
         let metadata = std::fs::metadata(path).map_err(|error| failed(host_words(&error)))?;
-        let options = FileOptions { read_only: true, ..FileOptions::default() };
+        let options = FileOptions { read_only: true, sharing, ..FileOptions::default() };
         let file = Node::new("file", HostFile::open(path, options)?);
         let format = match format {
             Some(format) => format,
@@ -96,8 +96,8 @@ impl Image {
     }
 
     /// The image and those behind it, the frontmost first.
-    pub async fn inspect_chain(path: &Path, format: Option<Format>) -> Result<Vec<Image>, Error> {
-        let mut chain = vec![Image::inspect(path, format).await?];
+    pub async fn inspect_chain(path: &Path, format: Option<Format>, sharing: Sharing) -> Result<Vec<Image>, Error> {
+        let mut chain = vec![Image::inspect(path, format, sharing).await?];
         let mut seen = vec![identity(path)];
         while let Some(backing) = chain.last().and_then(Image::backing_path) {
             let failed = |why: String| Error::Open { name: backing.display().to_string(), why };
@@ -114,7 +114,7 @@ impl Image {
                     Some(Format::named(name).ok_or_else(unknown)?)
                 }
             };
-            chain.push(Image::inspect(&backing, format).await?);
+            chain.push(Image::inspect(&backing, format, sharing).await?);
         }
         Ok(chain)
     }

@@ -34,7 +34,7 @@ pub use create::create;
 pub use driver::{Driver, InternalSnapshots, Preallocation, Role, SnapshotInfo, Status, StatusKind, ZeroFlags, Zeroed};
 pub use error::{Error, host_words};
 pub use fields::FieldError;
-pub use file::{Engine, FileOptions, HostFile};
+pub use file::{Engine, FileOptions, HostFile, Sharing};
 pub use inspect::{Format, Image};
 pub use io_vector::IoVector;
 pub use memory::MemoryDisk;

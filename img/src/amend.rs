@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     let names = arguments::given_names(arguments);
     let [name] = names[..] else { return Err(Failure::said("Expecting one image file name")) };
     images::run(async {
-        let node = images::open(name, format, cache, true).await?;
+        let node = images::open(name, format, cache, true, arguments::sharing(arguments)).await?;
         Err(refused(node.driver().name()))
     })
 }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::ExitCode;
 
-use block::{Format, SizeError, parse_size};
+use block::{Format, Sharing, SizeError, parse_size};
 use clap::builder::PossibleValuesParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgAction, ArgMatches, value_parser};
@@ -38,7 +38,13 @@ pub(crate) fn progress() -> Arg {
 }
 
 pub(crate) fn force_share() -> Arg {
-    flag("force-share", Some('U'), "also if it is in use, which makes no difference: nothing is locked")
+    flag("force-share", Some('U'), "also if another program is writing to it")
+}
+
+/// What others may do with an image meanwhile, as `-U` says where a command has it.
+pub(crate) fn sharing(arguments: &ArgMatches) -> Sharing {
+    let is_shared = arguments.try_get_one::<bool>("force-share").is_ok_and(|flag| flag == Some(&true));
+    if is_shared { Sharing::Everyone } else { Sharing::Readers }
 }
 
 pub(crate) fn format() -> Arg {

@@ -75,7 +75,8 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
         return failed("aio=native was specified, but it requires cache.direct=on, which was not specified.");
     }
     let path = images::path(name)?;
-    let file = FileOptions { read_only: !is_write, direct: cache.direct, engine, no_flush: cache.no_flush };
+    let sharing = arguments::sharing(arguments);
+    let file = FileOptions { read_only: !is_write, direct: cache.direct, engine, no_flush: cache.no_flush, sharing };
     let format = text(arguments, "format");
     let options = ImageOptions { format: arguments::source_format(&path, format)?, file, ..ImageOptions::default() };
     let disk = block_on(images::open_with(&path, options))?;

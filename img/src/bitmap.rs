@@ -44,7 +44,14 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     }
     arguments::refuse_unbuilt(arguments)?;
     images::run(async {
-        let node = images::open(name, text(arguments, "format"), Cache::named("writeback", "cache")?, true).await?;
+        let node = images::open(
+            name,
+            text(arguments, "format"),
+            Cache::named("writeback", "cache")?,
+            true,
+            arguments::sharing(arguments),
+        )
+        .await?;
         let failed =
             |why: &str| Failure::said(format!("Operation {action} on bitmap {} failed: {why}", bitmap.display()));
         Err(match node.driver().name() {

@@ -56,6 +56,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
         read_only: is_read_only,
         direct: cache.direct,
         no_flush: cache.no_flush,
+        sharing: arguments::sharing(arguments),
         ..FileOptions::default()
     };
     let format = source_format(&path, text(arguments, "format"))?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use block::operations::{CopyOptions, copy, length_in_sectors};
-use block::{FileOptions, Format, HostFile, ImageOptions, Node, Preallocation, Role};
+use block::{FileOptions, Format, HostFile, ImageOptions, Node, Preallocation, Role, Sharing};
 use clap::{ArgMatches, Command};
 
 use crate::arguments::{self, flag, option, text};
@@ -43,6 +43,8 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
             read_only: !is_emptied,
             direct: cache.direct,
             no_flush: cache.no_flush,
+            // The image behind is opened once more, to write it.
+            sharing: Sharing::Everyone,
             ..FileOptions::default()
         };
         let options = ImageOptions {
@@ -55,7 +57,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
         let front = images::open_with(&front_path, options).await?;
         images::warn_if_guessed(name, format, &front);
         let (depth, path, base_format) = find_base(&front, name, wanted)?;
-        let file = FileOptions { read_only: false, ..file };
+        let file = FileOptions { read_only: false, sharing: Sharing::Readers, ..file };
         let options = ImageOptions { format: Some(base_format), file, ..ImageOptions::default() };
         let base = images::open_with(&path, options).await?;
         let length = length_in_sectors(&front);

@@ -44,8 +44,10 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     let line = ProgressLine::asked_for(arguments);
     let code = images::run(async {
         let disks = async {
-            let first = images::open(first, text(arguments, "a-format"), cache, true).await?;
-            let second = images::open(second, text(arguments, "b-format"), cache, true).await?;
+            let first =
+                images::open(first, text(arguments, "a-format"), cache, true, arguments::sharing(arguments)).await?;
+            let second =
+                images::open(second, text(arguments, "b-format"), cache, true, arguments::sharing(arguments)).await?;
             Ok([first, second])
         };
         let disks = disks.await.map_err(|failure: Failure| failure.with_code(NOT_OPENED))?;

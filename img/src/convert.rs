@@ -112,7 +112,10 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     let done = images::run(async {
         let mut nodes = Vec::new();
         for name in sources {
-            nodes.push(images::open(name, text(arguments, "source-format"), source_cache, true).await?);
+            nodes.push(
+                images::open(name, text(arguments, "source-format"), source_cache, true, arguments::sharing(arguments))
+                    .await?,
+            );
         }
         let total = nodes.iter().map(|node| length_in_sectors(node)).fold(0, u64::saturating_add);
         let path = images::path(target)?;

@@ -73,7 +73,14 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     let format_name = text(arguments, "output-format").unwrap_or("raw");
     let format = Format::named(format_name).ok_or_else(|| Failure::said("Unknown file format"))?;
     images::run(async {
-        let source = images::open(&input, text(arguments, "format"), Cache::named("writeback", "cache")?, true).await?;
+        let source = images::open(
+            &input,
+            text(arguments, "format"),
+            Cache::named("writeback", "cache")?,
+            true,
+            arguments::sharing(arguments),
+        )
+        .await?;
         let path = images::path(&output)?;
         convert::refuse_sources(&path, &output, format, std::slice::from_ref(&source))?;
         // The blocks that are counted are those from the beginning on, also those that are passed over.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{Engine, Error, FileOptions, HostFile, ImageOptions, Node, Role};
+use block::{Engine, Error, FileOptions, HostFile, ImageOptions, Node, Role, Sharing};
 
 use crate::arguments::source_format;
 use crate::cache::Cache;
@@ -44,11 +44,18 @@ pub(crate) async fn open(
     format: Option<&str>,
     cache: Cache,
     read_only: bool,
+    sharing: Sharing,
 ) -> Result<Arc<Node>, Failure> {
     let path = path(name)?;
     let options = ImageOptions {
         format: source_format(&path, format)?,
-        file: FileOptions { read_only, direct: cache.direct, ..FileOptions::default() },
+        file: FileOptions {
+            read_only,
+            direct: cache.direct,
+            no_flush: cache.no_flush,
+            sharing,
+            ..FileOptions::default()
+        },
         ..ImageOptions::default()
     };
     open_with(&path, options).await

@@ -29,12 +29,13 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     arguments::refuse_unbuilt(arguments)?;
     let path = images::path(name)?;
     let format = arguments::source_format(&path, arguments::text(arguments, "format"))?;
+    let sharing = arguments::sharing(arguments);
     let is_chain = arguments.get_flag("backing-chain");
     let images = block_on(async {
         if is_chain {
-            Image::inspect_chain(&path, format).await
+            Image::inspect_chain(&path, format, sharing).await
         } else {
-            Ok(vec![Image::inspect(&path, format).await?])
+            Ok(vec![Image::inspect(&path, format, sharing).await?])
         }
     })?;
     let mut output = std::io::stdout().lock();

@@ -31,7 +31,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     let is_json = text(arguments, "output") == Some("json");
     images::run(async {
         let cache = Cache::named("writeback", "cache")?;
-        let disk = images::open(name, text(arguments, "format"), cache, true).await?;
+        let disk = images::open(name, text(arguments, "format"), cache, true, arguments::sharing(arguments)).await?;
         let end = length.map_or(u64::MAX, |length| start.saturating_add(length));
         let mut output = std::io::BufWriter::new(std::io::stdout().lock());
         if is_json {

@@ -64,7 +64,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
         let source = match name {
             Some(name) => {
                 let cache = Cache::named("writeback", "cache")?;
-                Some(images::open(name, text(arguments, "format"), cache, true).await?)
+                Some(images::open(name, text(arguments, "format"), cache, true, arguments::sharing(arguments)).await?)
             }
             None => None,
         };

@@ -89,7 +89,9 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     arguments::refuse_unbuilt(arguments)?;
     images::run(async {
         let format = text(arguments, "format");
-        let node = images::open(name, format, Cache::named("writeback", "cache")?, false).await?;
+        let node =
+            images::open(name, format, Cache::named("writeback", "cache")?, false, arguments::sharing(arguments))
+                .await?;
         images::warn_if_guessed(name, format, &node);
         let before = length_in_sectors(&node);
         let is_raw = node.driver().name() == "raw";

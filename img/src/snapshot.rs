@@ -46,14 +46,16 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     }
     images::run(async {
         if let [(action, snapshot)] = asked[..] {
-            let node = images::open(name, format, Cache::named("writeback", "cache")?, false).await?;
+            let node =
+                images::open(name, format, Cache::named("writeback", "cache")?, false, arguments::sharing(arguments))
+                    .await?;
             images::warn_if_guessed(name, format, &node);
             let failed = |why: String| Failure::said(format!("Could not {action} snapshot '{snapshot}': {why}"));
             change(&node, action, snapshot).await.map_err(failed)?;
             node.close().await?;
             return Ok(0);
         }
-        let image = Image::inspect(&path, source_format(&path, format)?).await?;
+        let image = Image::inspect(&path, source_format(&path, format)?, arguments::sharing(arguments)).await?;
         let snapshots = image.qcow2.map(|metadata| metadata.snapshots).unwrap_or_default();
         if !snapshots.is_empty() {
             say(&format!("Snapshot list:\n{}", info::snapshot_head()))?;

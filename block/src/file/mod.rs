@@ -1,5 +1,6 @@
 //! The `file` protocol: a file or block device of the host.
 
+mod lock;
 mod pool;
 mod ring;
 #[cfg(test)]
@@ -35,6 +36,20 @@ pub struct FileOptions {
     pub engine: Engine,
     /// Nothing is ever put on stable storage (`cache.no-flush`): a crash of the host may lose everything.
     pub no_flush: bool,
+    /// How the file is locked against other users.
+    pub sharing: Sharing,
+}
+
+/// What a user of an image lets others do with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sharing {
+    /// They may read it.
+    #[default]
+    Readers,
+    /// They may also change it, whatever this user then sees (`force-share`).
+    Everyone,
+    /// Nobody is asked, and nobody is told (`locking=off`).
+    Unlocked,
 }
 
 /// Which way requests to a file take.
@@ -93,8 +108,14 @@ impl HostFile {
         }
         let flags = if options.direct { libc::O_DIRECT } else { 0 };
         let file = File::options().read(true).write(!options.read_only).custom_flags(flags).open(path).map_err(host)?;
-        let file = HostFile::from_file(file, options).map_err(host)?;
-        Ok(HostFile { path: Some(path.to_owned()), ..file })
+        if options.sharing != Sharing::Unlocked {
+            let is_shared = options.sharing == Sharing::Everyone;
+            let name = path.display().to_string();
+            lock::lock(&file, &name, !options.read_only, is_shared).map_err(|error| failed(error.to_string()))?;
+        }
+        let mut file = HostFile::from_file(file, options).map_err(host)?;
+        file.path = Some(path.to_owned());
+        Ok(file)
     }
 
     /// The name that it was opened by.
@@ -313,6 +334,13 @@ impl Driver for HostFile {
         }
         self.length.store(length, Ordering::Release);
         Ok(())
+    }
+
+    async fn close(&self) -> Result<(), Error> {
+        let flushed = if self.read_only { Ok(()) } else { self.flush().await };
+        // Who opens it next may do so now, whoever still holds this node.
+        lock::unlock(&self.file);
+        flushed
     }
 
     fn as_any(&self) -> &dyn std::any::Any {

@@ -176,3 +176,51 @@ fn a_folder_or_nothing_is_no_image() {
     let error = HostFile::open(Path::new("/nonexistent.img"), FileOptions::default()).err().unwrap();
     assert_eq!(error.to_string(), "Could not open '/nonexistent.img': No such file or directory");
 }
+
+#[test]
+fn users_of_one_image_know_of_one_another_and_of_qemu() {
+    let file = image(1 << 20);
+    let path = file.path().to_str().unwrap();
+    let open =
+        |read_only, sharing| HostFile::open(file.path(), FileOptions { read_only, sharing, ..FileOptions::default() });
+    let refused =
+        |read_only| open(read_only, Sharing::Readers).err().map(|error| error.to_string()).unwrap_or_default();
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy");
+    let qemu = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output();
+        output.expect("QEMU's tools must be installed").status.success()
+    };
+    let convert = |options: &[&str]| {
+        qemu("qemu-img", &[&["convert", "-f", "raw", "-O", "raw"], options, &[path, copy.to_str().unwrap()]].concat())
+    };
+    let reads = || convert(&[]);
+    let writes = || qemu("qemu-io", &["-f", "raw", "-c", "write 0 512", path]);
+    {
+        let _readers = [open(true, Sharing::Readers).unwrap(), open(true, Sharing::Readers).unwrap()];
+        assert!(refused(false).contains("Failed to get \"write\" lock"), "{}", refused(false));
+        assert_eq!((reads(), writes()), (true, false));
+        open(false, Sharing::Unlocked).unwrap();
+    }
+    {
+        let writer = Node::new("writer", open(false, Sharing::Readers).unwrap());
+        assert!(refused(true).contains("Failed to get shared \"write\" lock"), "{}", refused(true));
+        assert!(refused(false).contains("Is another process using the image ["), "{}", refused(false));
+        assert_eq!((reads(), writes()), (false, false));
+        assert!(convert(&["-U"]));
+        open(true, Sharing::Everyone).unwrap();
+        block_on(writer.close()).unwrap();
+        assert!(writes());
+    }
+    let mut other = std::process::Command::new("qemu-io");
+    other.args(["-f", "raw", "-c", "write 0 512", "-c", "sleep 60000"]).arg(path);
+    let mut other = other.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // It has the image when it says that it wrote.
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.as_mut().unwrap()), &mut line).unwrap();
+    assert!(refused(false).contains("Failed to get"), "{line}");
+    assert!(refused(true).contains("Failed to get shared \"write\" lock"), "{}", refused(true));
+    other.kill().unwrap();
+    other.wait().unwrap();
+    assert_eq!(refused(false), "");
+}
