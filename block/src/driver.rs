@@ -190,6 +190,8 @@ bitflags! {
     pub struct ZeroFlags: u32 {
         /// The room that they take may be given back.
         const MAY_UNMAP = 1 << 0;
+        /// It is not done by writing zeros; where there is no better way, the request fails with [`Error::Unsupported`].
+        const NO_FALLBACK = 1 << 1;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::FieldError;
+use crate::{FieldError, nbd};
 
 /// Why a block request failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +44,14 @@ pub enum Error {
         /// The host's answer.
         source: io::Error,
     },
+    /// The server of a disk in the network failed the request, or is not there.
+    #[error("the NBD server could not {operation}: {why}")]
+    Nbd {
+        /// The operation, as a verb.
+        operation: &'static str,
+        /// What the server says, or what is said in its place.
+        why: nbd::Failure,
+    },
     /// The image says something of itself that cannot be.
     #[error("the image is corrupt: {0}")]
     Corrupt(String),
@@ -68,6 +76,7 @@ impl Error {
             Error::ReadOnly => libc::EPERM,
             Error::Open { .. } | Error::Create { .. } => libc::EINVAL,
             Error::Host { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            Error::Nbd { why, .. } => why.errno,
             Error::Unsupported(_) => libc::ENOTSUP,
         }
     }

@@ -18,6 +18,7 @@ mod file;
 mod inspect;
 mod io_vector;
 mod memory;
+pub mod nbd;
 mod node;
 mod open;
 pub mod operations;

@@ -134,6 +134,10 @@ impl Node {
         {
             return Ok(());
         }
+        if flags.contains(ZeroFlags::NO_FALLBACK) {
+            let name = self.driver.name();
+            return Err(Error::Unsupported(format!("driver '{name}' has no better way here than to write zeros")));
+        }
         let zeros = IoVector::zeroed(length.min(ZEROS as u64) as usize);
         let mut done = 0;
         while done < length {

@@ -331,6 +331,7 @@ fn what_is_wrong_is_found_as_qemu_img_finds_it_and_repaired() {
         let good = std::fs::read(&path).unwrap();
         let disk = open(&path, true);
         let cluster = disk.driver_as::<Qcow2>().unwrap().cluster_size() as usize;
+        drop(disk);
         let table = u64::from_be_bytes(good[48..56].try_into().unwrap()) as usize;
         let block = u64::from_be_bytes(good[table..table + 8].try_into().unwrap()) as usize;
         for round in 0..20 {
@@ -375,46 +376,70 @@ fn an_image_that_was_not_closed_is_repaired_when_it_is_written_again() {
     let disk = open(&path, true);
     assert!(block_on(disk.read_vec(0, model.len())).unwrap() == model);
     assert!(is_dirty(&path));
+    drop(disk);
     block_on(open(&path, false).close()).unwrap();
     assert!(!is_dirty(&path));
     check(&path, &model, "repaired");
 }
 
+/// `BROLGA_HOSTILE_SECONDS` and `BROLGA_HOSTILE_SEED` have it go on for longer, with other images.
 #[test]
 fn images_with_metadata_that_says_anything_are_errors_at_worst() {
+    let number = |name: &str, usual: u64| std::env::var(name).ok().map_or(usual, |text| text.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
     let raw = folder.path().join("source.raw");
     std::fs::write(&raw, (0..1 << 20).map(|at| (at / 700) as u8).collect::<Vec<u8>>()).unwrap();
-    let mut numbers = Numbers(6);
-    let mut opened = 0;
-    for options in
-        [&[][..], &["-c"], &["-o", "extended_l2=on"], &["-o", "cluster_size=512"], &["-o", "compat=0.10", "-c"]]
-    {
+    let mut numbers = Numbers(number("BROLGA_HOSTILE_SEED", 6));
+    let images: Vec<Vec<u8>> = [
+        &[][..],
+        &["-c"],
+        &["-o", "extended_l2=on"],
+        &["-o", "cluster_size=512"],
+        &["-o", "compat=0.10", "-c"],
+        &["-o", "refcount_bits=1,cluster_size=4k"],
+    ]
+    .into_iter()
+    .map(|options| {
         let path = folder.path().join("image.qcow2");
         qemu_img(&[&["convert", "-f", "raw", "-O", "qcow2"], options, &[text(&raw), text(&path)]].concat());
-        let good = std::fs::read(&path).unwrap();
-        let cluster = 1 << u32::from_be_bytes(good[20..24].try_into().unwrap());
-        for _ in 0..500 {
-            let mut bad = good.clone();
-            // Header, tables, and now and then anything.
-            for _ in 0..1 + numbers.below(4) {
-                let end = [112, cluster * 4, bad.len()][numbers.below(3) as usize].min(bad.len());
-                let at = numbers.below(end as u64) as usize;
-                match numbers.below(4) {
-                    0 => bad[at] = numbers.next() as u8,
-                    1 => bad[at] ^= 1 << numbers.below(8),
-                    2 => {
-                        let at = (at & !7).min(bad.len() - 8);
-                        let value = [0, u64::MAX, 1 << 63, 0x10000, numbers.next()][numbers.below(5) as usize];
-                        bad[at..at + 8].copy_from_slice(&value.to_be_bytes());
-                    }
-                    _ => bad.truncate(at.max(72)),
-                }
+        if options.is_empty() {
+            qemu_img(&["snapshot", "-c", "first", text(&path)]);
+            qemu_img(&["bitmap", "--add", text(&path), "bitmap"]);
+        }
+        std::fs::read(&path).unwrap()
+    })
+    .collect();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(number("BROLGA_HOSTILE_SECONDS", 0));
+    let (mut tried, mut opened) = (0, 0);
+    while tried < 2500 || std::time::Instant::now() < end {
+        let good = &images[tried % images.len()];
+        opened += u32::from(use_image(spoil(good, &mut numbers), &mut numbers));
+        tried += 1;
+    }
+    println!("{opened} of {tried} images could be opened");
+    assert!(opened as usize > tried / 20, "only {opened} of {tried} images could be opened: they test little");
+}
+
+/// An image with some of its metadata changed.
+fn spoil(good: &[u8], numbers: &mut Numbers) -> Vec<u8> {
+    let mut bad = good.to_vec();
+    let cluster = 1 << u32::from_be_bytes(good[20..24].try_into().unwrap());
+    // Header, tables, and now and then anything.
+    for _ in 0..1 + numbers.below(4) {
+        let end = [112, cluster * 4, bad.len()][numbers.below(3) as usize].min(bad.len());
+        let at = numbers.below(end as u64) as usize;
+        match numbers.below(4) {
+            0 => bad[at] = numbers.next() as u8,
+            1 => bad[at] ^= 1 << numbers.below(8),
+            2 => {
+                let at = (at & !7).min(bad.len() - 8);
+                let value = [0, u64::MAX, 1 << 63, 0x10000, numbers.next()][numbers.below(5) as usize];
+                bad[at..at + 8].copy_from_slice(&value.to_be_bytes());
             }
-            opened += u32::from(use_image(bad, &mut numbers));
+            _ => bad.truncate(at.max(72)),
         }
     }
-    assert!(opened > 100, "only {opened} of the images could be opened: they test little");
+    bad
 }
 
 /// Does a little of everything with an image; true if it could be opened.
@@ -440,6 +465,10 @@ fn use_image(bytes: Vec<u8>, numbers: &mut Numbers) -> bool {
             let _ = node.write_zeroes(at, numbers.below(200_000), ZeroFlags::empty()).await;
         }
         let _ = node.write_compressed(0, IoVector::zeroed(65536)).await;
+        let snapshots = node.driver().internal_snapshots().unwrap();
+        let _ = snapshots.create(&SnapshotInfo::default()).await;
+        let _ = snapshots.apply("1").await;
+        let _ = snapshots.delete("1").await;
         let _ = node.truncate(4 << 20, Preallocation::Off).await;
         let _ = node.close().await;
         true

@@ -66,8 +66,14 @@ fn set_up() {
 }
 
 /// Programs from Debian's packages that tests use.
-const PROGRAMS: [(&str, &str); 3] =
-    [("qemu-riscv64-static", "qemu-user-static"), ("qemu-img", "qemu-utils"), ("python3", "python3-venv")];
+const PROGRAMS: [(&str, &str); 6] = [
+    ("qemu-riscv64-static", "qemu-user-static"),
+    ("qemu-img", "qemu-utils"),
+    ("nbdinfo", "libnbd-bin"),
+    ("nbdkit", "nbdkit"),
+    ("openssl", "openssl"),
+    ("python3", "python3-venv"),
+];
 
 /// The QMP client from PyPI, in a Python environment of its own.
 fn install_client() -> Result<PathBuf> {

@@ -214,6 +214,13 @@ impl HostFile {
     }
 }
 
+impl Drop for HostFile {
+    fn drop(&mut self) {
+        // A thread may hold the file for a moment longer.
+        lock::unlock(&self.file);
+    }
+}
+
 #[async_trait]
 impl Driver for HostFile {
     fn name(&self) -> &'static str {

@@ -212,15 +212,16 @@ fn users_of_one_image_know_of_one_another_and_of_qemu() {
         block_on(writer.close()).unwrap();
         assert!(writes());
     }
-    let mut other = std::process::Command::new("qemu-io");
-    other.args(["-f", "raw", "-c", "write 0 512", "-c", "sleep 60000"]).arg(path);
-    let mut other = other.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    // It has the image when it says that it wrote.
-    let mut line = String::new();
-    std::io::BufRead::read_line(&mut std::io::BufReader::new(other.stdout.as_mut().unwrap()), &mut line).unwrap();
-    assert!(refused(false).contains("Failed to get"), "{line}");
+    let (socket, pid) = (folder.path().join("socket"), folder.path().join("pid"));
+    let (socket, pid_file) = (socket.to_str().unwrap(), pid.to_str().unwrap());
+    // It returns when it has the image.
+    assert!(qemu("qemu-nbd", &["--fork", "-f", "raw", "-k", socket, "--pid-file", pid_file, path]));
     assert!(refused(true).contains("Failed to get shared \"write\" lock"), "{}", refused(true));
-    other.kill().unwrap();
-    other.wait().unwrap();
-    assert_eq!(refused(false), "");
+    let number: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    let process = rustix::process::Pid::from_raw(number).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+    while !refused(false).is_empty() {
+        assert!(std::time::Instant::now() < deadline, "{}", refused(false));
+    }
 }
