@@ -40,7 +40,7 @@ pub struct CheckResult {
     pub corruptions_fixed: u64,
     /// Leaks that were found and repaired.
     pub leaks_fixed: u64,
-    /// Bytes of the file up to the end of the last cluster that is used.
+    /// Bytes of the file up to the end of the last cluster that is used, or counted as used.
     pub image_end_offset: u64,
     /// Clusters of the disk.
     pub total_clusters: u64,

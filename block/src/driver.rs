@@ -26,6 +26,12 @@ pub trait Driver: Send + Sync + 'static {
         1
     }
 
+    /// What is given room at once, bytes: a power of two. Compressed data is written in such clusters, and nothing is gained by telling
+    /// zeros from data within one.
+    fn cluster_size(&self) -> u64 {
+        1
+    }
+
     /// Fills `to` with the bytes from `offset` on. What lies behind the end is zero.
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error>;
 
@@ -68,9 +74,36 @@ pub trait Driver: Send + Sync + 'static {
         Err(Error::Unsupported(format!("driver '{}' has no compressed data", self.name())))
     }
 
+    /// The compressed form of `plain`, a whole cluster or the last part of the disk, for [`Driver::write_as_compressed`]; `None` if it is
+    /// written as it is, or if the driver compresses it there only.
+    ///
+    /// Unlike writing, which decides what comes behind what in the file, this is asked for in any order.
+    async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        let _ = plain;
+        Ok(None)
+    }
+
+    /// [`Driver::write_compressed`], with what [`Driver::compress`] said of `from`.
+    async fn write_as_compressed(&self, offset: u64, from: IoVector, compressed: Option<Vec<u8>>) -> Result<(), Error> {
+        let _ = compressed;
+        self.write_compressed(offset, from).await
+    }
+
     /// The node that has this one's bytes (or those that are not here, `backing`), by role.
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
         Vec::new()
+    }
+
+    /// Names another image, or none, as the one behind: only the name changes, and with it what is read where the image has nothing
+    /// itself. The image behind that is open stays the same.
+    async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        let _ = backing;
+        Err(Error::Unsupported("Operation not supported".into()))
+    }
+
+    /// Gives up everything that the image has itself: what is behind it comes forth everywhere.
+    async fn make_empty(&self) -> Result<(), Error> {
+        Err(Error::Unsupported(format!("images of driver '{}' cannot be emptied", self.name())))
     }
 
     /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.

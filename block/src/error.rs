@@ -28,6 +28,14 @@ pub enum Error {
         /// The reason.
         why: String,
     },
+    /// The image could not be made.
+    #[error("Could not create '{name}': {why}")]
+    Create {
+        /// The file's name.
+        name: String,
+        /// The reason.
+        why: String,
+    },
     /// The host failed the request.
     #[error("the host could not {operation}: {source}")]
     Host {
@@ -74,7 +82,7 @@ impl Error {
         match self {
             Error::OutOfBounds { .. } | Error::Corrupt(_) | Error::Field(_) => libc::EIO,
             Error::ReadOnly => libc::EPERM,
-            Error::Open { .. } => libc::EINVAL,
+            Error::Open { .. } | Error::Create { .. } => libc::EINVAL,
             Error::Host { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Error::Nbd { why, .. } => why.errno,
             Error::Unsupported(_) => libc::ENOTSUP,

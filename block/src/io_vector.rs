@@ -201,15 +201,86 @@ impl IoVector {
 
     /// True if all bytes are zero.
     pub fn is_zero(&self) -> bool {
+        self.is_zero_within(0, self.length)
+    }
+
+    /// True if `length` bytes from byte `from` on are zero.
+    ///
+    /// # Panics
+    ///
+    /// Where that goes beyond the end.
+    pub fn is_zero_within(&self, from: usize, length: usize) -> bool {
+        assert!(from.checked_add(length).is_some_and(|end| end <= self.length), "bytes beyond the end");
         let mut copy = [0; 1024];
-        self.pieces.iter().all(|piece| {
-            (0..piece.length).step_by(copy.len()).all(|at| {
-                let part = &mut copy[..(piece.length - at).min(1024)];
-                // SAFETY: as in `copy_to`; `at` and the part are within the piece.
-                unsafe { std::ptr::copy_nonoverlapping(piece.start.add(at).as_ptr(), part.as_mut_ptr(), part.len()) };
-                part.iter().fold(0, |all, byte| all | byte) == 0
-            })
+        let (mut passed, mut left) = (from, length);
+        for piece in &self.pieces {
+            if passed >= piece.length {
+                passed -= piece.length;
+                continue;
+            }
+            let end = piece.length.min(passed + left);
+            left -= end - passed;
+            // Data seldom begins with zeros: little of it is looked at.
+            let mut step = 64;
+            while passed < end {
+                let part = &mut copy[..(end - passed).min(step)];
+                // SAFETY: as in `copy_to`; `passed` and the part are within the piece.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(piece.start.add(passed).as_ptr(), part.as_mut_ptr(), part.len());
+                }
+                if part.iter().fold(0, |all, byte| all | byte) != 0 {
+                    return false;
+                }
+                passed += part.len();
+                step = 1024;
+            }
+            passed = 0;
+            if left == 0 {
+                break;
+            }
+        }
+        true
+    }
+
+    /// The first byte that is another than in `other`, which is as long.
+    ///
+    /// # Panics
+    ///
+    /// If the lengths differ.
+    pub fn first_difference(&self, other: &IoVector) -> Option<usize> {
+        assert_eq!(other.length, self.length);
+        let (mut here, mut there) = ([0; 4096], [0; 4096]);
+        (0..self.length).step_by(here.len()).find_map(|at| {
+            let part = (self.length - at).min(here.len());
+            if let ([first], [second]) = (&self.pieces[..], &other.pieces[..]) {
+                // SAFETY: both pieces are as long as the vectors; what changes meanwhile only changes the answer.
+                let order = unsafe {
+                    libc::memcmp(first.start.add(at).as_ptr().cast(), second.start.add(at).as_ptr().cast(), part)
+                };
+                if order == 0 {
+                    return None;
+                }
+            }
+            self.copy_part_to(at, &mut here[..part]);
+            other.copy_part_to(at, &mut there[..part]);
+            if here[..part] == there[..part] {
+                return None;
+            }
+            here[..part].iter().zip(&there[..part]).position(|(a, b)| a != b).map(|position| at + position)
         })
+    }
+
+    /// Copies what is at byte `from` and behind.
+    fn copy_part_to(&self, from: usize, bytes: &mut [u8]) {
+        if let [piece] = &self.pieces[..] {
+            assert!(from + bytes.len() <= piece.length);
+            // SAFETY: as in `copy_to`; the part is within the piece.
+            unsafe {
+                std::ptr::copy_nonoverlapping(piece.start.add(from).as_ptr(), bytes.as_mut_ptr(), bytes.len());
+            }
+        } else {
+            self.slice(from, bytes.len()).copy_to(bytes);
+        }
     }
 
     /// True if each piece begins and ends at a multiple of `alignment` bytes.
@@ -257,6 +328,26 @@ mod tests {
             assert!(IoVector::copy_of(&bytes).is_zero());
             bytes[at] = 1;
             assert!(!IoVector::copy_of(&bytes).is_zero(), "{at}");
+        }
+    }
+
+    #[test]
+    fn zeros_and_differences_are_found_across_pieces() {
+        let joined = |bytes: &[u8]| {
+            let mut vector = IoVector::copy_of(&bytes[..2000]);
+            vector.append(IoVector::copy_of(&bytes[2000..]));
+            vector
+        };
+        let mut bytes = vec![0; 9000];
+        for at in [1999, 2000, 6095, 6096, 8999] {
+            bytes[at] = 1;
+            assert!(!joined(&bytes).is_zero_within(at, 1));
+            assert!(!joined(&bytes).is_zero_within(1000, 8000));
+            assert!(joined(&bytes).is_zero_within(0, at));
+            assert!(joined(&bytes).is_zero_within(at + 1, 8999 - at));
+            assert_eq!(joined(&bytes).first_difference(&IoVector::zeroed(9000)), Some(at));
+            assert_eq!(joined(&bytes).first_difference(&IoVector::copy_of(&bytes)), None);
+            bytes[at] = 0;
         }
     }
 

@@ -191,6 +191,34 @@ impl Node {
         self.driver.write_compressed(offset, from).await
     }
 
+    /// The compressed form of `plain`, a whole cluster or the last part of the disk, for [`Node::write_as_compressed`].
+    pub async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        self.driver.compress(plain).await
+    }
+
+    /// [`Node::write_compressed`], with what [`Node::compress`] said of `from`.
+    pub async fn write_as_compressed(
+        &self,
+        offset: u64,
+        from: IoVector,
+        compressed: Option<Vec<u8>>,
+    ) -> Result<(), Error> {
+        self.check_writable()?;
+        self.driver.write_as_compressed(offset, from, compressed).await
+    }
+
+    /// Names another image by name and format, or none, as the one behind: only what is stored changes.
+    pub async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        self.check_writable()?;
+        self.driver.change_backing(backing).await
+    }
+
+    /// Gives up everything that the image has itself: what is behind it comes forth everywhere.
+    pub async fn make_empty(&self) -> Result<(), Error> {
+        self.check_writable()?;
+        self.driver.make_empty().await
+    }
+
     /// Checks the image's metadata, tells of each problem in a line, and repairs what is wanted.
     pub async fn check(&self, repair: Repair, report: Report<'_>) -> Result<CheckResult, Error> {
         if repair != Repair::Nothing {

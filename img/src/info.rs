@@ -1,70 +1,45 @@
 //! `info`: what an image is.
 
 use std::io::Write;
-use std::path::PathBuf;
 
+use block::Image;
 use block::qcow2::{BitmapFlags, Encryption, Luks, Metadata, Snapshot};
-use block::{Format, Image, Sharing};
-use clap::{Arg, ArgAction, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
+use clap::{ArgMatches, Command};
 use futures_executor::block_on;
-use serde_json::ser::PrettyFormatter;
-use serde_json::{Serializer, Value, json};
+use serde_json::{Value, json};
 
-use crate::Failure;
+use crate::failure::Failure;
+use crate::output::write_json;
 use crate::size::readable;
+use crate::{arguments, images};
 
 pub(crate) fn command() -> Command {
     Command::new("info")
         .about("Display information about image")
-        .arg(
-            Arg::new("format")
-                .short('f')
-                .long("format")
-                .value_name("FMT")
-                .help("the image's format; found out by default"),
-        )
-        .arg(
-            Arg::new("chain")
-                .short('b')
-                .long("backing-chain")
-                .action(ArgAction::SetTrue)
-                .help("the backing files, too"),
-        )
-        .arg(
-            Arg::new("share")
-                .short('U')
-                .long("force-share")
-                .action(ArgAction::SetTrue)
-                .help("also if another program is writing to it"),
-        )
-        .arg(
-            Arg::new("output")
-                .long("output")
-                .value_name("human|json")
-                .value_parser(PossibleValuesParser::new(["human", "json"]))
-                .default_value("human")
-                .help("the form of the answer"),
-        )
-        .arg(Arg::new("file").value_name("FILENAME").required(true).value_parser(value_parser!(PathBuf)))
+        .arg(arguments::format())
+        .arg(arguments::flag("backing-chain", Some('b'), "the backing files, too"))
+        .arg(arguments::force_share())
+        .arg(arguments::output())
+        .args(arguments::unbuilt())
+        .arg(arguments::names())
 }
 
-pub(crate) fn run(arguments: &ArgMatches) -> Result<(), Failure> {
-    let format = match arguments.get_one::<String>("format") {
-        Some(name) => Some(Format::named(name).ok_or_else(|| Failure::UnknownFormat(name.clone()))?),
-        None => None,
-    };
-    let Some(path) = arguments.get_one::<PathBuf>("file") else { return Ok(()) };
-    let sharing = if arguments.get_flag("share") { Sharing::Everyone } else { Sharing::Readers };
-    let is_chain = arguments.get_flag("chain");
+pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
+    let name = arguments::one_name("info", arguments)?;
+    arguments::refuse_unbuilt(arguments)?;
+    let path = images::path(name)?;
+    let format = arguments::source_format(&path, arguments::text(arguments, "format"))?;
+    let sharing = arguments::sharing(arguments);
+    let is_chain = arguments.get_flag("backing-chain");
     let images = block_on(async {
         if is_chain {
-            Image::inspect_chain(path, format, sharing).await
+            Image::inspect_chain(&path, format, sharing).await
         } else {
-            Ok(vec![Image::inspect(path, format, sharing).await?])
+            Ok(vec![Image::inspect(&path, format, sharing).await?])
         }
     })?;
     let mut output = std::io::stdout().lock();
-    if arguments.get_one::<String>("output").is_some_and(|form| form == "json") {
+    if arguments::text(arguments, "output") == Some("json") {
         let mut images: Vec<Value> = images.iter().map(in_json).collect();
         let value = if is_chain { Value::Array(images) } else { images.remove(0) };
         write_json(&mut output, &value)?;
@@ -72,13 +47,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<(), Failure> {
         let images: Vec<String> = images.iter().map(for_people).collect();
         output.write_all(images.join("\n").as_bytes())?;
     }
-    Ok(())
-}
-
-fn write_json(output: &mut impl Write, value: &Value) -> std::io::Result<()> {
-    let mut serializer = Serializer::with_formatter(&mut *output, PrettyFormatter::with_indent(b"    "));
-    serde::Serialize::serialize(value, &mut serializer)?;
-    writeln!(output)
+    Ok(0)
 }
 
 /// The image as QMP's `ImageInfo`.
@@ -220,7 +189,7 @@ fn for_people(image: &Image) -> String {
     if let Some(metadata) = &image.qcow2 {
         if !metadata.snapshots.is_empty() {
             lines.push("Snapshot list:".into());
-            lines.push(row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"]));
+            lines.push(snapshot_head());
             lines.extend(metadata.snapshots.iter().map(snapshot_row));
         }
         lines.push("Format specific information:".into());
@@ -234,11 +203,17 @@ fn for_people(image: &Image) -> String {
     lines.join("\n") + "\n"
 }
 
+/// The head of a list of snapshots.
+pub(crate) fn snapshot_head() -> String {
+    row(["ID", "TAG", "VM_SIZE", "DATE", "VM_CLOCK", "ICOUNT"])
+}
+
 fn row([id, name, size, date, clock, instructions]: [&str; 6]) -> String {
     format!("{id:<7} {name:<16} {size:>8} {date:>19} {clock:>15} {instructions:>10}")
 }
 
-fn snapshot_row(snapshot: &Snapshot) -> String {
+/// A line of a list of snapshots.
+pub(crate) fn snapshot_row(snapshot: &Snapshot) -> String {
     let milliseconds = snapshot.vm_clock / 1_000_000;
     let seconds = milliseconds / 1000;
     let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);

@@ -1,62 +1,84 @@
 //! `brolga-img`: disk images without a machine. Commands, options, output and exit codes are those of `qemu-img`.
 
+mod amend;
+mod arguments;
+mod bench;
+mod bitmap;
+mod cache;
+mod check;
+mod commit;
+mod compare;
+mod convert;
+mod create;
+mod dd;
+mod failure;
+mod images;
 mod info;
+mod map;
+mod measure;
+mod output;
+mod rebase;
+mod resize;
 mod size;
+mod snapshot;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{Arg, Command};
+use clap::{ArgMatches, Command};
 
-/// Commands of `qemu-img` that are not built yet.
-const NOT_BUILT: &[&str] = &[
-    "amend", "bench", "bitmap", "check", "commit", "compare", "convert", "create", "dd", "map", "measure", "rebase",
-    "resize", "snapshot",
-];
+use failure::Failure;
 
-/// Why a command failed.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Image(#[from] block::Error),
-    #[error("Unknown driver '{0}'; known are {known}", known = block::Format::names())]
-    UnknownFormat(String),
-    #[error("'{0}' is not built yet; what is: info")]
-    NotBuilt(String),
-    #[error("could not write the output: {0}")]
-    Output(#[from] std::io::Error),
+/// A command of the tool.
+struct Tool {
+    name: &'static str,
+    command: fn() -> Command,
+    /// Returns the exit code.
+    run: fn(&ArgMatches) -> Result<u8, Failure>,
 }
 
+const TOOLS: &[Tool] = &[
+    Tool { name: "amend", command: amend::command, run: amend::run },
+    Tool { name: "bench", command: bench::command, run: bench::run },
+    Tool { name: "bitmap", command: bitmap::command, run: bitmap::run },
+    Tool { name: "check", command: check::command, run: check::run },
+    Tool { name: "commit", command: commit::command, run: commit::run },
+    Tool { name: "compare", command: compare::command, run: compare::run },
+    Tool { name: "convert", command: convert::command, run: convert::run },
+    Tool { name: "create", command: create::command, run: create::run },
+    Tool { name: "dd", command: dd::command, run: dd::run },
+    Tool { name: "info", command: info::command, run: info::run },
+    Tool { name: "map", command: map::command, run: map::run },
+    Tool { name: "measure", command: measure::command, run: measure::run },
+    Tool { name: "rebase", command: rebase::command, run: rebase::run },
+    Tool { name: "resize", command: resize::command, run: resize::run },
+    Tool { name: "snapshot", command: snapshot::command, run: snapshot::run },
+];
+
 fn main() -> ExitCode {
-    let not_built = NOT_BUILT.iter().map(|name| {
-        // Whatever the arguments are.
-        let anything = Arg::new("arguments").num_args(0..).allow_hyphen_values(true).trailing_var_arg(true);
-        Command::new(*name).about("(not built yet)").disable_help_flag(true).arg(anything)
-    });
-    let command = Command::new("brolga-img")
-        .about("Disk images: the commands and options of qemu-img")
-        .version(env!("CARGO_PKG_VERSION"))
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(info::command())
-        .subcommands(not_built);
-    let matches = match command.try_get_matches() {
+    let mut given: Vec<OsString> = std::env::args_os().collect();
+    if given.get(1).is_some_and(|name| name == "resize") {
+        resize::protect_size(&mut given);
+    }
+    let command =
+        Command::new("brolga-img")
+            .about("Disk images: the commands and options of qemu-img")
+            .version(env!("CARGO_PKG_VERSION"))
+            .subcommand_required(true)
+            .subcommands(TOOLS.iter().map(|tool| {
+                (tool.command)().args_override_self(true).infer_long_args(true).disable_version_flag(true)
+            }));
+    let matches = match command.try_get_matches_from(&given) {
         Ok(matches) => matches,
-        Err(error) => {
-            // Nothing is left to be done where this fails.
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
-        }
+        Err(error) => return arguments::explain(&error, &given),
     };
-    let done = match matches.subcommand() {
-        Some(("info", arguments)) => info::run(arguments),
-        Some((name, _)) => Err(Failure::NotBuilt(name.to_owned())),
-        None => Ok(()),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    let Some((name, arguments)) = matches.subcommand() else { return ExitCode::FAILURE };
+    let Some(tool) = TOOLS.iter().find(|tool| tool.name == name) else { return ExitCode::FAILURE };
+    match (tool.run)(arguments) {
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
             eprintln!("brolga-img: {failure}");
-            ExitCode::FAILURE
+            ExitCode::from(failure.code())
         }
     }
 }

@@ -1,5 +1,8 @@
 //! Sizes as people read them.
 
+/// Longest length of a disk, bytes.
+pub(crate) const MOST: u64 = i64::MAX as u64;
+
 /// A number of bytes with three digits and a unit.
 pub(crate) fn readable(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"];

@@ -10,12 +10,12 @@ use std::fs::File;
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use rustix::fs::{FallocateFlags, SeekFrom as Seeked, fallocate, ftruncate, seek};
+use rustix::fs::{AtFlags, FallocateFlags, SeekFrom as Seeked, StatxFlags, fallocate, ftruncate, seek, statx};
 
 use crate::driver::{Driver, Preallocation, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::{Error, IoVector, host_words};
@@ -34,6 +34,8 @@ pub struct FileOptions {
     pub direct: bool,
     /// Which way requests take.
     pub engine: Engine,
+    /// Nothing is ever put on stable storage (`cache.no-flush`): a crash of the host may lose everything.
+    pub no_flush: bool,
     /// How the file is locked against other users.
     pub sharing: Sharing,
 }
@@ -65,11 +67,14 @@ pub enum Engine {
 /// A file or block device of the host.
 pub struct HostFile {
     file: Arc<File>,
+    /// The name that it was opened by.
+    path: Option<PathBuf>,
     ring: Option<&'static ring::Ring>,
     length: AtomicU64,
     read_only: bool,
     alignment: usize,
     is_device: bool,
+    no_flush: bool,
     /// The file system cannot punch holes.
     no_holes: AtomicBool,
     /// The file system cannot make ranges zero.
@@ -108,7 +113,14 @@ impl HostFile {
             let name = path.display().to_string();
             lock::lock(&file, &name, !options.read_only, is_shared).map_err(|error| failed(error.to_string()))?;
         }
-        HostFile::from_file(file, options).map_err(host)
+        let mut file = HostFile::from_file(file, options).map_err(host)?;
+        file.path = Some(path.to_owned());
+        Ok(file)
+    }
+
+    /// The name that it was opened by.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
     }
 
     /// The protocol over a file that is open already.
@@ -124,12 +136,15 @@ impl HostFile {
             Engine::Automatic => ring::Ring::get().ok(),
             Engine::IoUring => Some(ring::Ring::get()?),
         };
+        let alignment = if options.direct { direct_alignment(&file) } else { 1 };
         Ok(HostFile {
             file: Arc::new(file),
+            path: None,
+            no_flush: options.no_flush,
             ring,
             length: AtomicU64::new(length),
             read_only: options.read_only,
-            alignment: if options.direct { DIRECT_ALIGNMENT } else { 1 },
+            alignment,
             is_device: kind.is_block_device(),
             no_holes: AtomicBool::new(false),
             no_zeroes: AtomicBool::new(false),
@@ -260,6 +275,9 @@ impl Driver for HostFile {
     }
 
     async fn flush(&self) -> Result<(), Error> {
+        if self.no_flush {
+            return Ok(());
+        }
         self.on_thread("flush", File::sync_data).await
     }
 
@@ -335,6 +353,14 @@ impl Driver for HostFile {
     fn as_any(&self) -> &dyn std::any::Any {
         self
     }
+}
+
+/// What direct access to a file asks for, bytes.
+fn direct_alignment(file: &File) -> usize {
+    let asked = statx(file, "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN).ok();
+    let told = asked.filter(|told| told.stx_mask & StatxFlags::DIOALIGN.bits() != 0);
+    let alignment = told.map_or(0, |told| told.stx_dio_offset_align.max(told.stx_dio_mem_align) as usize);
+    if alignment.is_power_of_two() { alignment.max(512) } else { DIRECT_ALIGNMENT }
 }
 
 /// The file's number, for the kernel.

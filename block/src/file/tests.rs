@@ -219,7 +219,7 @@ fn users_of_one_image_know_of_one_another_and_of_qemu() {
     assert!(refused(true).contains("Failed to get shared \"write\" lock"), "{}", refused(true));
     let number: i32 = std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
     let process = rustix::process::Pid::from_raw(number).unwrap();
-    rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     while !refused(false).is_empty() {
         assert!(std::time::Instant::now() < deadline, "{}", refused(false));

@@ -219,7 +219,8 @@ impl Check<'_> {
         for cluster in clusters {
             let references = self.references.get(&cluster).copied().unwrap_or(0);
             let count = self.state.refcounts.get(&file, cluster).await?;
-            if references > 0 {
+            // Leaked clusters are part of the image, too.
+            if references > 0 || count > 0 && cluster < end {
                 self.result.image_end_offset = self.result.image_end_offset.max((cluster + 1) << bits);
             }
             // Room that the file does not have is not lost.

@@ -24,8 +24,24 @@ impl Qcow2 {
         })
     }
 
-    /// Writes a whole cluster, or the last part of the disk, in compressed form; as it is where that takes no less room.
-    pub(super) async fn write_compressed_cluster(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+    /// The compressed form of a whole cluster, or of the last part of the disk; `None` where that takes no less room.
+    pub(super) async fn compress_cluster(&self, plain: IoVector) -> Option<Vec<u8>> {
+        let (method, cluster) = (self.compression, self.layout.cluster() as usize);
+        blocking::unblock(move || {
+            let mut bytes = plain.to_vec();
+            bytes.resize(cluster, 0);
+            compress(method, &bytes)
+        })
+        .await
+    }
+
+    /// Writes a whole cluster, or the last part of the disk, in its compressed form; as it is where there is none.
+    pub(super) async fn write_compressed_cluster(
+        &self,
+        offset: u64,
+        from: IoVector,
+        data: Option<Vec<u8>>,
+    ) -> Result<(), Error> {
         use crate::Driver;
         let cluster = self.layout.cluster();
         let length = from.len() as u64;
@@ -36,13 +52,7 @@ impl Qcow2 {
         if self.files.data_file.is_some() {
             return Err(Error::Unsupported("an image with a data file has no compressed data".into()));
         }
-        let (method, plain) = (self.compression, from.clone());
-        let data = blocking::unblock(move || {
-            let mut bytes = plain.to_vec();
-            bytes.resize(cluster as usize, 0);
-            compress(method, &bytes)
-        });
-        let Some(data) = data.await else { return self.write_disk(offset, from).await };
+        let Some(data) = data else { return self.write_disk(offset, from).await };
         let _turn = self.requests.exclusive(offset..offset + cluster).await;
         let mut state = self.state.lock().await;
         state.check_writable()?;

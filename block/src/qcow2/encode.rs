@@ -2,6 +2,7 @@
 
 use super::extensions::{BACKING_FORMAT, BITMAPS, DATA_FILE, ENCRYPTION_HEADER, END, FEATURE_NAME, FEATURE_NAMES};
 use super::header::{MAGIC, V3_HEADER};
+use super::image::Qcow2;
 use super::{Header, Metadata};
 use crate::Error;
 
@@ -73,6 +74,31 @@ impl Metadata {
             )));
         }
         Ok(bytes)
+    }
+}
+
+impl Qcow2 {
+    /// Writes the name and the format of the image behind, or that there is none.
+    pub(super) async fn name_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        let _turn = self.requests.exclusive(0..u64::MAX).await;
+        self.flush_all().await?;
+        let mut state = self.state.lock().await;
+        state.check_writable()?;
+        // What else is in the header stays as it is stored.
+        let mut stored = Metadata::read(&state.file).await?;
+        if backing.is_some() && stored.header.data_file_is_raw() {
+            let text = "Backing file and data-file-raw cannot be used at the same time";
+            return Err(Error::Unsupported(text.into()));
+        }
+        stored.backing_file = backing.map(|(name, _)| name.to_owned());
+        stored.extensions.backing_format = backing.and_then(|(_, format)| format.map(str::to_owned));
+        let mut bytes = stored.first_cluster()?;
+        bytes.resize(self.layout.cluster() as usize, 0);
+        state.file.write_bytes(0, &bytes).await?;
+        state.file.flush().await?;
+        state.metadata.backing_file = stored.backing_file;
+        state.metadata.extensions.backing_format = stored.extensions.backing_format;
+        Ok(())
     }
 }
 

@@ -209,6 +209,9 @@ impl Driver for Qcow2 {
     fn is_read_only(&self) -> bool {
         self.image_use.read_only
     }
+    fn cluster_size(&self) -> u64 {
+        self.layout.cluster()
+    }
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
         self.read_disk(offset, to).await
     }
@@ -239,7 +242,20 @@ impl Driver for Qcow2 {
         self.check_image(repair, report).await
     }
     async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
-        self.write_compressed_cluster(offset, from).await
+        let data = self.compress_cluster(from.clone()).await;
+        self.write_compressed_cluster(offset, from, data).await
+    }
+    async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
+        self.name_backing(backing).await
+    }
+    async fn make_empty(&self) -> Result<(), Error> {
+        self.forget_all().await
+    }
+    async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        Ok(self.compress_cluster(plain).await)
+    }
+    async fn write_as_compressed(&self, offset: u64, from: IoVector, compressed: Option<Vec<u8>>) -> Result<(), Error> {
+        self.write_compressed_cluster(offset, from, compressed).await
     }
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
         let data_file = self.files.data_file.iter().map(|node| (Role::DataFile, node.clone()));

@@ -123,4 +123,33 @@ impl Qcow2 {
         }
         Ok(())
     }
+
+    /// Gives up all clusters, so that those of the backing file come forth.
+    pub(super) async fn forget_all(&self) -> Result<(), Error> {
+        if self.files.data_file.is_some() {
+            return Err(Error::Unsupported("an image with a data file cannot be emptied".into()));
+        }
+        let (cluster, length) = (self.layout.cluster(), self.length());
+        let mut at = 0;
+        while at < length {
+            let status = self.status_of(at, length - at).await?;
+            let next = at + status.length;
+            if status.is_here {
+                let (start, end) = (at / cluster * cluster, next.next_multiple_of(cluster));
+                let _turn = self.requests.exclusive(start..end).await;
+                let mut state = self.state.lock().await;
+                state.check_writable()?;
+                for (at, _) in clusters(start, end - start, cluster) {
+                    if let Err(error) = state.set_cluster(at, Cluster::NONE).await {
+                        return Err(state.mark_corrupt(error).await);
+                    }
+                    self.keep_changes_few(&mut state).await?;
+                }
+                at = end;
+            } else {
+                at = next;
+            }
+        }
+        Ok(())
+    }
 }
