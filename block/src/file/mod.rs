@@ -69,7 +69,8 @@ pub struct HostFile {
     file: Arc<File>,
     /// The name that it was opened by.
     path: Option<PathBuf>,
-    ring: Option<&'static ring::Ring>,
+    /// Requests go by io_uring.
+    by_ring: bool,
     length: AtomicU64,
     read_only: bool,
     alignment: usize,
@@ -131,17 +132,17 @@ impl HostFile {
         }
         // Seeking tells the length of block devices too, whose metadata says 0.
         let length = file.seek(SeekFrom::End(0))?;
-        let ring = match options.engine {
-            Engine::Threads => None,
-            Engine::Automatic => ring::Ring::get().ok(),
-            Engine::IoUring => Some(ring::Ring::get()?),
+        let by_ring = match options.engine {
+            Engine::Threads => false,
+            Engine::Automatic => ring::Ring::get().is_ok(),
+            Engine::IoUring => ring::Ring::get().map(|_| true)?,
         };
         let alignment = if options.direct { direct_alignment(&file) } else { 1 };
         Ok(HostFile {
             file: Arc::new(file),
             path: None,
             no_flush: options.no_flush,
-            ring,
+            by_ring,
             length: AtomicU64::new(length),
             read_only: options.read_only,
             alignment,
@@ -161,7 +162,8 @@ impl HostFile {
         let (length, mut done) = (memory.len(), 0);
         while done < length {
             let (at, rest) = (offset + done as u64, memory.slice(done, length - done));
-            let moved = match self.ring {
+            let ring = if self.by_ring { ring::Ring::get().ok() } else { None };
+            let moved = match ring {
                 Some(ring) => ring.transfer(&self.file, transfer, at, rest.clone()).await,
                 None => pool::transfer(&self.file, transfer, at, rest.clone()).await,
             };

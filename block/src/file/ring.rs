@@ -1,12 +1,15 @@
 //! Requests by io_uring.
 //!
-//! There is one ring for the process. Who makes a request enters the kernel once and often finds the answer there at once: what is in
-//! the host's cache is copied meanwhile. Only for what takes longer a thread waits, and wakes who asked.
+//! Who makes a request enters the kernel once and often finds the answer there at once: what is in the host's cache is copied meanwhile.
+//! Only for what takes longer a thread waits, and wakes who asked. The kernel takes requests of one ring one after the other, so there are
+//! several, and each thread stays with one.
 
 use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::num::NonZero;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
@@ -19,7 +22,9 @@ use crate::IoVector;
 
 /// Entries of the submission queue; requests are submitted one by one.
 const ENTRIES: u32 = 256;
-/// Most requests under way, so that the completion queue has room for all.
+/// Most rings.
+const MOST_RINGS: usize = 8;
+/// Most requests of a ring under way, so that the completion queue has room for all.
 const MOST_UNDER_WAY: usize = 4096;
 
 /// A ring, and the thread that waits at it.
@@ -29,6 +34,8 @@ pub(super) struct Ring {
     requests: Mutex<Requests>,
     /// There is something to wait for.
     under_way: Condvar,
+    /// The thread that waits was started.
+    waiter: OnceLock<()>,
 }
 
 #[derive(Default)]
@@ -58,13 +65,19 @@ enum State {
 }
 
 impl Ring {
-    /// The ring of this process, if the kernel offers one.
+    /// This thread's ring, if the kernel offers one.
     pub(super) fn get() -> io::Result<&'static Ring> {
-        static RING: OnceLock<Result<Ring, i32>> = OnceLock::new();
-        static WAITER: OnceLock<()> = OnceLock::new();
-        let made = RING.get_or_init(|| Ring::new().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS)));
+        static RINGS: [OnceLock<Result<Ring, i32>>; MOST_RINGS] = [const { OnceLock::new() }; MOST_RINGS];
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+        }
+        let count = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_RINGS);
+        // A thread that is about to end has none of its own any more.
+        let own = OWN.try_with(|own| own % count).unwrap_or(0);
+        let made = RINGS[own].get_or_init(|| Ring::new().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS)));
         let ring = made.as_ref().map_err(|error| io::Error::from_raw_os_error(*error))?;
-        WAITER.get_or_init(|| {
+        ring.waiter.get_or_init(|| {
             let waiter = std::thread::Builder::new().name("io_uring".into()).spawn(|| ring.wait());
             if let Err(error) = waiter {
                 tracing::error!("no thread can be started to wait for disks: {error}");
@@ -75,7 +88,7 @@ impl Ring {
 
     fn new() -> io::Result<Ring> {
         let ring = IoUring::builder().setup_cqsize(MOST_UNDER_WAY as u32).build(ENTRIES)?;
-        Ok(Ring { ring, requests: Mutex::default(), under_way: Condvar::new() })
+        Ok(Ring { ring, requests: Mutex::default(), under_way: Condvar::new(), waiter: OnceLock::new() })
     }
 
     /// Moves as much of `memory` as the host does at once; returns how many bytes.
