@@ -70,11 +70,14 @@ impl Ring {
         static RINGS: [OnceLock<Result<Ring, i32>>; MOST_RINGS] = [const { OnceLock::new() }; MOST_RINGS];
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         thread_local! {
-            static OWN: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+            static OWN: usize = {
+                // Not asked more often: it looks into files.
+                let count = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_RINGS);
+                NEXT.fetch_add(1, Ordering::Relaxed) % count
+            };
         }
-        let count = std::thread::available_parallelism().map_or(1, NonZero::get).min(MOST_RINGS);
         // A thread that is about to end has none of its own any more.
-        let own = OWN.try_with(|own| own % count).unwrap_or(0);
+        let own = OWN.try_with(|own| *own).unwrap_or(0);
         let made = RINGS[own].get_or_init(|| Ring::new().map_err(|error| error.raw_os_error().unwrap_or(libc::ENOSYS)));
         let ring = made.as_ref().map_err(|error| io::Error::from_raw_os_error(*error))?;
         ring.waiter.get_or_init(|| {
