@@ -147,7 +147,10 @@ fn queries_answer_in_qemu_s_form() {
     assert_eq!(ask("query-uuid"), serde_json::json!({"UUID": uuid}));
     let commands = ask("query-commands");
     assert!(commands.as_array().unwrap().contains(&serde_json::json!({"name": "query-commands"})));
-    assert_eq!(ask("query-events").as_array().map(Vec::len), Some(8));
+    let events = ask("query-events");
+    for name in ["BLOCK_IO_ERROR", "RESET", "SHUTDOWN", "STOP"] {
+        assert!(events.as_array().unwrap().contains(&serde_json::json!({ "name": name })), "{name}");
+    }
     let machines = ask("query-machines");
     let default = machines.as_array().unwrap().iter().find(|machine| machine["is-default"] == true).unwrap();
     assert_eq!(default["name"], "virt");

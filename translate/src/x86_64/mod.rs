@@ -24,6 +24,8 @@ pub mod simd;
 pub mod softfloat;
 pub mod state;
 mod task;
+#[cfg(test)]
+mod test_host;
 pub mod x87;
 pub mod xsave;
 

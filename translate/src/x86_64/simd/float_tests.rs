@@ -9,6 +9,7 @@ use std::arch::x86_64::{__m128i, _mm_set_epi64x};
 use super::float::*;
 use super::tests::Numbers;
 use crate::x86_64::softfloat::{Environment, Format, exception};
+use crate::x86_64::test_host::host_is_amd;
 
 type Whole = [u64; 2];
 
@@ -217,6 +218,12 @@ fn sums_within_registers() {
         check($name, $format, ours, host!($name " {a}, {b}"));
     )* } }
     all! { "haddps" Add SINGLE "haddpd" Add DOUBLE "hsubps" Sub SINGLE "hsubpd" Sub DOUBLE }
+    if !host_is_amd() {
+        eprintln!(
+            "SKIPPED: sums_within_registers, DPPS and DPPD: several NaNs are as in AMD's processors, the host has another"
+        );
+        return;
+    }
     macro_rules! dot { ($($control:literal)*) => { $(
         let ours = |format: Format| {
             move |environment: &mut Environment, a: Whole, b: Whole| dot_product(environment, format, a, b, $control)
