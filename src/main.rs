@@ -8,6 +8,7 @@ mod architecture;
 mod command_line;
 mod consoles;
 mod devices;
+mod disks;
 mod log;
 mod machine;
 mod process;
@@ -118,10 +119,8 @@ fn run() -> Result<i32, Invalid> {
     runtime.spawn(terminal::follow_job_control());
     let server = Server::new(vm.clone(), runtime.handle().clone());
     let status = live(&vm, &mut consoles, &server, background, test_client, &options);
-    for disk in disks {
-        if let Err(error) = disk.close_blocking() {
-            eprintln!("brolga: disk {}: {error}", disk.node().name());
-        }
+    for (node, error) in disks.close_blocking() {
+        eprintln!("brolga: disk {node}: {error}");
     }
     // Also after a failure, for the sockets that are there already.
     server.close();

@@ -1,25 +1,51 @@
 //! What users of a disk have in their hands.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_executor::block_on;
 use parking_lot::Mutex;
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::driver::{Preallocation, ZeroFlags};
-use crate::policy::{ErrorAction, FailedRequest, OnError, Operation};
-use crate::{Error, IoVector, Node};
+use crate::policy::{ErrorAction, FailedRequest, IoStatus, OnError, Operation};
+use crate::statistics::{Counted, Statistics};
+use crate::{Edge, Error, IoVector, Node, Permissions};
 
-/// A disk in use by a guest device, an export or a tool: a node, and what concerns the user alone.
+/// A disk in use by a guest device, an export, a job or a tool: the node it is now, and what concerns the user alone.
 ///
-/// No request goes beyond the end of the disk. Shared by threads; requests may run at once.
+/// No request goes beyond the end of the disk. Shared by threads; requests may run at once. A drive whose medium can be changed may have
+/// no node.
 pub struct Backend {
-    node: Arc<Node>,
+    root: Edge,
     name: String,
-    policy: ErrorPolicy,
+    /// Requests hold it shared; who changes the graph below holds it alone.
+    // Lock order: outermost.
+    requests: RwLock<()>,
+    // Lock order: alone.
+    user: Mutex<User>,
     // Lock order: alone.
     listener: Mutex<Option<Listener>>,
     // Lock order: alone.
     resized: Mutex<Option<Box<dyn Fn() + Send + Sync>>>,
+    statistics: Statistics,
+    /// Each write is followed by a flush (`cache.writeback=off`).
+    is_write_through: AtomicBool,
+}
+
+/// Who uses a disk, and how.
+#[derive(Clone, Debug, Default)]
+pub struct User {
+    /// What the user is, in messages.
+    pub description: String,
+    /// The guest's device, by its identifier or its path, if it is one.
+    pub device: Option<String>,
+    /// What it needs, and lets others do.
+    pub permissions: Permissions,
+    /// What happens when requests fail.
+    pub policy: ErrorPolicy,
+    /// Whether a request failed that is kept until the machine goes on.
+    pub io_status: IoStatus,
 }
 
 /// What happens when requests fail.
@@ -43,17 +69,51 @@ pub type Listener = Box<dyn Fn(FailedRequest) + Send + Sync>;
 impl Backend {
     /// The user of a node.
     pub fn new(node: Arc<Node>) -> Arc<Backend> {
-        Backend::named("", ErrorPolicy::default(), node)
+        Backend::named("", ErrorPolicy::default(), Some(node))
     }
 
-    /// The user of a node, under the user's name for the disk.
-    pub fn named(name: &str, policy: ErrorPolicy, node: Arc<Node>) -> Arc<Backend> {
-        Arc::new(Backend { node, name: name.to_owned(), policy, listener: Mutex::new(None), resized: Mutex::new(None) })
+    /// The user of a node, or of a drive without a medium, under the user's name for the disk.
+    pub fn named(name: &str, policy: ErrorPolicy, node: Option<Arc<Node>>) -> Arc<Backend> {
+        Arc::new(Backend {
+            root: Edge::new(node),
+            name: name.to_owned(),
+            requests: RwLock::new(()),
+            user: Mutex::new(User { policy, ..User::default() }),
+            listener: Mutex::new(None),
+            resized: Mutex::new(None),
+            statistics: Statistics::default(),
+            is_write_through: AtomicBool::new(false),
+        })
     }
 
     /// The user's name for the disk, or nothing.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Who uses it, and how.
+    pub fn user(&self) -> User {
+        self.user.lock().clone()
+    }
+
+    /// Changes what is known of the user.
+    pub fn set_user(&self, change: impl FnOnce(&mut User)) {
+        change(&mut self.user.lock());
+    }
+
+    /// What was asked of it.
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// A write is complete when it is in the host's cache (`cache.writeback`), as opposed to stable storage.
+    pub fn is_write_back(&self) -> bool {
+        !self.is_write_through.load(Ordering::Relaxed)
+    }
+
+    /// Sets [`Backend::is_write_back`].
+    pub fn set_write_back(&self, write_back: bool) {
+        self.is_write_through.store(!write_back, Ordering::Relaxed);
     }
 
     /// Who is told of requests that fail.
@@ -66,88 +126,147 @@ impl Backend {
         *self.resized.lock() = Some(Box::new(told));
     }
 
-    /// Makes the disk so long. What is new reads as zeros.
-    pub async fn resize(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
-        self.node.truncate(length, preallocation).await?;
+    /// The disk may have another length.
+    pub(crate) fn tell_length(&self) {
         if let Some(told) = &*self.resized.lock() {
             told();
         }
+    }
+
+    /// Makes the disk so long. What is new reads as zeros.
+    pub async fn resize(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
+        {
+            let _alone = self.requests.write().await;
+            self.medium()?.truncate(length, preallocation).await?;
+        }
+        self.tell_length();
         Ok(())
     }
 
     /// A request of the guest failed: what the device does about it. Who listens is told.
     pub fn failed(&self, operation: Operation, error: &Error) -> ErrorAction {
-        let policy = match operation {
-            Operation::Read => self.policy.read,
-            Operation::Write => self.policy.write,
+        let action = {
+            let mut user = self.user.lock();
+            let policy = match operation {
+                Operation::Read => user.policy.read,
+                Operation::Write => user.policy.write,
+            };
+            let action = policy.action(error);
+            if action == ErrorAction::Stop && user.io_status == IoStatus::Ok {
+                user.io_status = if error.is_no_space() { IoStatus::NoSpace } else { IoStatus::Failed };
+            }
+            action
         };
-        let action = policy.action(error);
+        let node = self.root.node().map(|node| node.name().to_owned()).unwrap_or_default();
+        tracing::debug!("disk {node}: {} failed: {error}; {}", operation.name(), action.name());
         let request = FailedRequest {
             device: self.name.clone(),
-            node: self.node.name().to_owned(),
+            node,
             operation,
             action,
             is_no_space: error.is_no_space(),
             reason: error.to_string(),
         };
-        tracing::debug!("disk {}: {} failed: {error}; {}", self.node.name(), operation.name(), action.name());
         if let Some(listener) = &*self.listener.lock() {
             listener(request);
         }
         action
     }
 
-    /// The node.
-    pub fn node(&self) -> &Arc<Node> {
-        &self.node
+    /// The edge to its node.
+    pub(crate) fn root(&self) -> &Edge {
+        &self.root
     }
 
-    /// Length in bytes.
+    /// The node; `None`: a drive without a medium.
+    pub fn node(&self) -> Option<Arc<Node>> {
+        self.root.node()
+    }
+
+    /// The node; an error where the drive has no medium.
+    pub(crate) fn medium(&self) -> Result<Arc<Node>, Error> {
+        self.root.node().ok_or(Error::NoMedium)
+    }
+
+    /// Length in bytes; 0 without a medium.
     pub fn length(&self) -> u64 {
-        self.node.length()
+        self.root.node().map_or(0, |node| node.length())
     }
 
     /// True if writes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.node.is_read_only()
+        self.root.node().is_none_or(|node| node.is_read_only())
     }
 
-    /// Checks a request of `length` bytes at `offset`.
-    fn check(&self, offset: u64, length: u64) -> Result<(), Error> {
-        let disk = self.length();
-        match offset.checked_add(length) {
-            Some(end) if end <= disk => Ok(()),
-            _ => Err(Error::OutOfBounds { offset, length, disk }),
+    /// No request is under way from here on, and those that come wait until the guard is dropped.
+    pub(crate) async fn quiesce(&self) -> RwLockWriteGuard<'_, ()> {
+        self.requests.write().await
+    }
+
+    /// Begins a request of `length` bytes at `offset`: the node that it goes to stays where it is until the guard is dropped.
+    async fn begin(&self, kind: Counted, offset: u64, length: u64) -> Result<Request<'_>, Error> {
+        let guard = self.requests.read().await;
+        let checked = self.medium().and_then(|node| {
+            let disk = node.length();
+            match offset.checked_add(length) {
+                Some(end) if end <= disk => Ok(node),
+                _ => Err(Error::OutOfBounds { offset, length, disk }),
+            }
+        });
+        match checked {
+            Ok(node) => Ok(Request {
+                statistics: &self.statistics,
+                kind,
+                length,
+                began: self.statistics.now(),
+                node,
+                _guard: guard,
+            }),
+            Err(error) => {
+                self.statistics.invalid(kind);
+                Err(error)
+            }
         }
     }
 
     /// Fills `to` with the bytes from `offset` on.
     pub async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
-        self.check(offset, to.len() as u64)?;
-        self.node.read(offset, to).await
+        let request = self.begin(Counted::Read, offset, to.len() as u64).await?;
+        request.end(request.node.read(offset, to).await)
     }
 
     /// Writes `from` at `offset`. It is safe from a crash of the host only after a [`Backend::flush`].
     pub async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
-        self.check(offset, from.len() as u64)?;
-        self.node.write(offset, from).await
+        let request = self.begin(Counted::Write, offset, from.len() as u64).await?;
+        let written = request.node.write(offset, from).await;
+        request.end(self.written(&request.node, written).await)
     }
 
     /// Makes `length` bytes from `offset` on zero.
     pub async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), Error> {
-        self.check(offset, length)?;
-        self.node.write_zeroes(offset, length, flags).await
+        let request = self.begin(Counted::Write, offset, length).await?;
+        let written = request.node.write_zeroes(offset, length, flags).await;
+        request.end(self.written(&request.node, written).await)
+    }
+
+    /// Follows a write up by a flush, if that is wanted.
+    async fn written(&self, node: &Node, result: Result<(), Error>) -> Result<(), Error> {
+        if result.is_ok() && self.is_write_through.load(Ordering::Relaxed) { node.flush().await } else { result }
     }
 
     /// Tells that nobody needs `length` bytes from `offset` on.
     pub async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.check(offset, length)?;
-        self.node.discard(offset, length).await
+        let request = self.begin(Counted::Unmap, offset, length).await?;
+        request.end(request.node.discard(offset, length).await)
     }
 
-    /// Returns once everything that was written before is on stable storage.
+    /// Returns once everything that was written before is on stable storage. A drive without a medium has nothing to store.
     pub async fn flush(&self) -> Result<(), Error> {
-        self.node.flush().await
+        if !self.root.is_some() {
+            return Ok(());
+        }
+        let request = self.begin(Counted::Flush, 0, 0).await?;
+        request.end(request.node.flush().await)
     }
 
     /// [`Backend::read`], for threads that may wait.
@@ -163,13 +282,42 @@ impl Backend {
         block_on(self.write(offset, IoVector::copy_of(data)))
     }
 
-    /// [`Node::close`], for threads that may wait.
+    /// Leaves what is stored as who opens it next expects it, for threads that may wait.
     pub fn close_blocking(&self) -> Result<(), Error> {
-        block_on(self.node.close())
+        match self.root.node() {
+            Some(node) => block_on(async {
+                let _alone = self.requests.write().await;
+                node.close().await
+            }),
+            None => Ok(()),
+        }
     }
 
     /// [`Backend::flush`], for threads that may wait.
     pub fn flush_blocking(&self) -> Result<(), Error> {
         block_on(self.flush())
+    }
+}
+
+/// A request that is under way.
+struct Request<'a> {
+    statistics: &'a Statistics,
+    kind: Counted,
+    length: u64,
+    began: u64,
+    node: Arc<Node>,
+    _guard: RwLockReadGuard<'a, ()>,
+}
+
+impl Request<'_> {
+    fn end(&self, result: Result<(), Error>) -> Result<(), Error> {
+        self.statistics.ended(self.kind, self.length, self.began, result.is_ok());
+        result
+    }
+}
+
+impl std::fmt::Debug for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        write!(f, "Backend({:?}, {:?})", self.name, self.root.node())
     }
 }

@@ -7,7 +7,7 @@ use bitflags::bitflags;
 
 use crate::check::{CheckResult, Repair, Report};
 use crate::node::Node;
-use crate::{Error, IoVector};
+use crate::{Edge, Error, IoVector};
 
 /// What makes the bytes of a node: a file, a format over another node, a filter.
 ///
@@ -17,6 +17,16 @@ use crate::{Error, IoVector};
 pub trait Driver: Send + Sync + 'static {
     /// Name of the driver, as `driver=` has it.
     fn name(&self) -> &'static str;
+
+    /// It has the bytes of its child with role [`Role::File`], and nothing of its own.
+    fn is_filter(&self) -> bool {
+        false
+    }
+
+    /// What its image is called, where it is not in another node.
+    fn filename(&self) -> Option<String> {
+        None
+    }
 
     /// Length in bytes.
     fn length(&self) -> u64;
@@ -94,6 +104,12 @@ pub trait Driver: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// The edge to the child with this role, if it can be led elsewhere while the driver is in use.
+    fn edge(&self, role: Role) -> Option<&Edge> {
+        let _ = role;
+        None
+    }
+
     /// Names another image, or none, as the one behind: only the name changes, and with it what is read where the image has nothing
     /// itself. The image behind that is open stays the same.
     async fn change_backing(&self, backing: Option<(&str, Option<&str>)>) -> Result<(), Error> {
@@ -124,6 +140,16 @@ pub trait Driver: Send + Sync + 'static {
 
     /// True if writes are refused.
     fn is_read_only(&self) -> bool;
+
+    /// It can be told to refuse writes, or to allow them, while it is in use.
+    fn can_set_read_only(&self) -> bool {
+        false
+    }
+
+    /// Refuses writes from now on, or allows them; what is below allows them already. No request is under way.
+    async fn set_read_only(&self, read_only: bool) -> Result<(), Error> {
+        if self.is_read_only() == read_only { Ok(()) } else { Err(Error::ReadOnly) }
+    }
 
     /// The driver as what it is, for what only one format has.
     fn as_any(&self) -> &dyn std::any::Any;

@@ -20,6 +20,15 @@ pub enum Error {
     /// A write to a disk that was opened read-only.
     #[error("the disk is read-only")]
     ReadOnly,
+    /// The drive has no medium.
+    #[error("the drive has no medium")]
+    NoMedium,
+    /// Somebody else uses a node in a way that does not go together with this.
+    #[error("{0}")]
+    InUse(String),
+    /// An option of a node is missing, unknown or has a value that it cannot have.
+    #[error("{0}")]
+    Option(String),
     /// The image could not be opened.
     #[error("Could not open '{name}': {why}")]
     Open {
@@ -86,6 +95,9 @@ impl Error {
             Error::Host { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
             Error::Nbd { why, .. } => why.errno,
             Error::Unsupported(_) => libc::ENOTSUP,
+            Error::NoMedium => libc::ENOMEDIUM,
+            Error::InUse(_) => libc::EBUSY,
+            Error::Option(_) => libc::EINVAL,
         }
     }
 

@@ -16,7 +16,8 @@ const MOST_IN_CHAIN: usize = 256;
 /// refused.
 #[derive(Clone)]
 pub(crate) struct Neighbours {
-    path: PathBuf,
+    /// The image's path; `None`: it is no file of the host.
+    path: Option<PathBuf>,
     options: ImageOptions,
     /// Device and number of the files of the images in front, and of this one.
     chain: Vec<Option<(u64, u64)>>,
@@ -25,12 +26,22 @@ pub(crate) struct Neighbours {
 impl Neighbours {
     /// Those of an image that the user named.
     pub(crate) fn of(path: &Path, options: ImageOptions) -> Neighbours {
-        Neighbours { path: path.to_owned(), options, chain: vec![identity(path)] }
+        Neighbours { path: Some(path.to_owned()), options, chain: vec![identity(path)] }
     }
 
-    /// The image's own path.
+    /// Those of an image that is no file of the host: it can only name others from the root folder on.
+    pub(crate) fn of_no_file(options: ImageOptions) -> Neighbours {
+        Neighbours { path: None, options, chain: Vec::new() }
+    }
+
+    /// The same, and backing files are left out.
+    pub(crate) fn without_backing(&self) -> Neighbours {
+        Neighbours { options: ImageOptions { no_backing: true, ..self.options }, ..self.clone() }
+    }
+
+    /// The image's own path, or none.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.path.as_deref().unwrap_or(Path::new(""))
     }
 
     /// How the image is opened.
@@ -49,18 +60,22 @@ impl Neighbours {
         if before_slash.contains(':') {
             return Err(refused("an image names it, and images may not name what has a protocol"));
         }
-        Ok(self.path.parent().unwrap_or(Path::new("")).join(name))
+        match &self.path {
+            Some(path) => Ok(path.parent().unwrap_or(Path::new("")).join(name)),
+            None if name.starts_with('/') => Ok(PathBuf::from(name)),
+            None => Err(refused("an image names it that is no file, so that nobody knows the folder")),
+        }
     }
 
     /// Opens a part of the image, which may be written: a file in the same folder or in one within it.
     pub(crate) async fn open_part(&self, name: &str) -> Result<Arc<Node>, Error> {
         let path = self.place(name)?;
-        let (image, part) = (folder_of(&self.path), folder_of(&path));
+        let (image, part) = (folder_of(self.path()), folder_of(&path));
         let is_beside = blocking::unblock(move || match (image.canonicalize(), part.canonicalize()) {
             (Ok(image), Ok(part)) => part.starts_with(image),
             _ => false,
         });
-        if !is_beside.await {
+        if self.path.is_none() || !is_beside.await {
             let why = "an image names it as a part, and parts are in the image's folder".into();
             return Err(Error::Open { name: name.to_owned(), why });
         }
@@ -83,7 +98,7 @@ impl Neighbours {
         }
         let file = open_file(name, &path, file).await?;
         let chain = self.chain.iter().copied().chain([identity]).collect();
-        let opening = open_in(file, format, Neighbours { path: path.clone(), options, chain });
+        let opening = open_in(file, format, Neighbours { path: Some(path.clone()), options, chain });
         Box::pin(opening).await.map(Some).map_err(|error| error.while_opening(&path))
     }
 }

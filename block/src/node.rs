@@ -1,11 +1,14 @@
 //! A node of the graph.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::RwLock;
 
 use crate::check::{CheckResult, Repair, Report};
-use crate::driver::{Driver, Preallocation, Status, StatusKind, ZeroFlags, Zeroed};
+use crate::driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
-use crate::{Error, IoVector};
+use crate::{DirtyBitmap, Error, IoVector};
 
 /// Most bytes of zeros that are written by one request, where they must be written.
 const ZEROS: usize = 1 << 20;
@@ -22,6 +25,57 @@ pub struct Node {
     driver: Box<dyn Driver>,
     /// Writes, where some of them are of parts of what the driver writes at once.
     writes: RangeLock,
+    // Lock order: alone.
+    settings: RwLock<Settings>,
+    /// The bitmaps that writes are marked in.
+    // Lock order: before the bits of one.
+    bitmaps: RwLock<Vec<Arc<DirtyBitmap>>>,
+    /// End of the write that came furthest, bytes.
+    highest_write: AtomicU64,
+}
+
+/// What the user wants of a node, whichever driver it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Discarded bytes give their room back (`discard=unmap`); otherwise nothing is done for them.
+    pub discard: bool,
+    /// What is done with zeros that are written as data.
+    pub detect_zeroes: DetectZeroes,
+    /// The host's cache is left out, as far as it was said of this node (`cache.direct`).
+    pub direct: bool,
+    /// Nothing is put on stable storage (`cache.no-flush`).
+    pub no_flush: bool,
+    /// Writes are refused, though the driver could.
+    pub read_only: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { discard: true, detect_zeroes: DetectZeroes::Off, direct: false, no_flush: false, read_only: false }
+    }
+}
+
+/// What is done with zeros that are written as data (`detect-zeroes`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectZeroes {
+    /// They are written.
+    #[default]
+    Off,
+    /// They become zeros in the way that the driver has for that.
+    On,
+    /// They do, and may give their room back.
+    Unmap,
+}
+
+impl DetectZeroes {
+    /// The choices, by name.
+    pub const ALL: [(&str, DetectZeroes); 3] =
+        [("off", DetectZeroes::Off), ("on", DetectZeroes::On), ("unmap", DetectZeroes::Unmap)];
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        DetectZeroes::ALL.into_iter().find(|(_, choice)| *choice == self).map_or("", |(name, _)| name)
+    }
 }
 
 impl Node {
@@ -32,7 +86,66 @@ impl Node {
 
     /// A node for a driver of a type that is found out only when it is made.
     pub fn of(name: impl Into<String>, driver: Box<dyn Driver>) -> Arc<Node> {
-        Arc::new(Node { name: name.into(), driver, writes: RangeLock::default() })
+        Node::with(name, driver, Settings::default())
+    }
+
+    /// A node for a driver, as the user wants it.
+    pub fn with(name: impl Into<String>, driver: Box<dyn Driver>, settings: Settings) -> Arc<Node> {
+        Arc::new(Node {
+            name: name.into(),
+            driver,
+            writes: RangeLock::default(),
+            settings: RwLock::new(settings),
+            bitmaps: RwLock::default(),
+            highest_write: AtomicU64::new(0),
+        })
+    }
+
+    /// What the user wants of it.
+    pub fn settings(&self) -> Settings {
+        *self.settings.read()
+    }
+
+    /// The user wants something else of it from now on.
+    pub(crate) fn set(&self, settings: Settings) {
+        *self.settings.write() = settings;
+    }
+
+    /// End of the write that came furthest, bytes.
+    pub fn highest_write(&self) -> u64 {
+        self.highest_write.load(Ordering::Relaxed)
+    }
+
+    /// The bitmaps that writes are marked in.
+    pub fn bitmaps(&self) -> Vec<Arc<DirtyBitmap>> {
+        self.bitmaps.read().clone()
+    }
+
+    /// Marks writes in another bitmap from now on, whose name must be new.
+    pub fn add_bitmap(&self, name: &str, granularity: u64, is_recording: bool) -> Result<(), Error> {
+        let mut bitmaps = self.bitmaps.write();
+        if bitmaps.iter().any(|bitmap| bitmap.name() == Some(name)) {
+            return Err(Error::Option(format!("Bitmap already exists: {name}")));
+        }
+        let bitmap = DirtyBitmap::new(Some(name), granularity, self.length());
+        bitmap.set_recording(is_recording);
+        bitmaps.push(Arc::new(bitmap));
+        Ok(())
+    }
+
+    /// Marks no more writes in a bitmap.
+    pub fn remove_bitmap(&self, bitmap: &Arc<DirtyBitmap>) {
+        self.bitmaps.write().retain(|other| !Arc::ptr_eq(other, bitmap));
+    }
+
+    /// The child that has this role.
+    pub fn child(&self, role: Role) -> Option<Arc<Node>> {
+        self.driver.children().into_iter().find(|(has, _)| *has == role).map(|(_, node)| node)
+    }
+
+    /// What its image or file is called, as far as one name tells that.
+    pub fn filename(&self) -> Option<String> {
+        self.driver.filename().or_else(|| self.child(Role::File).and_then(|file| file.filename()))
     }
 
     /// Its name, the only one in its graph.
@@ -57,7 +170,7 @@ impl Node {
 
     /// True if writes are refused.
     pub fn is_read_only(&self) -> bool {
-        self.driver.is_read_only()
+        self.driver.is_read_only() || self.settings.read().read_only
     }
 
     fn check_writable(&self) -> Result<(), Error> {
@@ -92,6 +205,21 @@ impl Node {
         if from.is_empty() {
             return Ok(());
         }
+        let length = from.len() as u64;
+        let detect = self.settings.read().detect_zeroes;
+        if detect != DetectZeroes::Off && from.is_zero() {
+            let flags = if detect == DetectZeroes::Unmap { ZeroFlags::MAY_UNMAP } else { ZeroFlags::empty() };
+            let flags = flags | ZeroFlags::NO_FALLBACK;
+            match Box::pin(self.write_zeroes(offset, length, flags)).await {
+                Err(Error::Unsupported(_)) => {}
+                done => return done,
+            }
+        }
+        let _change = Change { node: self, offset, length };
+        self.write_data(offset, from).await
+    }
+
+    async fn write_data(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         let alignment = self.driver.alignment();
         if alignment == 1 {
             return self.driver.write(offset, from).await;
@@ -132,6 +260,12 @@ impl Node {
         if length == 0 {
             return Ok(());
         }
+        let flags = if self.settings.read().discard { flags } else { flags - ZeroFlags::MAY_UNMAP };
+        let _change = Change { node: self, offset, length };
+        self.make_zero(offset, length, flags).await
+    }
+
+    async fn make_zero(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), Error> {
         let alignment = self.driver.alignment() as u64;
         if offset.is_multiple_of(alignment)
             && length.is_multiple_of(alignment)
@@ -147,7 +281,7 @@ impl Node {
         let mut done = 0;
         while done < length {
             let part = (length - done).min(ZEROS as u64);
-            self.write(offset + done, zeros.slice(0, part as usize)).await?;
+            self.write_data(offset + done, zeros.slice(0, part as usize)).await?;
             done += part;
         }
         Ok(())
@@ -156,15 +290,22 @@ impl Node {
     /// Tells that nobody needs `length` bytes from `offset` on.
     pub async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
         self.check_writable()?;
+        if !self.settings.read().discard {
+            return Ok(());
+        }
         let alignment = self.driver.alignment() as u64;
         let start = offset.next_multiple_of(alignment);
         let end = offset.saturating_add(length) / alignment * alignment;
-        if start >= end { Ok(()) } else { self.driver.discard(start, end - start).await }
+        if start >= end {
+            return Ok(());
+        }
+        let _change = Change { node: self, offset: start, length: end - start };
+        self.driver.discard(start, end - start).await
     }
 
     /// Returns once everything that was written before is on stable storage.
     pub async fn flush(&self) -> Result<(), Error> {
-        if self.is_read_only() { Ok(()) } else { self.driver.flush().await }
+        if self.is_read_only() || self.settings.read().no_flush { Ok(()) } else { self.driver.flush().await }
     }
 
     /// What is known of the bytes from `offset` on: of at least one, at most `length`, and none behind the end of the disk.
@@ -182,12 +323,21 @@ impl Node {
     /// Makes the disk so long. What is new reads as zeros.
     pub async fn truncate(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
         self.check_writable()?;
-        self.driver.truncate(length, preallocation).await
+        let before = self.length();
+        self.driver.truncate(length, preallocation).await?;
+        for bitmap in &*self.bitmaps.read() {
+            bitmap.resize(length);
+        }
+        if length > before {
+            drop(Change { node: self, offset: before, length: length - before });
+        }
+        Ok(())
     }
 
     /// Writes `from`, a whole cluster or the last part of the disk, in compressed form.
     pub async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         self.check_writable()?;
+        let _change = Change { node: self, offset, length: from.len() as u64 };
         self.driver.write_compressed(offset, from).await
     }
 
@@ -204,6 +354,7 @@ impl Node {
         compressed: Option<Vec<u8>>,
     ) -> Result<(), Error> {
         self.check_writable()?;
+        let _change = Change { node: self, offset, length: from.len() as u64 };
         self.driver.write_as_compressed(offset, from, compressed).await
     }
 
@@ -247,6 +398,23 @@ impl Node {
             first = first.and(closed);
         }
         first
+    }
+}
+
+/// A change of bytes that is under way. It is marked when it ends, in whichever way: one that was given up may have happened.
+struct Change<'a> {
+    node: &'a Node,
+    offset: u64,
+    length: u64,
+}
+
+impl Drop for Change<'_> {
+    fn drop(&mut self) {
+        let end = self.offset.saturating_add(self.length);
+        self.node.highest_write.fetch_max(end, Ordering::Relaxed);
+        for bitmap in &*self.node.bitmaps.read() {
+            bitmap.mark_written(self.offset..end);
+        }
     }
 }
 

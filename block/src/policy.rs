@@ -29,6 +29,11 @@ impl OnError {
         OnError::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, policy)| policy)
     }
 
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        OnError::ALL.into_iter().find(|(_, policy)| *policy == self).map_or("", |(name, _)| name)
+    }
+
     /// What that means for this error.
     pub fn action(self, error: &Error) -> ErrorAction {
         match self {
@@ -78,6 +83,29 @@ impl Operation {
         match self {
             Operation::Read => "read",
             Operation::Write => "write",
+        }
+    }
+}
+
+/// Whether a request of a guest failed that is kept until the machine goes on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoStatus {
+    /// None is.
+    #[default]
+    Ok,
+    /// One failed.
+    Failed,
+    /// One failed since the host has no room.
+    NoSpace,
+}
+
+impl IoStatus {
+    /// QMP's name (`BlockDeviceIoStatus`).
+    pub fn name(self) -> &'static str {
+        match self {
+            IoStatus::Ok => "ok",
+            IoStatus::Failed => "failed",
+            IoStatus::NoSpace => "nospace",
         }
     }
 }

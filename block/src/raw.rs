@@ -1,37 +1,44 @@
 //! The `raw` format: the bytes of the file are the disk's.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 
 use crate::driver::{Driver, Preallocation, Role, Status, ZeroFlags, Zeroed};
-use crate::{Error, Format, IoVector, Node};
+use crate::{Edge, Error, Format, IoVector, Node};
 
 /// Bytes at the beginning that decide what an image is taken for.
 const BEGINNING: u64 = 512;
 
 /// An image that is nothing but the disk.
 pub struct Raw {
-    file: Arc<Node>,
+    file: Edge,
     /// Nobody said that it is raw: it did not look like anything else.
     is_guessed: bool,
+    /// Writes are refused, though the file could take them.
+    is_read_only: AtomicBool,
 }
 
 impl Raw {
     /// The image in a file.
     pub fn new(file: Arc<Node>) -> Raw {
-        Raw { file, is_guessed: false }
+        Raw { file: Edge::new(Some(file)), is_guessed: false, is_read_only: AtomicBool::new(false) }
     }
 
     /// The image in a file that does not look like another format. It never will: a guest that wrote the beginning of one could have files
     /// of the host opened next time.
     pub fn guessed(file: Arc<Node>) -> Raw {
-        Raw { file, is_guessed: true }
+        Raw { file: Edge::new(Some(file)), is_guessed: true, is_read_only: AtomicBool::new(false) }
+    }
+
+    fn file(&self) -> Result<Arc<Node>, Error> {
+        self.file.node().ok_or(Error::NoMedium)
     }
 
     /// What the user should know of this image.
     pub fn warning(&self, name: &str) -> Option<String> {
-        (self.is_guessed && !self.file.is_read_only()).then(|| {
+        (self.is_guessed && !self.is_read_only()).then(|| {
             format!(
                 "Image format was not specified for '{name}' and probing guessed raw.\n         \
                  Automatically detecting the format is dangerous for raw images, write operations on block 0 will be \
@@ -45,7 +52,7 @@ impl Raw {
         if !self.is_guessed || offset >= BEGINNING {
             return Ok(());
         }
-        let mut beginning = self.file.read_vec(0, BEGINNING as usize).await?;
+        let mut beginning = self.file()?.read_vec(0, BEGINNING as usize).await?;
         let length = from.len().min((BEGINNING - offset) as usize);
         from.slice(0, length).copy_to(&mut beginning[offset as usize..offset as usize + length]);
         match Format::probe_bytes(&beginning) {
@@ -60,37 +67,50 @@ impl Driver for Raw {
     fn name(&self) -> &'static str {
         "raw"
     }
+    fn is_filter(&self) -> bool {
+        true
+    }
     fn length(&self) -> u64 {
-        self.file.length()
+        self.file.node().map_or(0, |file| file.length())
     }
     fn is_read_only(&self) -> bool {
-        self.file.is_read_only()
+        self.is_read_only.load(Ordering::Acquire) || self.file.node().is_none_or(|file| file.is_read_only())
+    }
+    fn can_set_read_only(&self) -> bool {
+        true
+    }
+    async fn set_read_only(&self, read_only: bool) -> Result<(), Error> {
+        self.is_read_only.store(read_only, Ordering::Release);
+        Ok(())
     }
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
-        self.file.read(offset, to).await
+        self.file()?.read(offset, to).await
     }
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         self.check_beginning(offset, &from).await?;
-        self.file.write(offset, from).await
+        self.file()?.write(offset, from).await
     }
     async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
-        self.file.write_zeroes(offset, length, flags).await.map(|()| Zeroed::Done)
+        self.file()?.write_zeroes(offset, length, flags).await.map(|()| Zeroed::Done)
     }
     async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.file.discard(offset, length).await
+        self.file()?.discard(offset, length).await
     }
     async fn flush(&self) -> Result<(), Error> {
-        self.file.flush().await
+        self.file()?.flush().await
     }
     async fn status(&self, offset: u64, length: u64) -> Result<Status, Error> {
-        let status = self.file.status(offset, length).await?;
+        let status = self.file()?.status(offset, length).await?;
         Ok(Status { file_offset: Some(offset), ..status })
     }
     async fn truncate(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
-        self.file.truncate(length, preallocation).await
+        self.file()?.truncate(length, preallocation).await
     }
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
-        vec![(Role::File, self.file.clone())]
+        self.file.node().map(|file| (Role::File, file)).into_iter().collect()
+    }
+    fn edge(&self, role: Role) -> Option<&Edge> {
+        (role == Role::File).then_some(&self.file)
     }
     fn as_any(&self) -> &dyn std::any::Any {
         self

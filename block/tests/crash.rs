@@ -117,7 +117,7 @@ async fn workload(
     steps: u32,
 ) {
     let position = || log.lock().unwrap().len();
-    let version = disk.node().driver_as::<Qcow2>().unwrap().metadata().await.header.version;
+    let version = disk.node().unwrap().driver_as::<Qcow2>().unwrap().metadata().await.header.version;
     let mut model = vec![0; size];
     history.flushed.insert(position(), (0, model.clone()));
     history.lengths.push((0, size));
@@ -137,24 +137,25 @@ async fn workload(
             4 => disk.write_zeroes(at, length as u64, ZeroFlags::empty()).await.unwrap(),
             5 => disk.discard(at, length as u64).await.unwrap(),
             6 => {
-                let cluster = disk.node().driver_as::<Qcow2>().unwrap().cluster_size() as usize;
+                let cluster = disk.node().unwrap().driver_as::<Qcow2>().unwrap().cluster_size() as usize;
                 let offset = offset / cluster * cluster;
                 let data = vec![numbers.next() as u8; cluster.min(model.len() - offset)];
-                disk.node().write_compressed(offset as u64, IoVector::copy_of(&data)).await.unwrap();
+                disk.node().unwrap().write_compressed(offset as u64, IoVector::copy_of(&data)).await.unwrap();
                 model[offset..offset + data.len()].copy_from_slice(&data);
                 history.done.push(Done { begin, offset, bytes: data });
                 continue;
             }
             7 => {
                 let length = (model.len() + numbers.below(8) as usize * 4096).min(size * 2);
-                disk.node().truncate(length as u64, Preallocation::Off).await.unwrap();
+                disk.node().unwrap().truncate(length as u64, Preallocation::Off).await.unwrap();
                 model.resize(length, 0);
                 history.lengths.push((begin, length));
                 history.flushed.insert(position(), (history.done.len(), model.clone()));
                 continue;
             }
             8 if version >= 3 => {
-                let snapshots = disk.node().driver().internal_snapshots().unwrap();
+                let node = disk.node().unwrap();
+                let snapshots = node.driver().internal_snapshots().unwrap();
                 let names: Vec<String> = snapshots.list().await.into_iter().map(|snapshot| snapshot.id).collect();
                 let chosen = names.get(numbers.below(names.len().max(1) as u64) as usize);
                 match (numbers.below(3), chosen) {
@@ -163,7 +164,7 @@ async fn workload(
                     (1, Some(name)) => snapshots.delete(name).await.unwrap(),
                     (_, Some(name)) => {
                         let _ = snapshots.apply(name).await;
-                        let bytes = disk.node().read_vec(0, disk.length() as usize).await.unwrap();
+                        let bytes = disk.node().unwrap().read_vec(0, disk.length() as usize).await.unwrap();
                         history.lengths.push((begin, bytes.len()));
                         history.done.push(Done { begin, offset: 0, bytes: bytes.clone() });
                         model = bytes;
@@ -178,7 +179,7 @@ async fn workload(
                 disk.write(at, IoVector::copy_of(&data)).await.unwrap();
             }
         }
-        let bytes = disk.node().read_vec(at, length).await.unwrap();
+        let bytes = disk.node().unwrap().read_vec(at, length).await.unwrap();
         model[offset..offset + length].copy_from_slice(&bytes);
         history.done.push(Done { begin, offset, bytes });
     }
@@ -271,8 +272,8 @@ fn crash(what: &str, options: &CreateOptions, seed: u64, steps: u32) {
         let disk = Backend::new(Node::new("image", image));
         workload(&disk, &log, &mut history, options.size as usize, &mut numbers, steps).await;
         let begin = log.lock().unwrap().len();
-        disk.node().close().await.unwrap();
-        let model = disk.node().read_vec(0, disk.length() as usize).await.unwrap();
+        disk.node().unwrap().close().await.unwrap();
+        let model = disk.node().unwrap().read_vec(0, disk.length() as usize).await.unwrap();
         history.flushed.insert(log.lock().unwrap().len(), (history.done.len(), model));
         assert!(begin < log.lock().unwrap().len());
         start

@@ -74,7 +74,7 @@ async fn change(disk: &Backend, model: &mut [u8], numbers: &mut Numbers, rounds:
             1 => {
                 disk.discard(offset, length).await.unwrap();
                 // Either zeros or what was there.
-                let now = disk.node().read_vec(offset, length as usize).await.unwrap();
+                let now = disk.node().unwrap().read_vec(offset, length as usize).await.unwrap();
                 for (now, before) in now.iter().zip(&mut model[range]) {
                     assert!(*now == 0 || now == before, "discarded bytes became something else");
                     *before = *now;
@@ -149,7 +149,7 @@ fn images_made_and_changed_here_are_clean_and_equal() {
             let disk = Backend::new(open(&path, false));
             block_on(async {
                 change(&disk, &mut model, &mut numbers, 60).await;
-                disk.node().close().await.unwrap();
+                disk.node().unwrap().close().await.unwrap();
             });
             check(&path, &model, what);
         }
@@ -187,7 +187,7 @@ fn images_made_by_qemu_img_are_read_and_changed() {
         let disk = Backend::new(open(&path, false));
         block_on(async {
             change(&disk, &mut model, &mut numbers, 60).await;
-            disk.node().close().await.unwrap();
+            disk.node().unwrap().close().await.unwrap();
         });
         check(&path, &model, what);
     }
@@ -213,7 +213,7 @@ fn what_is_not_in_the_image_comes_from_behind_it() {
         let disk = Backend::new(open(&path, false));
         block_on(async {
             change(&disk, &mut model, &mut numbers, 100).await;
-            disk.node().close().await.unwrap();
+            disk.node().unwrap().close().await.unwrap();
         });
         check(&path, &model, what);
     }
@@ -234,11 +234,11 @@ fn compressed_clusters_are_written() {
             (0..SIZE).map(|at| if at / 65536 % 3 == 0 { numbers.next() as u8 } else { (at / 300) as u8 }).collect();
         let mut changed = model.clone();
         block_on(async {
+            let node = disk.node().unwrap();
             let clusters = model.chunks(65536).enumerate();
-            let writes =
-                clusters.map(|(at, data)| disk.node().write_compressed(at as u64 * 65536, IoVector::copy_of(data)));
+            let writes = clusters.map(|(at, data)| node.write_compressed(at as u64 * 65536, IoVector::copy_of(data)));
             assert!(join_all(writes).await.iter().all(Result::is_ok));
-            disk.node().close().await.unwrap();
+            disk.node().unwrap().close().await.unwrap();
         });
         let what = &format!("{compression}, {refcount_bits}");
         check(&path, &model, what);
@@ -247,7 +247,7 @@ fn compressed_clusters_are_written() {
         let disk = Backend::new(open(&path, false));
         block_on(async {
             change(&disk, &mut changed, &mut numbers, 60).await;
-            disk.node().close().await.unwrap();
+            disk.node().unwrap().close().await.unwrap();
         });
         check(&path, &changed, what);
     }
@@ -294,7 +294,7 @@ fn data_may_be_in_a_file_of_its_own() {
             let disk = Backend::new(open(&path, false));
             block_on(async {
                 change(&disk, &mut model, &mut numbers, 60).await;
-                disk.node().close().await.unwrap();
+                disk.node().unwrap().close().await.unwrap();
             });
             check(&path, &model, &format!("{options}, round {round}"));
             if is_raw {
@@ -524,11 +524,12 @@ fn internal_snapshots_are_made_used_and_forgotten_by_either() {
             let disk = Backend::new(open(&path, false));
             block_on(change(&disk, &mut model, &mut numbers, 15));
             let is_ours = numbers.below(2) == 0;
-            let snapshots = disk.node().driver().internal_snapshots().unwrap();
+            let node = disk.node().unwrap();
+            let snapshots = node.driver().internal_snapshots().unwrap();
             let index = numbers.below(kept.len().max(1) as u64) as usize;
             let action = if kept.is_empty() { 0 } else { numbers.below(4) };
             if !is_ours {
-                block_on(disk.node().close()).unwrap();
+                block_on(disk.node().unwrap().close()).unwrap();
             }
             match (action, is_ours) {
                 (0 | 1, true) => {
@@ -555,7 +556,7 @@ fn internal_snapshots_are_made_used_and_forgotten_by_either() {
             if is_ours {
                 block_on(async {
                     change(&disk, &mut model, &mut numbers, 15).await;
-                    disk.node().close().await.unwrap();
+                    disk.node().unwrap().close().await.unwrap();
                 });
             }
             check(&path, &model, &format!("{what}, round {round}"));

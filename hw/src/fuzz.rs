@@ -285,7 +285,7 @@ fn all_devices() -> Option<BusAndDevices> {
     let fw_cfg = FwCfg::new(items, memory.clone());
     bus.map_ports(fw_cfg::PORTS, fw_cfg::PORT_COUNT, 0, fw_cfg.clone()).ok()?;
     let disk = disk();
-    let drive = |kind| Some(ide::Drive { kind, medium: Some(disk.clone()), serial: String::new() });
+    let drive = |kind| Some(ide::Drive { kind, medium: disk.clone(), serial: String::new() });
     let drives = [drive(ide::DriveKind::Disk), drive(ide::DriveKind::CdRom)];
     let dma_memory = memory.clone();
     let channel = ide::Channel::new("ide".into(), drives, line(), memory).ok()?;

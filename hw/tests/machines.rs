@@ -374,7 +374,7 @@ fn seabios_boots_an_ide_disk() {
         config.debug_exit = Some((0x501, 2));
         let medium = raw_disk(disk.path());
         let (kind, serial) = (DriveKind::Disk, String::new());
-        config.ide[0] = Some(Drive { kind, medium: Some(medium), serial });
+        config.ide[0] = Some(Drive { kind, medium, serial });
         let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
         assert_eq!(status, Some(0x2b), "{on:?}: {log}");
     }
@@ -440,7 +440,7 @@ fn seabios_sets_up_system_management_mode() {
     config.debug_exit = Some((0x501, 2));
     let medium = raw_disk(disk.path());
     let (kind, serial) = (DriveKind::Disk, String::new());
-    config.ide[0] = Some(Drive { kind, medium: Some(medium), serial });
+    config.ide[0] = Some(Drive { kind, medium, serial });
     let (status, log) = run_seabios((config, accelerator, clock), "No bootable device");
     assert_eq!(status, Some(0x2b), "{log}");
 }

@@ -60,9 +60,9 @@ impl Group {
         found
     }
 
-    /// True if a value was given for `key`.
-    pub(crate) fn contains(&self, key: &str) -> bool {
-        self.members.iter().any(|(name, _)| name == key)
+    /// Takes all that is left.
+    pub(crate) fn take_rest(&mut self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.members)
     }
 
     /// Takes a value that must be there.
@@ -97,6 +97,15 @@ impl Group {
             Some("off" | "no" | "false" | "n") => Ok(Some(false)),
             Some(text) => Err(self.invalid(format!("{key}={text} is neither on nor off"))),
         }
+    }
+
+    /// Takes a switch that may also be `auto`, as if it was not given.
+    pub(crate) fn take_switch_or_auto(&mut self, key: &str) -> Result<Option<bool>, Invalid> {
+        if self.members.iter().any(|(name, value)| name == key && value == "auto") {
+            self.take(key);
+            return Ok(None);
+        }
+        self.take_switch(key)
     }
 
     /// Ends reading: what was not taken is not known. `known` lists what would be valid.

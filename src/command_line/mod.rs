@@ -66,7 +66,12 @@ const OPTIONS: &[(&str, Takes, &str)] = &[
     (
         "drive",
         Takes::Many("file=FILE[,PROP=VALUE]"),
-        "a disk: file, format=raw|qcow2|..., if=ide|floppy|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly, rerror, werror",
+        "a disk: file, format=raw|qcow2|..., if=ide|floppy|virtio|none, media=disk|cdrom, bus, unit, index, id, readonly, cache, aio, discard, rerror, werror",
+    ),
+    (
+        "blockdev",
+        Takes::Many("DRIVER,node-name=NAME[,PROP=VALUE]"),
+        "a node of the block graph, for devices to use; also in JSON, as blockdev-add takes it",
     ),
     ("fda", Takes::One("FILE"), "a disk in the first floppy drive"),
     ("fdb", Takes::One("FILE"), "a disk in the second floppy drive"),
@@ -136,6 +141,7 @@ pub(crate) struct Options {
     pub(crate) bios: Option<PathBuf>,
     pub(crate) firmware_folders: Vec<PathBuf>,
     pub(crate) drives: Vec<String>,
+    pub(crate) blockdevs: Vec<String>,
     /// Option, number of the drive and file of `-hda` to `-hdd` and `-cdrom`.
     pub(crate) ide_files: Vec<(&'static str, usize, PathBuf)>,
     /// Option, number of the drive and file of `-fda` and `-fdb`.
@@ -245,6 +251,7 @@ pub(crate) fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Options
         bios: path("bios"),
         firmware_folders: many("L").into_iter().map(PathBuf::from).collect(),
         drives: many("drive"),
+        blockdevs: many("blockdev"),
         ide_files: [("hda", 0), ("hdb", 1), ("hdc", 2), ("hdd", 3), ("cdrom", 2)]
             .into_iter()
             .filter_map(|(option, index)| Some((option, index, path(option)?)))

@@ -13,7 +13,7 @@ use crate::support::qtest::Machine;
 
 const READ: u32 = 0;
 const WRITE: u32 = 1;
-const FLUSH: u32 = 4;
+pub(super) const FLUSH: u32 = 4;
 const DISCARD: u32 = 11;
 const WRITE_ZEROES: u32 = 13;
 
@@ -27,13 +27,13 @@ const ROOM: u64 = 0x4000;
 const SLOTS: u64 = 16;
 
 /// The driver, with the disk set up.
-struct Disk<'a> {
+pub(super) struct Disk<'a> {
     machine: &'a mut Machine,
     available: u16,
 }
 
 impl Disk<'_> {
-    fn start(machine: &mut Machine) -> Disk<'_> {
+    pub(super) fn start(machine: &mut Machine) -> Disk<'_> {
         for value in [0, 1, 3] {
             machine.writel(BASE + 0x70, value);
         }
@@ -95,13 +95,13 @@ impl Disk<'_> {
         self.machine.readb(RAM + 0x1_0000 + slot * ROOM + 16)
     }
 
-    fn request(&mut self, kind: u32, sector: u64, data: &[u8], room: u32) -> u8 {
+    pub(super) fn request(&mut self, kind: u32, sector: u64, data: &[u8], room: u32) -> u8 {
         let slot = self.add(kind, sector, data, room);
         self.notify();
         self.finish(slot)
     }
 
-    fn write(&mut self, sector: u64, data: &[u8]) -> u8 {
+    pub(super) fn write(&mut self, sector: u64, data: &[u8]) -> u8 {
         self.request(WRITE, sector, data, 0)
     }
 }
@@ -226,7 +226,8 @@ fn disks_are_resized_and_their_states_kept_while_the_guest_uses_them() {
         let said = refused("blockdev-snapshot-internal-sync", json!({"device": "disk0", "name": name}));
         assert!(said.contains(text), "{said}");
     }
-    assert_eq!(refused("block_resize", json!({"device": "disk7", "size": 512})), "Device 'disk7' not found");
+    let said = refused("block_resize", json!({"device": "disk7", "size": 512}));
+    assert_eq!(said, "Cannot find device='disk7' nor node-name=''");
     assert!(refused("block_resize", json!({"device": "disk0", "size": 513})).contains("multiple of 512"));
     let said = refused("blockdev-snapshot-delete-internal-sync", json!({"device": "disk0", "id": "9"}));
     assert!(said.contains("does not exist"), "{said}");
@@ -353,7 +354,7 @@ fn a_sudden_end_loses_nothing_that_was_flushed() {
     }
 }
 
-fn qemu_img(arguments: &[&str]) {
+pub(super) fn qemu_img(arguments: &[&str]) {
     let status = Command::new("qemu-img").args(arguments).status().expect("qemu-img must be installed");
     assert!(status.success(), "qemu-img {arguments:?}: {status}");
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod acpi;
 mod disk;
+mod disk_graph;
 mod floppy;
 mod fw_cfg;
 mod hpet;

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use rustix::fs::{AtFlags, FallocateFlags, SeekFrom as Seeked, StatxFlags, fallocate, ftruncate, seek, statx};
 
 use crate::driver::{Driver, Preallocation, Status, StatusKind, ZeroFlags, Zeroed};
@@ -66,13 +67,17 @@ pub enum Engine {
 
 /// A file or block device of the host.
 pub struct HostFile {
-    file: Arc<File>,
+    /// The open file; another one once writes are to be refused, or allowed.
+    // Lock order: alone.
+    file: RwLock<Arc<File>>,
     /// The name that it was opened by.
     path: Option<PathBuf>,
     /// Requests go by io_uring.
     by_ring: bool,
     length: AtomicU64,
-    read_only: bool,
+    read_only: AtomicBool,
+    sharing: Sharing,
+    direct: bool,
     alignment: usize,
     is_device: bool,
     no_flush: bool,
@@ -107,8 +112,7 @@ impl HostFile {
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
             return Err(failed("it is a FIFO, which has no bytes at any place".into()));
         }
-        let flags = if options.direct { libc::O_DIRECT } else { 0 };
-        let file = File::options().read(true).write(!options.read_only).custom_flags(flags).open(path).map_err(host)?;
+        let file = open_file(path, options.read_only, options.direct).map_err(host)?;
         if options.sharing != Sharing::Unlocked {
             let is_shared = options.sharing == Sharing::Everyone;
             let name = path.display().to_string();
@@ -139,12 +143,14 @@ impl HostFile {
         };
         let alignment = if options.direct { direct_alignment(&file) } else { 1 };
         Ok(HostFile {
-            file: Arc::new(file),
+            file: RwLock::new(Arc::new(file)),
             path: None,
             no_flush: options.no_flush,
             by_ring,
             length: AtomicU64::new(length),
-            read_only: options.read_only,
+            read_only: AtomicBool::new(options.read_only),
+            sharing: options.sharing,
+            direct: options.direct,
             alignment,
             is_device: kind.is_block_device(),
             no_holes: AtomicBool::new(false),
@@ -152,20 +158,32 @@ impl HostFile {
         })
     }
 
+    /// What it takes on the host's file system, bytes; `None` where the host does not say, as of block devices.
+    pub fn room(&self) -> Option<u64> {
+        let metadata = self.file().metadata().ok()?;
+        // POSIX counts in this.
+        metadata.is_file().then(|| metadata.blocks() * 512)
+    }
+
+    fn file(&self) -> Arc<File> {
+        self.file.read().clone()
+    }
+
     /// The same for each name of a file: device and inode.
     pub fn identity(&self) -> (u64, u64) {
-        self.file.metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap_or_default()
+        self.file().metadata().map(|metadata| (metadata.dev(), metadata.ino())).unwrap_or_default()
     }
 
     /// Moves all of `memory`. What lies behind the end of the file reads as zeros.
     async fn transfer(&self, transfer: Transfer, offset: u64, memory: IoVector) -> Result<(), Error> {
         let (length, mut done) = (memory.len(), 0);
+        let file = self.file();
         while done < length {
             let (at, rest) = (offset + done as u64, memory.slice(done, length - done));
             let ring = if self.by_ring { ring::Ring::get().ok() } else { None };
             let moved = match ring {
-                Some(ring) => ring.transfer(&self.file, transfer, at, rest.clone()).await,
-                None => pool::transfer(&self.file, transfer, at, rest.clone()).await,
+                Some(ring) => ring.transfer(&file, transfer, at, rest.clone()).await,
+                None => pool::transfer(&file, transfer, at, rest.clone()).await,
             };
             match moved {
                 Ok(0) if transfer == Transfer::Read => {
@@ -187,7 +205,7 @@ impl HostFile {
         operation: &'static str,
         work: impl FnOnce(&File) -> io::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
-        let file = self.file.clone();
+        let file = self.file();
         blocking::unblock(move || work(&file)).await.map_err(|error| Error::host(operation, error))
     }
 
@@ -219,7 +237,7 @@ impl HostFile {
 impl Drop for HostFile {
     fn drop(&mut self) {
         // A thread may hold the file for a moment longer.
-        lock::unlock(&self.file);
+        lock::unlock(&self.file());
     }
 }
 
@@ -232,7 +250,46 @@ impl Driver for HostFile {
         self.length.load(Ordering::Acquire)
     }
     fn is_read_only(&self) -> bool {
-        self.read_only
+        self.read_only.load(Ordering::Acquire)
+    }
+    fn filename(&self) -> Option<String> {
+        self.path.as_ref().map(|path| path.display().to_string())
+    }
+
+    fn can_set_read_only(&self) -> bool {
+        true
+    }
+
+    async fn set_read_only(&self, read_only: bool) -> Result<(), Error> {
+        if self.is_read_only() == read_only {
+            return Ok(());
+        }
+        let old = self.file();
+        let (sharing, direct) = (self.sharing, self.direct);
+        let name = self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+        let opened = blocking::unblock(move || -> Result<File, String> {
+            if read_only {
+                old.sync_data().map_err(|error| host_words(&error))?;
+            }
+            // The same file, whatever its name means by now.
+            let same = PathBuf::from(format!("/proc/self/fd/{}", number(&old)));
+            let new = open_file(&same, read_only, direct).map_err(|error| host_words(&error))?;
+            if sharing != Sharing::Unlocked {
+                // The locks of the one would stand against those of the other.
+                let is_shared = sharing == Sharing::Everyone;
+                lock::unlock(&old);
+                if let Err(error) = lock::lock(&new, &name, !read_only, is_shared) {
+                    // It was locked so a moment ago.
+                    let _ = lock::lock(&old, &name, read_only, is_shared);
+                    return Err(error.to_string());
+                }
+            }
+            Ok(new)
+        });
+        let why = |why| Error::Open { name: self.filename().unwrap_or_default(), why };
+        *self.file.write() = Arc::new(opened.await.map_err(why)?);
+        self.read_only.store(read_only, Ordering::Release);
+        Ok(())
     }
     fn alignment(&self) -> usize {
         self.alignment
@@ -346,15 +403,21 @@ impl Driver for HostFile {
     }
 
     async fn close(&self) -> Result<(), Error> {
-        let flushed = if self.read_only { Ok(()) } else { self.flush().await };
+        let flushed = if self.is_read_only() { Ok(()) } else { self.flush().await };
         // Who opens it next may do so now, whoever still holds this node.
-        lock::unlock(&self.file);
+        lock::unlock(&self.file());
         flushed
     }
 
     fn as_any(&self) -> &dyn std::any::Any {
         self
     }
+}
+
+/// Opens a file that exists.
+fn open_file(path: &Path, read_only: bool, direct: bool) -> io::Result<File> {
+    let flags = if direct { libc::O_DIRECT } else { 0 };
+    File::options().read(true).write(!read_only).custom_flags(flags).open(path)
 }
 
 /// What direct access to a file asks for, bytes.

@@ -15,7 +15,7 @@ const WINDOW_BITS: u8 = 12;
 impl Qcow2 {
     /// The cluster whose compressed data is at `host`, in at most `length` bytes.
     pub(super) async fn read_compressed(&self, host: u64, length: u64) -> Result<Vec<u8>, Error> {
-        let data = self.files.file.read_vec(host, length as usize).await?;
+        let data = self.file.read_vec(host, length as usize).await?;
         let (cluster, method) = (self.layout.cluster() as usize, self.compression);
         let plain = blocking::unblock(move || decompress(method, &data, cluster)).await;
         plain.ok_or_else(|| {
@@ -49,7 +49,7 @@ impl Qcow2 {
         if !offset.is_multiple_of(cluster) || !is_whole {
             return Err(Error::Unsupported("compressed data is written in whole clusters only".into()));
         }
-        if self.files.data_file.is_some() {
+        if self.data_file.is_some() {
             return Err(Error::Unsupported("an image with a data file has no compressed data".into()));
         }
         let Some(data) = data else { return self.write_disk(offset, from).await };
@@ -61,7 +61,7 @@ impl Qcow2 {
             Err(error) => return Err(state.mark_corrupt(error).await),
         };
         drop(state);
-        let written = self.files.file.write_bytes(host, &data).await;
+        let written = self.file.write_bytes(host, &data).await;
         let new = Cluster::Compressed { host, length: data.len() as u64 };
         let mut state = self.state.lock().await;
         match written {

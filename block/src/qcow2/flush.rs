@@ -71,8 +71,8 @@ impl Qcow2 {
             std::mem::take(&mut state.unused)
         };
         let flushed = async {
-            self.files.file.flush().await?;
-            match &self.files.data_file {
+            self.file.flush().await?;
+            match &self.data_file {
                 Some(data_file) => data_file.flush().await,
                 None => Ok(()),
             }

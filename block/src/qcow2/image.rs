@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -15,7 +15,7 @@ use super::{Header, Metadata};
 use crate::check::{CheckResult, Repair, Report};
 use crate::driver::{Driver, InternalSnapshots, Preallocation, Role, Status, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
-use crate::{Error, IoVector, Node};
+use crate::{Edge, Error, IoVector, Node};
 
 /// Most bytes of L2 tables in memory: enough for 256 GiB of disk in clusters of 64 KiB.
 const CACHED_L2: u64 = 32 << 20;
@@ -44,10 +44,14 @@ pub struct ImageUse {
 
 /// The disk in a qcow2 image.
 pub struct Qcow2 {
-    pub(super) files: Files,
+    pub(super) file: Arc<Node>,
+    pub(super) data_file: Option<Arc<Node>>,
+    /// What has the bytes that are not in the image.
+    pub(super) backing: Edge,
     pub(super) layout: Layout,
     pub(super) compression: CompressionType,
     image_use: ImageUse,
+    is_read_only: AtomicBool,
     pub(super) length: AtomicU64,
     /// Requests: those that only use clusters as they are share them with others, those that give clusters other places do not.
     pub(super) requests: RangeLock,
@@ -107,6 +111,7 @@ impl Qcow2 {
             layout,
             compression: header.compression,
             image_use,
+            is_read_only: AtomicBool::new(image_use.read_only),
             length: AtomicU64::new(header.size),
             requests: RangeLock::default(),
             state: Mutex::new(State {
@@ -122,7 +127,9 @@ impl Qcow2 {
                 compressed_end: None,
                 is_read_only: image_use.read_only,
             }),
-            files,
+            file: files.file,
+            data_file: files.data_file,
+            backing: Edge::new(files.backing),
         };
         if !image_use.read_only {
             if is_dirty && !image_use.check {
@@ -141,7 +148,7 @@ impl Qcow2 {
 
     /// Where data is.
     pub(super) fn data(&self) -> &Node {
-        self.files.data_file.as_ref().unwrap_or(&self.files.file)
+        self.data_file.as_ref().unwrap_or(&self.file)
     }
 
     /// What the image says of itself, as of now.
@@ -207,7 +214,25 @@ impl Driver for Qcow2 {
         self.length.load(Ordering::Acquire)
     }
     fn is_read_only(&self) -> bool {
-        self.image_use.read_only
+        self.is_read_only.load(Ordering::Acquire)
+    }
+    fn can_set_read_only(&self) -> bool {
+        true
+    }
+    async fn set_read_only(&self, read_only: bool) -> Result<(), Error> {
+        if read_only {
+            self.close().await?;
+        }
+        let mut state = self.state.lock().await;
+        if !read_only {
+            if state.metadata.header.is_corrupt() {
+                return Err(Error::Unsupported("qcow2: Image is corrupt; it cannot be written".into()));
+            }
+            state.clear_unknown_features().await?;
+        }
+        state.is_read_only = read_only;
+        self.is_read_only.store(read_only, Ordering::Release);
+        Ok(())
     }
     fn cluster_size(&self) -> u64 {
         self.layout.cluster()
@@ -258,12 +283,15 @@ impl Driver for Qcow2 {
         self.write_compressed_cluster(offset, from, compressed).await
     }
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
-        let data_file = self.files.data_file.iter().map(|node| (Role::DataFile, node.clone()));
-        let backing = self.files.backing.iter().map(|node| (Role::Backing, node.clone()));
-        std::iter::once((Role::File, self.files.file.clone())).chain(data_file).chain(backing).collect()
+        let data_file = self.data_file.iter().map(|node| (Role::DataFile, node.clone()));
+        let backing = self.backing.node().map(|node| (Role::Backing, node));
+        std::iter::once((Role::File, self.file.clone())).chain(data_file).chain(backing).collect()
+    }
+    fn edge(&self, role: Role) -> Option<&Edge> {
+        (role == Role::Backing).then_some(&self.backing)
     }
     async fn close(&self) -> Result<(), Error> {
-        if self.image_use.read_only {
+        if self.is_read_only() {
             return Ok(());
         }
         self.flush_all().await?;

@@ -121,7 +121,7 @@ impl Qcow2 {
     }
 
     async fn read_extent(&self, extent: Extent, to: IoVector) -> Result<(), Error> {
-        match (extent.place, &self.files.backing) {
+        match (extent.place, self.backing.node()) {
             (Place::Data(host), _) => self.data().read(host, to).await,
             (Place::Zero(_), _) | (Place::Backing, None) => {
                 to.fill(0);
@@ -154,9 +154,7 @@ impl Qcow2 {
             Place::Data(host) => Status { file_offset: Some(host), ..status(StatusKind::Data, true) },
             Place::Zero(false) => status(StatusKind::Zero, true),
             Place::Zero(true) => status(StatusKind::ZeroAllocated, true),
-            Place::Backing => {
-                status(if self.files.backing.is_some() { StatusKind::Data } else { StatusKind::Zero }, false)
-            }
+            Place::Backing => status(if self.backing.is_some() { StatusKind::Data } else { StatusKind::Zero }, false),
             Place::Compressed(..) => Status { is_compressed: true, ..status(StatusKind::Data, true) },
         })
     }

@@ -49,7 +49,7 @@ impl Qcow2 {
         if before < tail && self.status_of(before, tail - before).await?.kind == crate::StatusKind::Data {
             self.write_disk(before, IoVector::zeroed((tail - before) as usize)).await?;
         }
-        let is_covered = self.files.backing.as_ref().is_some_and(|backing| backing.length() > before);
+        let is_covered = self.backing.node().is_some_and(|backing| backing.length() > before);
         if is_covered && length > tail {
             // What the backing file has there must not come forth.
             let zeroed = self.make_zero(tail, length - tail, ZeroFlags::MAY_UNMAP).await?;
@@ -76,7 +76,7 @@ impl Qcow2 {
         let mut at = offset;
         while at < end {
             let wanted = (end - at).div_ceil(cluster);
-            let (host, count) = match &self.files.data_file {
+            let (host, count) = match &self.data_file {
                 Some(_) => (at, wanted),
                 None => state.refcounts.allocate(&file, wanted).await?,
             };

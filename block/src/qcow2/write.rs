@@ -334,7 +334,7 @@ impl Qcow2 {
         let extents = self.state.lock().await.extents(offset, length, |_| false).await?;
         let is_zero = |place: Place| match place {
             Place::Zero(_) => true,
-            Place::Backing => self.files.backing.as_ref().is_none_or(|backing| backing.length() <= offset),
+            Place::Backing => self.backing.node().is_none_or(|backing| backing.length() <= offset),
             Place::Data(_) | Place::Compressed(..) => false,
         };
         let all_zero = extents.iter().all(|extent| is_zero(extent.place));

@@ -44,8 +44,8 @@ impl State {
 impl Qcow2 {
     /// Makes a part of the disk zero, by what the tables say of it as far as possible.
     pub(super) async fn make_zero(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
-        let (layout, has_backing) = (self.layout, self.files.backing.is_some());
-        if self.files.data_file.is_some() || layout.version < 3 && has_backing {
+        let (layout, has_backing) = (self.layout, self.backing.is_some());
+        if self.data_file.is_some() || layout.version < 3 && has_backing {
             return Ok(Zeroed::NotBuilt);
         }
         // Without zero clusters only whole ones can be zero: by not being there.
@@ -100,11 +100,11 @@ impl Qcow2 {
 
     /// Gives whole clusters up.
     pub(super) async fn discard_disk(&self, offset: u64, length: u64) -> Result<(), Error> {
-        let (cluster, has_backing) = (self.layout.cluster(), self.files.backing.is_some());
+        let (cluster, has_backing) = (self.layout.cluster(), self.backing.is_some());
         let end = offset + length;
         let first = offset.next_multiple_of(cluster);
         let last = if end == self.length() { end.next_multiple_of(cluster) } else { end / cluster * cluster };
-        if self.files.data_file.is_some() || first >= last {
+        if self.data_file.is_some() || first >= last {
             return Ok(());
         }
         let _turn = self.requests.exclusive(first..last).await;
@@ -126,7 +126,7 @@ impl Qcow2 {
 
     /// Gives up all clusters, so that those of the backing file come forth.
     pub(super) async fn forget_all(&self) -> Result<(), Error> {
-        if self.files.data_file.is_some() {
+        if self.data_file.is_some() {
             return Err(Error::Unsupported("an image with a data file cannot be emptied".into()));
         }
         let (cluster, length) = (self.layout.cluster(), self.length());

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
-use crate::{Error, IoVector, Node};
+use crate::{Edge, Error, IoVector, Node};
 
 pub(crate) use pages::{ChangedPage, Level, Page, Pages};
 pub(crate) use table::{Places, Table, Used};
@@ -165,7 +165,7 @@ pub(crate) struct Sparse<L> {
 
 struct Inner<L> {
     file: Arc<Node>,
-    backing: Option<Arc<Node>>,
+    backing: Edge,
     layout: L,
 }
 
@@ -183,7 +183,7 @@ impl<L: Layout> Sparse<L> {
     pub(crate) fn new(file: Arc<Node>, backing: Option<Arc<Node>>, layout: L) -> Sparse<L> {
         let fresh_from = file.length();
         Sparse {
-            inner: Arc::new(Inner { file, backing, layout }),
+            inner: Arc::new(Inner { file, backing: Edge::new(backing), layout }),
             allocating: RangeLock::default(),
             flushing: tokio::sync::Mutex::default(),
             unpacked: Mutex::default(),
@@ -233,7 +233,7 @@ impl<L: Layout> Sparse<L> {
     }
 
     async fn read_run(&self, offset: u64, run: &Run, to: IoVector) -> Result<(), Error> {
-        match (run.place, &self.inner.backing) {
+        match (run.place, self.inner.backing.node()) {
             (Place::At(start), _) => self.file().read(start.saturating_add(run.within), to).await,
             (Place::Packed(start, length), _) => {
                 let unpacked = self.unpacked(run.block, start, length).await?;
@@ -293,7 +293,7 @@ impl<L: Layout> Sparse<L> {
             let within = (offset + done as u64) % size;
             let part = from.slice(done, (size - within).min((most - done) as u64) as usize);
             let room = self.layout().reserve().await?;
-            let is_zero = place == Place::Zero || (place == Place::Absent && self.inner.backing.is_none());
+            let is_zero = place == Place::Zero || (place == Place::Absent && !self.inner.backing.is_some());
             if part.len() as u64 == size {
                 push_piece(&mut pieces, room, part.clone());
             } else if is_zero {
@@ -324,7 +324,7 @@ impl<L: Layout> Sparse<L> {
 
     /// Makes bytes zero that have no place of their own in the file, all of one block or of blocks in the same way.
     async fn zero_elsewhere(&self, offset: u64, run: &Run) -> Result<(), Error> {
-        if run.place == Place::Zero || (run.place == Place::Absent && self.inner.backing.is_none()) {
+        if run.place == Place::Zero || (run.place == Place::Absent && !self.inner.backing.is_some()) {
             return Ok(());
         }
         let size = self.layout().block_size();
@@ -507,8 +507,11 @@ impl<L: Layout> Driver for Sparse<L> {
 
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
         let file = (Role::File, self.inner.file.clone());
-        let backing = self.inner.backing.clone().map(|backing| (Role::Backing, backing));
+        let backing = self.inner.backing.node().map(|backing| (Role::Backing, backing));
         [file].into_iter().chain(backing).collect()
+    }
+    fn edge(&self, role: Role) -> Option<&Edge> {
+        (role == Role::Backing).then_some(&self.inner.backing)
     }
 
     async fn close(&self) -> Result<(), Error> {

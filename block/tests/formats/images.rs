@@ -554,8 +554,8 @@ fn threads_that_write_to_the_same_blocks() {
             }
         });
         disk.resize(backend.length() as usize, 0);
-        assert_reads(backend.node(), &disk, &name);
-        block_on(backend.node().close()).unwrap();
+        assert_reads(&backend.node().unwrap(), &disk, &name);
+        block_on(backend.node().unwrap().close()).unwrap();
         assert_qemu_agrees(folder.path(), &name, format.name(), &disk, format != Format::Vpc && format != Format::Qcow);
     }
 }

@@ -160,7 +160,7 @@ impl Shared {
         if first.checked_add(count).is_none_or(|end| end > drive.sectors()) {
             return self.fail(state, ERROR_NOT_FOUND | ERROR_ABORTED);
         }
-        if write && drive.medium.as_ref().is_none_or(|medium| medium.is_read_only()) {
+        if write && drive.medium.is_read_only() {
             return self.fail(state, ERROR_ABORTED);
         }
         let multiple = state.selected().multiple;

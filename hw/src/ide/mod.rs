@@ -80,8 +80,8 @@ pub enum DriveKind {
 pub struct Drive {
     /// What it is.
     pub kind: DriveKind,
-    /// The disk; `None`: a CD-ROM drive without a disc.
-    pub medium: Option<Arc<Backend>>,
+    /// The disk; a CD-ROM drive may be without one.
+    pub medium: Arc<Backend>,
     /// Serial number, at most 20 characters of ASCII.
     pub serial: String,
 }
@@ -97,7 +97,7 @@ impl Drive {
 
     /// Number of whole sectors.
     fn sectors(&self) -> u64 {
-        self.medium.as_ref().map_or(0, |medium| medium.length() / self.sector())
+        self.medium.length() / self.sector()
     }
 }
 
@@ -375,7 +375,7 @@ impl Shared {
             };
             (job, state.second, std::mem::take(&mut state.buffer), regions)
         };
-        let medium = self.drives[usize::from(second)].as_ref().and_then(|drive| drive.medium.clone());
+        let medium = self.drives[usize::from(second)].as_ref().map(|drive| drive.medium.clone());
         let memory = &*self.memory;
         let end = match (job, &medium, &regions) {
             (Job::AnswerDma, _, Some(regions)) => JobEnd::of(regions.write(memory, 0, &buffer)),

@@ -30,8 +30,8 @@ fn machine() -> Machine {
     let (disk, first) = medium(512 * DISK_SECTORS, false);
     let (_, second) = medium(2048 * DISC_SECTORS, true);
     let drives = [
-        Some(Drive { kind: DriveKind::Disk, medium: Some(first), serial: "QM1".into() }),
-        Some(Drive { kind: DriveKind::CdRom, medium: Some(second), serial: String::new() }),
+        Some(Drive { kind: DriveKind::Disk, medium: first, serial: "QM1".into() }),
+        Some(Drive { kind: DriveKind::CdRom, medium: second, serial: String::new() }),
     ];
     let (lines, memory) = (Lines::new(), memory(0x10_0000));
     let channel = Channel::new("ide0".into(), drives, lines.line(14), memory.clone()).unwrap();
@@ -349,7 +349,14 @@ fn bad_packets_leave_a_sense() {
         assert_eq!(machine.sense(), sense, "{packet:?}");
     }
     assert_eq!(machine.sense(), [0, 0]);
-    let drives = [Some(Drive { kind: DriveKind::CdRom, medium: None, serial: String::new() }), None];
+    let drives = [
+        Some(Drive {
+            kind: DriveKind::CdRom,
+            medium: Backend::named("", block::ErrorPolicy::default(), None),
+            serial: String::new(),
+        }),
+        None,
+    ];
     let empty = Channel::new("ide1".into(), drives, machine.lines.line(14), machine.memory.clone()).unwrap();
     for (register, value) in [(DEVICE, 0xa0), (STATUS, 0xa0)] {
         let _ = empty.write_port(register, Width::Byte, value);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use block::Backend;
+use block::{Backend, Graph};
 use host::chardev::CharBackend;
 
 use crate::{floppy, ide};
@@ -36,7 +36,7 @@ pub struct Config {
     /// There is to be a screen. Without one, firmware uses the first serial port (x86 `pc`).
     pub graphics: bool,
     /// All disks, of whichever devices: they are flushed when the machine stops.
-    pub disks: Vec<Arc<Backend>>,
+    pub disks: Arc<Graph>,
     /// Floppy drives with their disks (x86 `pc`).
     pub floppies: [Option<floppy::Drive>; floppy::DRIVES],
     /// Devices beside those that every such machine has.
@@ -69,7 +69,7 @@ impl Default for Config {
             system_management: None,
             vga: Vga::None,
             graphics: false,
-            disks: Vec::new(),
+            disks: Graph::new(),
             floppies: [const { None }; floppy::DRIVES],
             devices: Vec::new(),
             riscv: RiscvCpu::default(),

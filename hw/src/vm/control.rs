@@ -135,6 +135,7 @@ fn resume(core: &Core) -> Result<(), Error> {
     if state == RunState::Running || state == RunState::Suspended {
         return Ok(());
     }
+    core.disks.forget_failures();
     core.set_state(RunState::Running);
     core.emit(Event::Resume);
     go(core);
@@ -157,11 +158,7 @@ pub(super) fn halt(core: &Core) {
     for device in &core.board.devices {
         device.pause();
     }
-    for disk in &core.disks {
-        if let Err(error) = disk.flush_blocking() {
-            tracing::error!("disk {}: {error}", disk.node().name());
-        }
-    }
+    core.disks.flush_blocking();
 }
 
 /// Stops the machine if it runs.

@@ -121,7 +121,7 @@ struct Core {
     /// States of the processors after an architectural reset.
     reset_states: Vec<CpuState>,
     backends: Vec<Arc<dyn CharBackend>>,
-    disks: Vec<Arc<block::Backend>>,
+    disks: Arc<block::Graph>,
     no_reboot: bool,
     no_shutdown: bool,
     /// A [`RunState`]'s position in [`RunState::ALL`]. Only the control thread writes it.
@@ -364,18 +364,16 @@ impl Vm {
         });
         // Set once, here.
         let _ = whole.set(Arc::downgrade(&core));
-        for disk in &core.disks {
-            let (core, commands) = (Arc::downgrade(&core), commands.clone());
-            disk.listen(Box::new(move |failed| {
-                let Some(core) = core.upgrade() else { return };
-                let stops = failed.action == block::ErrorAction::Stop;
-                core.emit(Event::BlockIoError(failed));
-                if stops {
-                    // A machine that has ended needs no stop.
-                    let _ = commands.send(Message { command: Command::Stop(RunState::IoError), reply: None });
-                }
-            }));
-        }
+        let (told, stopped) = (Arc::downgrade(&core), commands.clone());
+        core.disks.listen(move |failed| {
+            let Some(core) = told.upgrade() else { return };
+            let stops = failed.action == block::ErrorAction::Stop;
+            core.emit(Event::BlockIoError(failed));
+            if stops {
+                // A machine that has ended needs no stop.
+                let _ = stopped.send(Message { command: Command::Stop(RunState::IoError), reply: None });
+            }
+        });
         // From here on the threads end when `vm` is dropped.
         let mut vm = Vm { core: core.clone(), commands, control: None, name: config.name, uuid: config.uuid };
         core.initialise()?;
@@ -547,7 +545,7 @@ impl Vm {
     }
 
     /// All disks.
-    pub fn disks(&self) -> &[Arc<block::Backend>] {
+    pub fn disks(&self) -> &Arc<block::Graph> {
         &self.core.disks
     }
 

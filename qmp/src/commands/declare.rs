@@ -9,7 +9,7 @@ macro_rules! commands {
         $(#[doc = $documentation:literal])+
         $name:literal $execution:ident => $handler:ident($arguments:ty) -> $returns:ty,
     )+) => {
-        pub(super) const COMMANDS: &[$crate::commands::Command] = &[$($crate::commands::Command {
+        pub(in crate::commands) const COMMANDS: &[$crate::commands::Command] = &[$($crate::commands::Command {
             name: $name,
             documentation: concat!($($documentation, "\n"),+),
             arguments: <$arguments as $crate::schema::Wire>::TYPE,
@@ -28,4 +28,4 @@ macro_rules! commands {
     };
 }
 
-pub(super) use commands;
+pub(in crate::commands) use commands;

@@ -25,6 +25,8 @@ pub enum Type {
     Enumeration(&'static Enumeration),
     /// An object with known members.
     Structure(&'static Structure),
+    /// Any JSON value: what it must be is said elsewhere.
+    Any,
 }
 
 /// An enumeration as introspection shows it.

@@ -272,7 +272,8 @@ impl Haggling<'_> {
             tell(NBD_INFO_DESCRIPTION, &|data| _ = data.bytes(text.as_bytes()));
         }
         // Requests of any offset and length are served, but some take longer.
-        let preferred = (export.backend.node().driver().alignment() as u32).max(PREFERRED_BLOCK);
+        let alignment = export.backend.node().map_or(1, |node| node.driver().alignment());
+        let preferred = (alignment as u32).max(PREFERRED_BLOCK);
         tell(NBD_INFO_BLOCK_SIZE, &|data| _ = data.u32(1).u32(preferred).u32(MAXIMUM_PAYLOAD));
         let flags = export.flags(self.headers != Headers::Simple);
         tell(NBD_INFO_EXPORT, &|data| _ = data.u64(export.backend.length()).u16(flags.bits()));

@@ -65,7 +65,7 @@ async fn stretch(connection: &Connection, offset: u64, most: u64, may_split: boo
     if may_split {
         (length, is_zero) = (0, true);
         while length < most {
-            let found = allocation(backend.node(), offset + length, most - length).await?;
+            let found = allocation(&backend.medium()?, offset + length, most - length).await?;
             if length > 0 && found.kind.is_zero() != is_zero {
                 break;
             }

@@ -62,7 +62,7 @@ async fn extent(connection: &Connection, context: Context, offset: u64, length: 
         let flags = if is_dirty { NBD_STATE_DIRTY.into() } else { 0 };
         return Ok(Extent { length: found.clamp(1, length), flags });
     }
-    let found = allocation(export.backend.node(), offset, length).await?;
+    let found = allocation(&export.backend.medium()?, offset, length).await?;
     let flags = match (context, found.kind) {
         (Context::Depth, _) => found.depth,
         (_, StatusKind::Data) => 0,

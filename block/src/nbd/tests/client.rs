@@ -65,13 +65,13 @@ fn qemu_nbd_has_what_was_written() {
     let disk = connect(options(&place.address(), "a disk"));
     assert_eq!((disk.length(), disk.is_read_only()), (8 * MIB, false));
     let content = work(&disk, content, 21);
-    soon("close", disk.node().close()).unwrap();
+    soon("close", disk.node().unwrap().close()).unwrap();
     assert!(std::fs::read(&image).unwrap() == content);
     by_unix.kill();
     let (_by_tcp, address) = Background::qemu_nbd_by_tcp(&image, &[]);
     let disk = connect(options(&address, ""));
     let content = work(&disk, content, 22);
-    soon("close", disk.node().close()).unwrap();
+    soon("close", disk.node().unwrap().close()).unwrap();
     assert!(std::fs::read(&image).unwrap() == content);
 }
 
@@ -109,7 +109,7 @@ fn a_server_without_structured_replies_serves_as_well() {
         let _nbdkit = Background::start(nbdkit.stdin(Stdio::null()));
         let disk = connect(options(&place.address(), ""));
         work(&disk, vec![0; 8 << 20], 27);
-        let status = soon("status", disk.node().status(0, 4096)).unwrap();
+        let status = soon("status", disk.node().unwrap().status(0, 4096)).unwrap();
         assert!(status.length >= 1, "{more:?}");
     }
 }
@@ -146,7 +146,7 @@ fn holes_are_seen() {
         let mut found = Vec::new();
         let mut at = 0;
         while at < disk.length() {
-            let status = soon("status", disk.node().status(at, disk.length() - at)).unwrap();
+            let status = soon("status", disk.node().unwrap().status(at, disk.length() - at)).unwrap();
             found.push((at, status.length, status.kind));
             at += status.length;
         }
@@ -156,7 +156,7 @@ fn holes_are_seen() {
             (MIB + 65536, 3 * MIB - 65536, StatusKind::Zero),
         ];
         assert_eq!(found, expected, "{address}");
-        let status = soon("status", disk.node().status(MIB + 7, 1000)).unwrap();
+        let status = soon("status", disk.node().unwrap().status(MIB + 7, 1000)).unwrap();
         assert_eq!((status.length, status.kind), (1000, StatusKind::Data));
         // What is discarded by either becomes a hole for both.
         if address == place.address() {
@@ -285,7 +285,7 @@ fn requests_wait_for_a_new_server_as_long_as_they_may() {
     }
     let server = restart.join().unwrap();
     wait_for_server(&disk);
-    soon("close", disk.node().close()).unwrap();
+    soon("close", disk.node().unwrap().close()).unwrap();
     assert!(std::fs::read(&image).unwrap() == model);
     // With less patience they fail, but not at once.
     let delay = Duration::from_millis(300);

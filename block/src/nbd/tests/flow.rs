@@ -310,7 +310,7 @@ fn a_disk_that_must_write_its_zeros_is_copied_to() {
         server.add(writable("disk", backend.clone())).unwrap();
         run(copy[0], &[&copy[1..], &[&image, &place.uri("disk")]].concat());
         block_on(server.stop());
-        assert!(backend.node().driver_as::<MemoryDisk>().unwrap().bytes() == content, "{copy:?}");
+        assert!(backend.node().unwrap().driver_as::<MemoryDisk>().unwrap().bytes() == content, "{copy:?}");
     }
 }
 
@@ -335,7 +335,7 @@ fn stretches_of_more_than_four_gigabytes() {
         assert!(memory.is_zero());
         let mut at = 0;
         while at < length {
-            let status = soon("status", client.node().status(at, length - at)).unwrap();
+            let status = soon("status", client.node().unwrap().status(at, length - at)).unwrap();
             assert!(status.kind.is_zero() && status.length > 0, "{address} {at} {status:?}");
             at += status.length;
         }

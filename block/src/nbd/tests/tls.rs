@@ -103,7 +103,7 @@ fn qemu_nbd_with_tls() {
     let tls = ClientTls::load(Path::new(&folder), "localhost").unwrap();
     let disk = connect(ClientOptions { tls: Some(tls), ..options(&address, "disk") });
     soon("write", disk.write(1000, IoVector::copy_of(&[9; 5000]))).unwrap();
-    soon("close", disk.node().close()).unwrap();
+    soon("close", disk.node().unwrap().close()).unwrap();
     assert_eq!(std::fs::read(&path).unwrap()[1000..6000], [9; 5000]);
 }
 

@@ -257,9 +257,7 @@ fn cmos_contents(config: &Config, layout: &Layout) -> Vec<(u8, u8)> {
     ));
     // Two bits a disk: whether firmware translates its geometry, as it must beyond 1024 cylinders.
     let translation = |drive: &Option<ide::Drive>| match drive {
-        Some(ide::Drive { kind: ide::DriveKind::Disk, medium: Some(medium), .. }) => {
-            u8::from(medium.length() > UNTRANSLATED)
-        }
+        Some(ide::Drive { kind: ide::DriveKind::Disk, medium, .. }) => u8::from(medium.length() > UNTRANSLATED),
         _ => 0,
     };
     contents.push((0x39, config.ide.iter().rev().fold(0, |bits, drive| (bits << 2) | translation(drive))));

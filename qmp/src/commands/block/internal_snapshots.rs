@@ -1,28 +1,16 @@
-//! Commands about disks.
+//! States of disks that their images keep.
 
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use block::{Backend, InternalSnapshots, Preallocation};
+use block::{InternalSnapshots, Node};
 use futures_executor::block_on;
 
-use super::Context;
-use super::declare::commands;
-use crate::error::{Error, ErrorClass};
+use super::{failed, find, number};
+use crate::commands::Context;
+use crate::commands::declare::commands;
+use crate::error::Error;
 use crate::schema::Empty;
 use crate::structure;
-
-structure! {
-    /// Arguments of `block_resize`.
-    pub(crate) struct ResizeArguments {
-        /// The disk, by the user's name for it.
-        "device" => device: Option<String>,
-        /// The disk, by the name of its node.
-        "node-name" => node: Option<String>,
-        /// Its length from now on, bytes.
-        "size" => size: i64,
-    }
-}
 
 structure! {
     /// Arguments of `blockdev-snapshot-internal-sync`.
@@ -69,54 +57,23 @@ structure! {
 }
 
 commands! {
-    /// Changes the length of a disk while the guest uses it. The guest is told, where its device can.
-    "block_resize" Blocking => block_resize(ResizeArguments) -> Empty,
     /// Keeps the present state of a disk in its image, if the format can. The name must be new.
     "blockdev-snapshot-internal-sync" Blocking => snapshot(SnapshotArguments) -> Empty,
     /// Forgets a state of a disk that its image keeps, found by identifier, name, or both.
     "blockdev-snapshot-delete-internal-sync" Blocking => delete_snapshot(DeleteArguments) -> SnapshotInfo,
 }
 
-/// The disk of a name: the user's, or its node's.
-fn find(context: &Context, name: &str) -> Result<Arc<Backend>, Error> {
-    let is_meant = |disk: &&Arc<Backend>| !name.is_empty() && (disk.name() == name || disk.node().name() == name);
-    context
-        .vm
-        .disks()
-        .iter()
-        .find(is_meant)
-        .cloned()
-        .ok_or_else(|| Error { class: ErrorClass::DeviceNotFound, description: format!("Device '{name}' not found") })
-}
-
-fn failed(error: &block::Error) -> Error {
-    Error::generic(error.to_string())
-}
-
-fn block_resize(context: &Context, arguments: ResizeArguments) -> Result<Empty, Error> {
-    let name = match (&arguments.device, &arguments.node) {
-        (Some(name), None) | (None, Some(name)) => name,
-        (Some(_), Some(_)) => return Err(Error::generic("Use either device or node-name, not both")),
-        (None, None) => return Err(Error::generic("Cannot find device= nor node-name=")),
-    };
-    let disk = find(context, name)?;
-    let size = u64::try_from(arguments.size).map_err(|_| Error::wrong_value("size", "a >0 size"))?;
-    block_on(disk.resize(size, Preallocation::Off)).map_err(|error| failed(&error))?;
-    Ok(Empty)
-}
-
-fn snapshots(disk: &Backend) -> Result<&dyn InternalSnapshots, Error> {
-    disk.node().driver().internal_snapshots().ok_or_else(|| {
-        let format = disk.node().driver().name();
-        let text =
-            format!("Block format '{format}' used by device '{}' does not support internal snapshots", disk.name());
+fn snapshots<'a>(disk: &'a Node, device: &str) -> Result<&'a dyn InternalSnapshots, Error> {
+    disk.driver().internal_snapshots().ok_or_else(|| {
+        let format = disk.driver().name();
+        let text = format!("Block format '{format}' used by device '{device}' does not support internal snapshots");
         Error::generic(text)
     })
 }
 
 fn snapshot(context: &Context, arguments: SnapshotArguments) -> Result<Empty, Error> {
     let disk = find(context, &arguments.device)?;
-    let snapshots = snapshots(&disk)?;
+    let snapshots = snapshots(&disk, &arguments.device)?;
     if arguments.name.is_empty() {
         return Err(Error::generic("Name is empty"));
     }
@@ -141,7 +98,7 @@ fn snapshot(context: &Context, arguments: SnapshotArguments) -> Result<Empty, Er
 
 fn delete_snapshot(context: &Context, arguments: DeleteArguments) -> Result<SnapshotInfo, Error> {
     let disk = find(context, &arguments.device)?;
-    let snapshots = snapshots(&disk)?;
+    let snapshots = snapshots(&disk, &arguments.device)?;
     let DeleteArguments { device, id, name } = arguments;
     if id.is_none() && name.is_none() {
         return Err(Error::generic("Name or id must be provided"));
@@ -157,15 +114,20 @@ fn delete_snapshot(context: &Context, arguments: DeleteArguments) -> Result<Snap
         )));
     };
     block_on(snapshots.delete(&found.id)).map_err(|error| failed(&error))?;
-    let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-    Ok(SnapshotInfo {
-        id: found.id,
-        name: found.name,
-        vm_state_size: number(found.vm_state_size),
-        date_seconds: found.date.0.into(),
-        date_nanoseconds: found.date.1.into(),
-        clock_seconds: number(found.vm_clock / 1_000_000_000),
-        clock_nanoseconds: number(found.vm_clock % 1_000_000_000),
-        instructions: found.instructions.map(number),
-    })
+    Ok(found.into())
+}
+
+impl From<block::SnapshotInfo> for SnapshotInfo {
+    fn from(found: block::SnapshotInfo) -> SnapshotInfo {
+        SnapshotInfo {
+            id: found.id,
+            name: found.name,
+            vm_state_size: number(found.vm_state_size),
+            date_seconds: found.date.0.into(),
+            date_nanoseconds: found.date.1.into(),
+            clock_seconds: number(found.vm_clock / 1_000_000_000),
+            clock_nanoseconds: number(found.vm_clock % 1_000_000_000),
+            instructions: found.instructions.map(number),
+        }
+    }
 }

@@ -1,0 +1,152 @@
+//! The block graph of a machine whose guest uses it: nodes that come and go, snapshots, and what is told of them.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use super::disk::{Disk, FLUSH, qemu_img};
+use crate::support::qmp::Client;
+use crate::support::qtest::Machine;
+
+const SIZE: usize = 2 << 20;
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The disk's content, as qemu-img reads it.
+fn content(image: &Path) -> Vec<u8> {
+    let raw = image.with_extension("content");
+    let output = Command::new("qemu-img").args(["convert", "-O", "raw", text(image), text(&raw)]).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    std::fs::read(raw).unwrap()
+}
+
+fn refused(client: &mut Client, command: &str, arguments: Value) -> String {
+    let answer = client.send(command, arguments);
+    answer["error"]["desc"].as_str().unwrap_or_else(|| panic!("{command}: {answer}")).to_owned()
+}
+
+/// A machine with a disk `format` over `storage`, of which the device has the identifier `vd0`.
+fn start(image: &Path, socket: &Path) -> (Machine, Client) {
+    let storage = json!({ "driver": "file", "filename": text(image), "node-name": "storage",
+        "auto-read-only": true, "discard": "unmap" });
+    let machine = Machine::start("riscv64", &["-blockdev", &storage.to_string()], |command| {
+        command.args(["-blockdev", "qcow2,node-name=format,file=storage,read-only=off,cache.direct=off"]);
+        command.args(["-device", "virtio-blk-device,drive=format,id=vd0,share-rw=off,write-cache=on"]);
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", text(socket)));
+    });
+    (machine, Client::connect(socket))
+}
+
+#[test]
+fn snapshots_are_put_above_a_disk_while_the_guest_writes_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (base, first, second) = (path("base"), path("first"), path("second"));
+    qemu_img(&["create", "-q", "-f", "qcow2", text(&base), &SIZE.to_string()]);
+    qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", text(&base), text(&first)]);
+    let (mut machine, mut client) = start(&base, &path("socket"));
+    let mut disk = Disk::start(&mut machine);
+    assert_eq!(disk.write(0, &[1; 4096]), 0);
+
+    let overlay = json!({ "driver": "qcow2", "node-name": "first", "backing": null,
+        "file": { "driver": "file", "filename": text(&first) } });
+    client.execute("blockdev-add", overlay);
+    client.execute("blockdev-snapshot", json!({ "node": "format", "overlay": "first" }));
+    // A part of a cluster: the rest of it comes from behind.
+    assert_eq!(disk.write(1, &[2; 512]), 0);
+    assert_eq!(disk.request(FLUSH, 0, &[], 0), 0);
+    client.execute(
+        "blockdev-snapshot-sync",
+        json!({ "node-name": "first", "snapshot-file": text(&second), "snapshot-node-name": "second" }),
+    );
+    assert_eq!(disk.write(2, &[3; 512]), 0);
+    assert_eq!(disk.request(FLUSH, 0, &[], 0), 0);
+
+    let user = client.execute("query-block", json!({}));
+    let inserted = &user[0]["inserted"];
+    assert_eq!(user[0]["qdev"], "/machine/peripheral/vd0/virtio-backend");
+    assert_eq!((&inserted["node-name"], &inserted["backing_file_depth"]), (&json!("second"), &json!(2)));
+    assert_eq!(inserted["image"]["backing-image"]["backing-image"]["filename"], text(&base));
+    let nodes = client.execute("query-named-block-nodes", json!({ "flat": true }));
+    let read_only = |name: &str| {
+        nodes.as_array().unwrap().iter().find(|node| node["node-name"] == name).map(|node| node["ro"] == true)
+    };
+    assert_eq!(["second", "first", "format"].map(read_only), [Some(false), Some(true), Some(true)]);
+
+    assert_eq!(refused(&mut client, "blockdev-del", json!({ "node-name": "first" })), "Node first is in use");
+    let again = json!({ "node": "second", "overlay": "format" });
+    assert!(refused(&mut client, "blockdev-snapshot", again).contains("already in use"));
+
+    client.execute("quit", json!({}));
+    machine.wait_for_end();
+    let mut wanted = vec![0; SIZE];
+    wanted[..4096].fill(1);
+    assert!(content(&base) == wanted);
+    wanted[512..1024].fill(2);
+    assert!(content(&first) == wanted);
+    wanted[1024..1536].fill(3);
+    assert!(content(&second) == wanted);
+    for image in [&base, &first, &second] {
+        qemu_img(&["check", "-q", text(image)]);
+    }
+}
+
+#[test]
+fn nodes_come_and_go_and_what_is_done_with_them_is_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (image, other) = (path("image"), path("other"));
+    qemu_img(&["create", "-q", "-f", "qcow2", text(&image), &SIZE.to_string()]);
+    qemu_img(&["create", "-q", "-f", "raw", text(&other), &SIZE.to_string()]);
+    let (mut machine, mut client) = start(&image, &path("socket"));
+    let mut disk = Disk::start(&mut machine);
+
+    client.execute("block-dirty-bitmap-add", json!({ "node": "format", "name": "changes", "granularity": 4096 }));
+    assert_eq!(disk.write(9, &[1; 512]), 0);
+    assert_eq!(disk.write(80, &[1; 4096]), 0);
+    let inserted = client.execute("query-block", json!({}))[0]["inserted"].take();
+    assert_eq!(inserted["dirty-bitmaps"][0]["count"], 2 * 4096, "{inserted}");
+    client.execute("block-dirty-bitmap-clear", json!({ "node": "format", "name": "changes" }));
+    client.execute("block-dirty-bitmap-disable", json!({ "node": "format", "name": "changes" }));
+    assert_eq!(disk.write(9, &[1; 512]), 0);
+    let inserted = client.execute("query-block", json!({}))[0]["inserted"].take();
+    assert_eq!(inserted["dirty-bitmaps"][0]["count"], 0);
+    let statistics = client.execute("query-blockstats", json!({}))[0]["stats"].take();
+    assert_eq!((&statistics["wr_operations"], &statistics["wr_bytes"]), (&json!(3), &json!(5120)));
+    assert_eq!(statistics["wr_highest_offset"], 80 * 512 + 4096);
+
+    let file = json!({ "driver": "file", "filename": text(&other) });
+    client.execute("blockdev-add", json!({ "driver": "raw", "node-name": "more", "file": file }));
+    for (node, said) in [
+        (json!({ "driver": "raw", "node-name": "more", "file": file }), "Duplicate nodes with node-name='more'"),
+        (json!({ "driver": "raw", "file": file }), "'node-name' must be specified for the root node"),
+        (json!({ "driver": "raw", "node-name": "2", "file": file }), "Invalid node-name: '2'"),
+        (json!({ "driver": "raw", "node-name": "a" }), "Parameter 'file' is missing"),
+        (json!({ "node-name": "a" }), "Parameter 'driver' is missing"),
+        (json!({ "driver": "no", "node-name": "a" }), "Unknown driver 'no'"),
+        (json!({ "driver": "raw", "node-name": "a", "file": "nowhere" }), "node-name='nowhere'"),
+        (json!({ "driver": "raw", "node-name": "a", "file": file }), "lock"),
+        (
+            json!({ "driver": "raw", "node-name": "a", "read-only": "on", "file": "more" }),
+            "Invalid parameter type for 'read-only', expected: boolean",
+        ),
+        (
+            json!({ "driver": "raw", "node-name": "a", "file": { "driver": "file" } }),
+            "Parameter 'file.filename' is missing",
+        ),
+        (json!({ "driver": "raw", "node-name": "a", "file": "more", "x": 1 }), "Parameter 'x' is unexpected"),
+    ] {
+        let answer = refused(&mut client, "blockdev-add", node);
+        assert!(answer.contains(said), "{answer}");
+    }
+    client.execute("blockdev-del", json!({ "node-name": "more" }));
+    // Nobody has the file any more.
+    client.execute("blockdev-add", json!({ "options": { "driver": "raw", "id": "old", "file": file } }));
+    assert_eq!(refused(&mut client, "blockdev-del", json!({ "node-name": "format" })), "Node format is in use");
+    assert!(refused(&mut client, "blockdev-del", json!({ "node-name": "more" })).contains("Failed to find node"));
+    client.execute("quit", json!({}));
+    machine.wait_for_end();
+}
