@@ -243,10 +243,9 @@ impl Driver for HostFile {
     }
 
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
-        let end = offset.saturating_add(from.len() as u64);
-        self.transfer(Transfer::Write, offset, from).await?;
-        self.length.fetch_max(end, Ordering::AcqRel);
-        Ok(())
+        // From now on, as the host may write a part of it also where it fails or is given up.
+        self.length.fetch_max(offset.saturating_add(from.len() as u64), Ordering::AcqRel);
+        self.transfer(Transfer::Write, offset, from).await
     }
 
     async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
