@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::cache::Cache;
+use super::check::MOST_L1_ENTRIES;
 use super::entries::{Cluster, Layout, l2_table};
 use super::header::{CompressionType, Encryption, Incompatible};
 use super::refcounts::Refcounts;
@@ -99,8 +100,19 @@ impl Qcow2 {
                 refcounts.protect(table, 1);
             }
         }
+        let (file_end, mut snapshot_entries) = (files.file.length().next_multiple_of(layout.cluster()), 0);
         for snapshot in &metadata.snapshots {
-            refcounts.protect(snapshot.l1_table, u64::from(snapshot.l1_entries) * 8);
+            let bytes = u64::from(snapshot.l1_entries) * 8;
+            if snapshot.l1_table.checked_add(bytes).is_none_or(|end| end > file_end) {
+                // There is nothing to be protected. Who uses the snapshot is told.
+                continue;
+            }
+            snapshot_entries += u64::from(snapshot.l1_entries);
+            if snapshot_entries > MOST_L1_ENTRIES {
+                let text = format!("the L1 tables of snapshots have more than {MOST_L1_ENTRIES} entries");
+                return Err(Error::Unsupported(text));
+            }
+            refcounts.protect(snapshot.l1_table, bytes);
         }
         let is_dirty = header.is_dirty();
         let image = Qcow2 {
