@@ -37,6 +37,7 @@ mod raw;
 mod size;
 mod slice;
 mod sparse;
+mod together;
 pub mod vdi;
 pub mod vhdx;
 pub mod vmdk;

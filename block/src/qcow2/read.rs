@@ -1,10 +1,9 @@
 //! Reading the disk.
 
-use futures_util::future::try_join_all;
-
 use super::entries::Cluster;
 use super::image::{Qcow2, State};
 use crate::driver::{Status, StatusKind};
+use crate::together::all_of;
 use crate::{Error, IoVector};
 
 /// Most stretches of a request that are read at once.
@@ -115,7 +114,7 @@ impl Qcow2 {
             return self.read_extent(*extent, to).await;
         }
         for some in extents.chunks(AT_ONCE) {
-            try_join_all(some.iter().map(|extent| self.read_extent(*extent, part(extent)))).await?;
+            all_of(some.iter().map(|extent| self.read_extent(*extent, part(extent)))).await?;
         }
         Ok(())
     }

@@ -13,11 +13,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::future::{BoxFuture, join_all, try_join_all};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
+use crate::together::all_of;
 use crate::{Error, IoVector, Node};
 
 pub(crate) use pages::{ChangedPage, Level, Page, Pages};
@@ -139,9 +140,8 @@ pub(crate) trait Layout: Send + Sync + 'static {
 pub(crate) async fn store_in_order(file: &Node, pages: &[ChangedPage]) -> Result<(), Error> {
     for of_one_level in pages.chunk_by(|left, right| left.level == right.level) {
         for some in of_one_level.chunks(PAGES_AT_ONCE) {
-            // All are waited for also where one fails: none of them may be under way when the page is written again.
-            let written = join_all(some.iter().map(|page| file.write_bytes(page.offset, &page.bytes))).await;
-            written.into_iter().collect::<Result<(), Error>>()?;
+            // None of them may be under way when the page is written again.
+            all_of(some.iter().map(|page| file.write_bytes(page.offset, &page.bytes))).await?;
         }
         file.flush().await?;
     }
@@ -315,7 +315,7 @@ impl<L: Layout> Sparse<L> {
             places.push((block, room));
             done += part.len();
         }
-        try_join_all(pieces.into_iter().map(|(at, piece)| self.file().write(at, piece))).await?;
+        all_of(pieces.into_iter().map(|(at, piece)| self.file().write(at, piece))).await?;
         for (block, room) in places {
             self.layout().set(block, Place::At(room)).await?;
         }
@@ -401,7 +401,7 @@ impl<L: Layout> Driver for Sparse<L> {
             done += run.length;
             reads.push(async move { self.read_run(at, &run, part).await });
         }
-        try_join_all(reads).await.map(|_| ())
+        all_of(reads).await
     }
 
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
