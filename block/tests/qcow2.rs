@@ -334,6 +334,32 @@ fn a_snapshot_whose_table_is_nowhere_is_an_error_when_it_is_used() {
 }
 
 #[test]
+fn a_request_may_have_any_number_of_clusters() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.qcow2");
+    let options = CreateOptions { size: SIZE, cluster_size: 512, ..CreateOptions::default() };
+    block_on(create(new_file(&path), None, &options)).unwrap();
+    let disk = open(&path, false);
+    let mut model: Vec<u8> = (0..SIZE).map(|at| (at / 512 % 251) as u8).collect();
+    block_on(async {
+        // Every other one is there, so that none follows another in the file.
+        for at in (0..SIZE / 4).step_by(1024) {
+            disk.write_bytes(at, &[0xee; 512]).await.unwrap();
+            model[at as usize..at as usize + 512].fill(0xee);
+        }
+        model[512..1024].fill(0);
+        assert_eq!(disk.read_vec(0, 1024).await.unwrap(), model[..1024]);
+        disk.write_bytes(SIZE / 4, &model[SIZE as usize / 4..]).await.unwrap();
+        for at in (512..SIZE as usize / 4).step_by(1024) {
+            model[at..at + 512].fill(0);
+        }
+        assert!(disk.read_vec(0, SIZE as usize).await.unwrap() == model);
+        disk.close().await.unwrap();
+    });
+    check(&path, &model, "many clusters");
+}
+
+#[test]
 fn data_may_be_in_a_file_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut numbers = Numbers(8);

@@ -21,6 +21,9 @@ use crate::{Error, IoVector, Node};
 /// Most bytes of L2 tables in memory: enough for 256 GiB of disk in clusters of 64 KiB.
 const CACHED_L2: u64 = 32 << 20;
 
+/// Most clusters of a request that are written at once: what is known of each takes memory.
+const MOST_WRITTEN: u64 = 4096;
+
 /// The nodes that an image is made of.
 #[derive(Clone, Debug)]
 pub struct Files {
@@ -228,7 +231,14 @@ impl Driver for Qcow2 {
         self.read_disk(offset, to).await
     }
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
-        self.write_disk(offset, from).await
+        let most = (MOST_WRITTEN << self.layout.cluster_bits) as usize;
+        let mut done = 0;
+        while done < from.len() {
+            let part = (from.len() - done).min(most);
+            self.write_disk(offset + done as u64, from.slice(done, part)).await?;
+            done += part;
+        }
+        Ok(())
     }
     async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
         self.make_zero(offset, length, flags).await

@@ -28,6 +28,8 @@ pub(crate) use table::{Places, Table, Used};
 const MOST_NEW: u64 = 8 << 20;
 /// Most bytes of unpacked blocks that are kept, where it is more than one block.
 const MOST_UNPACKED: usize = 8 << 20;
+/// Most bytes of blocks that are unpacked at once, where it is more than one block.
+const MOST_UNPACKING: u64 = 64 << 20;
 /// Most blocks that are looked up at once.
 const MOST_IN_RUN: u64 = 1 << 14;
 /// Pages that are written at once.
@@ -159,6 +161,8 @@ pub(crate) struct Sparse<L> {
     /// Blocks that were unpacked, the last one at the end.
     // Lock order: alone.
     unpacked: Mutex<VecDeque<(u64, IoVector)>>,
+    /// Has as many permits as blocks may be unpacked at once.
+    unpacking: tokio::sync::Semaphore,
     /// From here on the file has never been written: there are zeros, or no file yet.
     fresh_from: u64,
 }
@@ -182,11 +186,13 @@ impl<L: Layout> Sparse<L> {
     /// The disk of an image in a file.
     pub(crate) fn new(file: Arc<Node>, backing: Option<Arc<Node>>, layout: L) -> Sparse<L> {
         let fresh_from = file.length();
+        let unpacking = (MOST_UNPACKING / layout.block_size().max(1)).max(1) as usize;
         Sparse {
             inner: Arc::new(Inner { file, backing, layout }),
             allocating: RangeLock::default(),
             flushing: tokio::sync::Mutex::default(),
             unpacked: Mutex::default(),
+            unpacking: tokio::sync::Semaphore::new(unpacking),
             fresh_from,
         }
     }
@@ -254,6 +260,8 @@ impl<L: Layout> Sparse<L> {
         if let Some(kept) = kept {
             return Ok(kept);
         }
+        // It is never closed.
+        let _permit = self.unpacking.acquire().await.ok();
         let packed = self.file().read_vec(start, length).await?;
         let mut bytes = self.layout().unpack(block, packed).await?;
         let size = self.layout().block_size() as usize;
