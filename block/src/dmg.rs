@@ -73,7 +73,13 @@ pub async fn open(file: Arc<Node>) -> Result<Box<dyn Driver>, Error> {
     let list = file.read_vec(list_at, list_length as usize).await?;
     let file_length = file.length();
     let chunks = blocking::unblock(move || read_chunks(&list, data_fork, sectors, file_length)).await?;
-    Ok(Box::new(Dmg { file, chunks, length: sectors * SECTOR, unpacked: Mutex::default() }))
+    Ok(Box::new(Dmg {
+        file,
+        chunks,
+        length: sectors * SECTOR,
+        unpacked: Mutex::default(),
+        unpacking: tokio::sync::Mutex::default(),
+    }))
 }
 
 /// A stretch of the disk, in bytes.
@@ -195,6 +201,8 @@ struct Dmg {
     /// The last chunk that was unpacked, by its beginning.
     // Lock order: alone.
     unpacked: Mutex<Option<(u64, IoVector)>>,
+    /// Held while a chunk is unpacked, which takes much memory: one after the other.
+    unpacking: tokio::sync::Mutex<()>,
 }
 
 impl Dmg {
@@ -209,6 +217,7 @@ impl Dmg {
     }
 
     async fn unpacked(&self, chunk: &Chunk) -> Result<IoVector, Error> {
+        let _turn = self.unpacking.lock().await;
         let kept = self.unpacked.lock().clone();
         if let Some((_, bytes)) = kept.filter(|(start, _)| *start == chunk.start) {
             return Ok(bytes);

@@ -42,6 +42,7 @@ mod size;
 mod slice;
 mod sparse;
 mod statistics;
+mod together;
 pub mod vdi;
 pub mod vhdx;
 pub mod vmdk;

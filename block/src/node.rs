@@ -267,11 +267,15 @@ impl Node {
 
     async fn make_zero(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<(), Error> {
         let alignment = self.driver.alignment() as u64;
-        if offset.is_multiple_of(alignment)
-            && length.is_multiple_of(alignment)
-            && self.driver.write_zeroes(offset, length, flags).await? == Zeroed::Done
-        {
-            return Ok(());
+        if offset.is_multiple_of(alignment) && length.is_multiple_of(alignment) {
+            let turn = match alignment {
+                1 => None,
+                _ => Some(self.writes.shared(offset..offset.saturating_add(length)).await),
+            };
+            if self.driver.write_zeroes(offset, length, flags).await? == Zeroed::Done {
+                return Ok(());
+            }
+            drop(turn);
         }
         if flags.contains(ZeroFlags::NO_FALLBACK) {
             let name = self.driver.name();

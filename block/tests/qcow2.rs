@@ -282,6 +282,84 @@ fn disks_become_longer_and_shorter() {
 }
 
 #[test]
+fn what_a_disk_had_before_it_became_shorter_does_not_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.qcow2");
+    let options = CreateOptions { size: 1 << 20, extended_l2: true, ..CreateOptions::default() };
+    block_on(create(new_file(&path), None, &options)).unwrap();
+    let disk = open(&path, false);
+    block_on(async {
+        // In the last part of the first cluster; the parts before it have nothing.
+        disk.write_bytes(62 << 10, &[1; 2048]).await.unwrap();
+        disk.truncate(10 << 10, Preallocation::Off).await.unwrap();
+        disk.truncate(1 << 20, Preallocation::Off).await.unwrap();
+        assert_eq!(disk.read_vec(62 << 10, 2048).await.unwrap(), [0; 2048]);
+        disk.close().await.unwrap();
+    });
+}
+
+#[test]
+fn a_disk_grows_by_less_than_a_cluster_in_front_of_a_longer_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let (base, path) = (folder.path().join("base.raw"), folder.path().join("image.qcow2"));
+    std::fs::write(&base, [7; 1 << 20]).unwrap();
+    qemu_img(&["create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", text(&path), "64k"]);
+    let disk = open(&path, false);
+    block_on(async {
+        disk.truncate((64 << 10) + 512, Preallocation::Off).await.unwrap();
+        assert_eq!(disk.read_vec(64 << 10, 512).await.unwrap(), [0; 512]);
+        disk.close().await.unwrap();
+    });
+    qemu_img(&["check", "-q", text(&path)]);
+}
+
+#[test]
+fn a_snapshot_whose_table_is_nowhere_is_an_error_when_it_is_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2", "-o", "cluster_size=512", text(&path), "1M"]);
+    qemu_img(&["snapshot", "-c", "first", text(&path)]);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let table = u64::from_be_bytes(bytes[64..72].try_into().unwrap()) as usize;
+    // Its L1 table's place and length.
+    bytes[table..table + 8].copy_from_slice(&(u64::MAX - 511).to_be_bytes());
+    bytes[table + 8..table + 12].copy_from_slice(&u32::MAX.to_be_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let disk = open(&path, false);
+    block_on(async {
+        let snapshots = disk.driver().internal_snapshots().unwrap();
+        assert!(snapshots.apply("first").await.is_err());
+        assert!(snapshots.delete("first").await.is_err());
+    });
+}
+
+#[test]
+fn a_request_may_have_any_number_of_clusters() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image.qcow2");
+    let options = CreateOptions { size: SIZE, cluster_size: 512, ..CreateOptions::default() };
+    block_on(create(new_file(&path), None, &options)).unwrap();
+    let disk = open(&path, false);
+    let mut model: Vec<u8> = (0..SIZE).map(|at| (at / 512 % 251) as u8).collect();
+    block_on(async {
+        // Every other one is there, so that none follows another in the file.
+        for at in (0..SIZE / 4).step_by(1024) {
+            disk.write_bytes(at, &[0xee; 512]).await.unwrap();
+            model[at as usize..at as usize + 512].fill(0xee);
+        }
+        model[512..1024].fill(0);
+        assert_eq!(disk.read_vec(0, 1024).await.unwrap(), model[..1024]);
+        disk.write_bytes(SIZE / 4, &model[SIZE as usize / 4..]).await.unwrap();
+        for at in (512..SIZE as usize / 4).step_by(1024) {
+            model[at..at + 512].fill(0);
+        }
+        assert!(disk.read_vec(0, SIZE as usize).await.unwrap() == model);
+        disk.close().await.unwrap();
+    });
+    check(&path, &model, "many clusters");
+}
+
+#[test]
 fn data_may_be_in_a_file_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let mut numbers = Numbers(8);

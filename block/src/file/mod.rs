@@ -301,7 +301,10 @@ impl Driver for HostFile {
 
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         let end = offset.saturating_add(from.len() as u64);
+        // From now on, as the host may write a part of it also where it fails or is given up.
+        self.length.fetch_max(end, Ordering::AcqRel);
         self.transfer(Transfer::Write, offset, from).await?;
+        // The length may have been changed meanwhile.
         self.length.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }

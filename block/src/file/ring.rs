@@ -166,13 +166,15 @@ impl Ring {
         Some(Answer::Later(Waiting { state }))
     }
 
-    /// Tells the kernel of what is in the submission queue. What it does not take now stays there, for who waits to submit.
-    fn enter(&self) {
+    /// Tells the kernel of what is in the submission queue; false if it takes nothing now. Then that stays there, for who waits to
+    /// submit.
+    fn enter(&self) -> bool {
         while let Err(error) = self.ring.submit() {
             if error.kind() != io::ErrorKind::Interrupted {
-                return;
+                return false;
             }
         }
+        true
     }
 
     /// Takes the answers that are there.
@@ -201,10 +203,13 @@ impl Ring {
             }
             // SAFETY: the lock is held, so nobody else uses the queue.
             let is_submitted = unsafe { self.ring.submission_shared().is_empty() };
-            if !is_submitted {
-                self.enter();
-            }
+            let is_submitted = is_submitted || self.enter();
             drop(requests);
+            if !is_submitted {
+                // For a lack of memory, say. There may be no other answer to come, so it is not waited for.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                continue;
+            }
             // SAFETY: nothing is submitted, and there is no argument.
             let waited = unsafe { self.ring.submitter().enter::<libc::sigset_t>(0, 1, GET_EVENTS, None) };
             if let Err(error) = waited

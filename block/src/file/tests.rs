@@ -83,6 +83,17 @@ fn requests_of_threads_that_end_are_done_all_the_same() {
 }
 
 #[test]
+fn what_a_write_that_was_given_up_made_longer_counts() {
+    for engine in ENGINES {
+        let file = image(512);
+        let node = node(file.path(), FileOptions { engine, ..FileOptions::default() });
+        // Begun, and dropped; the host goes on with it.
+        let _ = node.write(0, IoVector::zeroed(4096)).now_or_never();
+        assert_eq!(node.length(), 4096, "{engine:?}");
+    }
+}
+
+#[test]
 fn parts_of_what_is_written_at_once_do_not_undo_one_another() {
     let file = image(8192);
     let node = node(file.path(), FileOptions { direct: true, ..FileOptions::default() });

@@ -9,8 +9,8 @@ use super::{BitmapFlags, Header};
 use crate::check::{CheckResult, Repair, Report};
 use crate::{Error, Node};
 
-/// Most entries of L1 tables that are looked at, those of internal snapshots included.
-const MOST_L1_ENTRIES: u64 = 64 << 20;
+/// Most entries of L1 tables that are looked at, those of internal snapshots included; also of bitmaps' tables.
+pub(super) const MOST_L1_ENTRIES: u64 = 64 << 20;
 
 /// How often each cluster of the file is used, by its number.
 type References = FxHashMap<u64, u64>;
@@ -188,7 +188,14 @@ impl Check<'_> {
         if let Some((offset, bytes)) = self.state.metadata.bitmap_directory() {
             self.used(offset, bytes, 1);
         }
-        for bitmap in self.state.metadata.bitmaps.clone() {
+        let bitmaps = self.state.metadata.bitmaps.clone();
+        let entries: u64 = bitmaps.iter().map(|bitmap| u64::from(bitmap.table.1)).sum();
+        if entries > MOST_L1_ENTRIES {
+            let text =
+                format!("the tables of bitmaps have {entries} entries; at most {MOST_L1_ENTRIES} can be checked");
+            return Err(Error::Unsupported(text));
+        }
+        for bitmap in bitmaps {
             let (offset, entries) = bitmap.table;
             let bytes = u64::from(entries) * 8;
             self.used(offset, bytes, 1);

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::cache::Cache;
+use super::check::MOST_L1_ENTRIES;
 use super::entries::{Cluster, Layout, l2_table};
 use super::header::{CompressionType, Encryption, Incompatible};
 use super::refcounts::Refcounts;
@@ -19,6 +20,9 @@ use crate::{Edge, Error, IoVector, Node};
 
 /// Most bytes of L2 tables in memory: enough for 256 GiB of disk in clusters of 64 KiB.
 const CACHED_L2: u64 = 32 << 20;
+
+/// Most clusters of a request that are written at once: what is known of each takes memory.
+const MOST_WRITTEN: u64 = 4096;
 
 /// The nodes that an image is made of.
 #[derive(Clone, Debug)]
@@ -103,8 +107,19 @@ impl Qcow2 {
                 refcounts.protect(table, 1);
             }
         }
+        let (file_end, mut snapshot_entries) = (files.file.length().next_multiple_of(layout.cluster()), 0);
         for snapshot in &metadata.snapshots {
-            refcounts.protect(snapshot.l1_table, u64::from(snapshot.l1_entries) * 8);
+            let bytes = u64::from(snapshot.l1_entries) * 8;
+            if snapshot.l1_table.checked_add(bytes).is_none_or(|end| end > file_end) {
+                // There is nothing to be protected. Who uses the snapshot is told.
+                continue;
+            }
+            snapshot_entries += u64::from(snapshot.l1_entries);
+            if snapshot_entries > MOST_L1_ENTRIES {
+                let text = format!("the L1 tables of snapshots have more than {MOST_L1_ENTRIES} entries");
+                return Err(Error::Unsupported(text));
+            }
+            refcounts.protect(snapshot.l1_table, bytes);
         }
         let is_dirty = header.is_dirty();
         let image = Qcow2 {
@@ -241,7 +256,14 @@ impl Driver for Qcow2 {
         self.read_disk(offset, to).await
     }
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
-        self.write_disk(offset, from).await
+        let most = (MOST_WRITTEN << self.layout.cluster_bits) as usize;
+        let mut done = 0;
+        while done < from.len() {
+            let part = (from.len() - done).min(most);
+            self.write_disk(offset + done as u64, from.slice(done, part)).await?;
+            done += part;
+        }
+        Ok(())
     }
     async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
         self.make_zero(offset, length, flags).await

@@ -154,10 +154,9 @@ impl State {
         let table = self.write_l1_copy(&l1).await?;
         self.refcounts.write(&file).await?;
         file.flush().await?;
-        let header = &mut self.metadata.header;
+        let header = &self.metadata.header;
         let before = (header.l1_table, u64::from(header.l1_entries) * 8);
-        (header.l1_table, header.l1_entries, header.size) = (table, l1.len() as u32, size);
-        self.write_size_fields().await?;
+        self.write_size_fields(size, (table, l1.len() as u32)).await?;
         std::mem::swap(&mut self.l1, &mut l1);
         self.l1_changed.clear();
         let mut unused = self.change_references(&l1, false).await?;

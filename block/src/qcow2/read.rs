@@ -1,14 +1,15 @@
 //! Reading the disk.
 
-use futures_util::future::try_join_all;
-
 use super::entries::Cluster;
 use super::image::{Qcow2, State};
 use crate::driver::{Status, StatusKind};
+use crate::together::all_of;
 use crate::{Error, IoVector};
 
 /// Most stretches of a request that are read at once.
 const AT_ONCE: usize = 64;
+/// Most stretches of a request that are looked for at once.
+const MOST_FOUND: usize = 4096;
 
 /// Where a stretch of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,19 +104,25 @@ impl Qcow2 {
 
     /// As [`Qcow2::read_disk`], for who has the clusters for itself, and within the disk or the cluster at its end.
     pub(super) async fn read_places(&self, offset: u64, to: IoVector) -> Result<(), Error> {
-        let extents = {
-            let mut state = self.state.lock().await;
-            match state.extents(offset, to.len() as u64, |_| false).await {
-                Ok(extents) => extents,
-                Err(error) => return Err(state.mark_corrupt(error).await),
+        let mut done = 0;
+        while done < to.len() {
+            let (at, rest) = (offset + done as u64, to.slice(done, to.len() - done));
+            let extents = {
+                let mut state = self.state.lock().await;
+                match state.extents(at, rest.len() as u64, |found| found.len() >= MOST_FOUND).await {
+                    Ok(extents) => extents,
+                    Err(error) => return Err(state.mark_corrupt(error).await),
+                }
+            };
+            if let [extent] = &extents[..] {
+                self.read_extent(*extent, rest.slice(0, extent.length as usize)).await?;
+            } else {
+                let part = |extent: &Extent| rest.slice((extent.offset - at) as usize, extent.length as usize);
+                for some in extents.chunks(AT_ONCE) {
+                    all_of(some.iter().map(|extent| self.read_extent(*extent, part(extent)))).await?;
+                }
             }
-        };
-        let part = |extent: &Extent| to.slice((extent.offset - offset) as usize, extent.length as usize);
-        if let [extent] = &extents[..] {
-            return self.read_extent(*extent, to).await;
-        }
-        for some in extents.chunks(AT_ONCE) {
-            try_join_all(some.iter().map(|extent| self.read_extent(*extent, part(extent)))).await?;
+            done += extents.iter().map(|extent| extent.length as usize).sum::<usize>();
         }
         Ok(())
     }

@@ -66,7 +66,7 @@ impl Refcounts {
 
     /// Nothing may be put into these bytes of the file from now on.
     pub(super) fn protect(&mut self, offset: u64, length: u64) {
-        let clusters = offset >> self.cluster_bits..(offset + length).div_ceil(1 << self.cluster_bits);
+        let clusters = offset >> self.cluster_bits..offset.saturating_add(length).div_ceil(1 << self.cluster_bits);
         self.metadata.extend(clusters);
     }
 

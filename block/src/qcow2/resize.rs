@@ -3,8 +3,8 @@
 use super::entries::Cluster;
 use super::image::{Qcow2, State};
 use super::write::clusters;
+use crate::Error;
 use crate::driver::{Driver, Preallocation, ZeroFlags};
-use crate::{Error, IoVector};
 
 /// Where the header has the disk's length, followed by encryption, and the L1 table's length and offset.
 const SIZE_FIELDS: u64 = 24;
@@ -46,13 +46,13 @@ impl Qcow2 {
             state.check_writable()?;
             state.grow_l1(length).await?;
         }
-        if before < tail && self.status_of(before, tail - before).await?.kind == crate::StatusKind::Data {
-            self.write_disk(before, IoVector::zeroed((tail - before) as usize)).await?;
+        if before < tail {
+            self.write_zero_bytes(before, tail - before).await?;
         }
         let is_covered = self.backing.node().is_some_and(|backing| backing.length() > before);
         if is_covered && length > tail {
-            // What the backing file has there must not come forth.
-            let zeroed = self.make_zero(tail, length - tail, ZeroFlags::MAY_UNMAP).await?;
+            // What the backing file has there must not come forth. Nothing is lost in the cluster at the new end.
+            let zeroed = self.make_zero(tail, length.next_multiple_of(cluster) - tail, ZeroFlags::MAY_UNMAP).await?;
             if zeroed == crate::Zeroed::NotBuilt {
                 return Err(Error::Unsupported(
                     "the backing file is longer than the image, and version 2 has no zero clusters to hide that".into(),
@@ -120,10 +120,9 @@ impl State {
         file.write_bytes(table, &content).await?;
         self.refcounts.write(&file).await?;
         file.flush().await?;
-        let header = &mut self.metadata.header;
+        let header = &self.metadata.header;
         let before = (header.l1_table, u64::from(header.l1_entries) * 8);
-        (header.l1_table, header.l1_entries) = (table, needed as u32);
-        self.write_size_fields().await?;
+        self.write_size_fields(header.size, (table, needed as u32)).await?;
         self.l1.resize(needed as usize, 0);
         self.refcounts.protect(table, bytes);
         self.unused.extend((before.0..before.0 + before.1).step_by(cluster as usize));
@@ -132,17 +131,40 @@ impl State {
 
     /// Writes the disk's length into the header.
     async fn set_size(&mut self, length: u64) -> Result<(), Error> {
-        self.metadata.header.size = length;
-        self.write_size_fields().await
+        let header = &self.metadata.header;
+        self.write_size_fields(length, (header.l1_table, header.l1_entries)).await
     }
 
-    pub(super) async fn write_size_fields(&mut self) -> Result<(), Error> {
+    /// Has the header say another length of the disk, and another place and length of the L1 table.
+    ///
+    /// Where that fails, the host may have the new header nevertheless, or the old one, and what went to the other table would be lost.
+    /// So the old one is put back; where that fails, too, nothing of the image is changed any more.
+    pub(super) async fn write_size_fields(&mut self, size: u64, l1: (u64, u32)) -> Result<(), Error> {
         let header = &self.metadata.header;
-        let mut fields = header.size.to_be_bytes().to_vec();
-        fields.extend((header.encryption as u32).to_be_bytes());
-        fields.extend(header.l1_entries.to_be_bytes());
-        fields.extend(header.l1_table.to_be_bytes());
-        self.file.write_bytes(SIZE_FIELDS, &fields).await?;
-        self.file.flush().await
+        let fields = |size: u64, (table, entries): (u64, u32)| {
+            let mut fields = size.to_be_bytes().to_vec();
+            fields.extend((header.encryption as u32).to_be_bytes());
+            fields.extend(entries.to_be_bytes());
+            fields.extend(table.to_be_bytes());
+            fields
+        };
+        let (old, new) = (fields(header.size, (header.l1_table, header.l1_entries)), fields(size, l1));
+        let file = self.file.clone();
+        let write = async |fields: &[u8]| {
+            file.write_bytes(SIZE_FIELDS, fields).await?;
+            file.flush().await
+        };
+        if let Err(error) = write(&new).await {
+            if write(&old).await.is_err() {
+                tracing::error!(
+                    "qcow2: nothing is written any more, as it is not known which header the image has: {error}"
+                );
+                self.is_read_only = true;
+            }
+            return Err(error);
+        }
+        let header = &mut self.metadata.header;
+        (header.size, (header.l1_table, header.l1_entries)) = (size, l1);
+        Ok(())
     }
 }

@@ -1,10 +1,9 @@
 //! Writing the disk.
 
-use futures_util::future::try_join_all;
-
 use super::entries::{Cluster, l1_entry, l2_table};
 use super::image::{Qcow2, State};
 use super::read::Place;
+use crate::together::all_of;
 use crate::{Error, IoVector};
 
 /// Most stretches of a request that are written at once.
@@ -196,6 +195,7 @@ impl State {
     /// Changes what the tables say of the cluster at an offset of the disk. What it used before becomes unused.
     pub(super) async fn set_cluster(&mut self, offset: u64, new: Cluster) -> Result<(), Error> {
         let layout = self.layout;
+        self.check_writable()?;
         let old = self.cluster_at(offset).await?;
         if old == new {
             return Ok(());
@@ -309,7 +309,7 @@ impl Qcow2 {
             return self.write_piece(piece, data(piece)).await;
         }
         for some in pieces.chunks(AT_ONCE) {
-            try_join_all(some.iter().map(|piece| self.write_piece(piece, data(piece)))).await?;
+            all_of(some.iter().map(|piece| self.write_piece(piece, data(piece)))).await?;
         }
         Ok(())
     }

@@ -79,7 +79,7 @@ impl Qcow2 {
                 };
                 match changed.await {
                     Ok(true) => {}
-                    Ok(false) => must_write.push((at, part.min(self.length() - at))),
+                    Ok(false) => must_write.push((at, part.min(end - at))),
                     Err(error) => return Err(state.mark_corrupt(error).await),
                 }
                 self.keep_changes_few(&mut state).await?;
@@ -92,7 +92,7 @@ impl Qcow2 {
     }
 
     /// Writes zeros, unless they are there; less than a cluster.
-    async fn write_zero_bytes(&self, offset: u64, length: u64) -> Result<(), Error> {
+    pub(super) async fn write_zero_bytes(&self, offset: u64, length: u64) -> Result<(), Error> {
         let status = self.status_of(offset, length).await?;
         let is_zero = status.kind.is_zero() && status.length >= length;
         if is_zero { Ok(()) } else { self.write_disk(offset, IoVector::zeroed(length as usize)).await }

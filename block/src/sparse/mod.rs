@@ -13,11 +13,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::future::{BoxFuture, join_all, try_join_all};
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 
 use crate::driver::{Driver, Preallocation, Role, Status, StatusKind, ZeroFlags, Zeroed};
 use crate::range_lock::RangeLock;
+use crate::together::all_of;
 use crate::{Edge, Error, IoVector, Node};
 
 pub(crate) use pages::{ChangedPage, Level, Page, Pages};
@@ -27,6 +28,8 @@ pub(crate) use table::{Places, Table, Used};
 const MOST_NEW: u64 = 8 << 20;
 /// Most bytes of unpacked blocks that are kept, where it is more than one block.
 const MOST_UNPACKED: usize = 8 << 20;
+/// Most bytes of blocks that are unpacked at once, where it is more than one block.
+const MOST_UNPACKING: u64 = 64 << 20;
 /// Most blocks that are looked up at once.
 const MOST_IN_RUN: u64 = 1 << 14;
 /// Pages that are written at once.
@@ -139,9 +142,8 @@ pub(crate) trait Layout: Send + Sync + 'static {
 pub(crate) async fn store_in_order(file: &Node, pages: &[ChangedPage]) -> Result<(), Error> {
     for of_one_level in pages.chunk_by(|left, right| left.level == right.level) {
         for some in of_one_level.chunks(PAGES_AT_ONCE) {
-            // All are waited for also where one fails: none of them may be under way when the page is written again.
-            let written = join_all(some.iter().map(|page| file.write_bytes(page.offset, &page.bytes))).await;
-            written.into_iter().collect::<Result<(), Error>>()?;
+            // None of them may be under way when the page is written again.
+            all_of(some.iter().map(|page| file.write_bytes(page.offset, &page.bytes))).await?;
         }
         file.flush().await?;
     }
@@ -159,6 +161,8 @@ pub(crate) struct Sparse<L> {
     /// Blocks that were unpacked, the last one at the end.
     // Lock order: alone.
     unpacked: Mutex<VecDeque<(u64, IoVector)>>,
+    /// Has as many permits as blocks may be unpacked at once.
+    unpacking: tokio::sync::Semaphore,
     /// From here on the file has never been written: there are zeros, or no file yet.
     fresh_from: u64,
 }
@@ -182,11 +186,13 @@ impl<L: Layout> Sparse<L> {
     /// The disk of an image in a file.
     pub(crate) fn new(file: Arc<Node>, backing: Option<Arc<Node>>, layout: L) -> Sparse<L> {
         let fresh_from = file.length();
+        let unpacking = (MOST_UNPACKING / layout.block_size().max(1)).max(1) as usize;
         Sparse {
             inner: Arc::new(Inner { file, backing: Edge::new(backing), layout }),
             allocating: RangeLock::default(),
             flushing: tokio::sync::Mutex::default(),
             unpacked: Mutex::default(),
+            unpacking: tokio::sync::Semaphore::new(unpacking),
             fresh_from,
         }
     }
@@ -254,6 +260,8 @@ impl<L: Layout> Sparse<L> {
         if let Some(kept) = kept {
             return Ok(kept);
         }
+        // It is never closed.
+        let _permit = self.unpacking.acquire().await.ok();
         let packed = self.file().read_vec(start, length).await?;
         let mut bytes = self.layout().unpack(block, packed).await?;
         let size = self.layout().block_size() as usize;
@@ -315,7 +323,7 @@ impl<L: Layout> Sparse<L> {
             places.push((block, room));
             done += part.len();
         }
-        try_join_all(pieces.into_iter().map(|(at, piece)| self.file().write(at, piece))).await?;
+        all_of(pieces.into_iter().map(|(at, piece)| self.file().write(at, piece))).await?;
         for (block, room) in places {
             self.layout().set(block, Place::At(room)).await?;
         }
@@ -401,7 +409,7 @@ impl<L: Layout> Driver for Sparse<L> {
             done += run.length;
             reads.push(async move { self.read_run(at, &run, part).await });
         }
-        try_join_all(reads).await.map(|_| ())
+        all_of(reads).await
     }
 
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {

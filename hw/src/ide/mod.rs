@@ -187,6 +187,9 @@ struct State {
     buffer: Vec<u8>,
     position: usize,
     job: Option<Job>,
+    /// How many jobs there were, so that one that ends late is not taken for another that is the same.
+    #[serde(skip)]
+    jobs: u64,
     bus_master: BusMaster,
 }
 
@@ -286,7 +289,7 @@ impl Shared {
 
     /// Power-on.
     fn reset(&self, state: &mut State) {
-        *state = State::default();
+        *state = State { jobs: state.jobs, ..State::default() };
         for (registers, drive) in state.drives.iter_mut().zip(&self.drives) {
             (registers.heads, registers.track) = (ata::HEADS, ata::TRACK);
             if let Some(drive) = drive {
@@ -341,6 +344,7 @@ impl Shared {
     fn begin(&self, state: &mut State, job: Job) {
         state.selected().status = STATUS_BUSY | STATUS_READY;
         state.job = Some(job);
+        state.jobs += 1;
     }
 
     /// The guest may move the next block of the buffer.
@@ -366,14 +370,14 @@ impl Shared {
 
     /// Does the job that there is; false, as there is never a second one.
     fn work(&self) -> bool {
-        let (job, second, mut buffer, regions) = {
+        let (job, number, second, mut buffer, regions) = {
             let mut state = self.state.lock();
             let Some(job) = state.job else { return false };
             let regions = match job {
                 Job::Dma { .. } | Job::AnswerDma => Some(state.bus_master.regions(&self.memory)),
                 _ => None,
             };
-            (job, state.second, std::mem::take(&mut state.buffer), regions)
+            (job, state.jobs, state.second, std::mem::take(&mut state.buffer), regions)
         };
         let medium = self.drives[usize::from(second)].as_ref().map(|drive| drive.medium.clone());
         let memory = &*self.memory;
@@ -395,7 +399,7 @@ impl Shared {
         };
         let mut state = self.state.lock();
         // A reset may have come meanwhile, and even a new job after it.
-        if state.job == Some(job) && state.second == second {
+        if state.job == Some(job) && state.jobs == number && state.second == second {
             state.buffer = buffer;
             if end == JobEnd::Stalled {
                 // It is done again when the machine goes on.

@@ -1,5 +1,7 @@
 //! Disks and CD-ROM drives, through the ports of their channel.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::test_support::{Lines, memory, raw_disk, wait_for};
 use vm_memory::{Bytes, GuestAddress};
@@ -216,6 +218,63 @@ fn writes_reach_the_disk() {
     let file = std::fs::read(machine.disk.path()).unwrap();
     assert_eq!((&file[3584..4096], &file[4096..4608]), (&[0xab; 512][..], &[0xcd; 512][..]));
     assert_eq!((file[3583], file[4608]), (content(3583), content(4608)));
+}
+
+/// A disk of which the first write waits.
+struct Gated {
+    disk: block::MemoryDisk,
+    gate: tokio::sync::Semaphore,
+    arrived: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl block::Driver for Gated {
+    fn name(&self) -> &'static str {
+        "gated"
+    }
+    fn length(&self) -> u64 {
+        self.disk.length()
+    }
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    async fn read(&self, offset: u64, to: block::IoVector) -> Result<(), block::Error> {
+        self.disk.read(offset, to).await
+    }
+    async fn write(&self, offset: u64, from: block::IoVector) -> Result<(), block::Error> {
+        if !self.arrived.swap(true, Ordering::AcqRel) {
+            self.gate.acquire().await.unwrap().forget();
+        }
+        self.disk.write(offset, from).await
+    }
+    async fn flush(&self) -> Result<(), block::Error> {
+        Ok(())
+    }
+    fn as_any(&self) -> &dyn std::any::Any {
+        self
+    }
+}
+
+#[test]
+fn a_write_after_a_reset_is_not_taken_for_the_same_one_before_it() {
+    let disk = block::MemoryDisk::new(vec![0; 512 * DISK_SECTORS], false);
+    let gated = Gated { disk, gate: tokio::sync::Semaphore::new(0), arrived: AtomicBool::new(false) };
+    let node = block::Node::new("disk", gated);
+    let gated = node.driver_as::<Gated>().unwrap();
+    let mut machine = machine();
+    let drive = Drive { kind: DriveKind::Disk, medium: Some(Backend::new(node.clone())), serial: String::new() };
+    let line = machine.lines.line(14);
+    machine.channel = Channel::new("ide1".into(), [Some(drive), None], line, machine.memory.clone()).unwrap();
+    machine.command(0x30, 7, 1);
+    machine.put(&[0xab; 512]);
+    wait_for("the write", || gated.arrived.load(Ordering::Acquire));
+    machine.write(CONTROL, CONTROL_RESET);
+    machine.write(CONTROL, 0);
+    machine.command(0x30, 7, 1);
+    machine.put(&[0xcd; 512]);
+    gated.gate.add_permits(1);
+    assert_eq!(machine.interrupt(), 0x50);
+    assert_eq!(gated.disk.bytes()[3584..4096], [0xcd; 512]);
 }
 
 #[test]

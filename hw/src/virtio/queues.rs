@@ -54,6 +54,15 @@ pub struct Queues {
     all_given_back: Condvar,
 }
 
+/// What [`Queues::hold`] gives.
+pub struct Held<'a>(&'a Queues);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.count_given_back();
+    }
+}
+
 impl Queues {
     pub(super) fn new(memory: Arc<GuestMemory>, sizes: &[u16], interrupt: Arc<dyn VirtioInterrupt>) -> Queues {
         // Sizes are constants of the devices; one that the crate refuses would leave the queue out.
@@ -229,11 +238,16 @@ impl Queues {
     }
 
     /// Takes the next available chain of queue `index`, for work that takes its time; [`Queues::give_back`] must follow. `None`: there is
-    /// none, and the driver notifies the device of further ones.
+    /// none, and the driver notifies the device of further ones; or as many are taken as the queue has, and the device looks again when
+    /// it has given one back.
     pub fn take(&self, index: u16) -> Option<Buffers> {
         let mut queue = self.queue(index)?.lock();
         loop {
             if !self.is_active() || self.is_paused() || !queue.ready() {
+                return None;
+            }
+            // A driver may make chains available again that it has not got back, without end.
+            if *self.taken.lock() >= usize::from(queue.size()) {
                 return None;
             }
             let chain = match queue.iter(&*self.memory) {
@@ -294,6 +308,12 @@ impl Queues {
         self.count_given_back();
     }
 
+    /// While this lives, who waits for chains to be given back goes on waiting: until the driver was told of the last ones, too.
+    pub fn hold(&self) -> Held<'_> {
+        *self.taken.lock() += 1;
+        Held(self)
+    }
+
     fn count_given_back(&self) {
         let mut taken = self.taken.lock();
         *taken -= 1;
@@ -317,5 +337,62 @@ impl Queues {
             return u16::from_le(flags) & 1 == 0;
         }
         queue.needs_notification(&*self.memory).unwrap_or(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+    use crate::test_support::Driver;
+    use crate::virtio::VirtioDevice;
+
+    /// A device that leaves its queue to the test.
+    #[derive(Default)]
+    struct Plain {
+        queues: OnceLock<Arc<Queues>>,
+    }
+
+    impl VirtioDevice for Plain {
+        fn device_id(&self) -> u32 {
+            4
+        }
+        fn queue_sizes(&self) -> &'static [u16] {
+            &[256]
+        }
+        fn features(&self) -> u64 {
+            0
+        }
+        fn config_length(&self) -> usize {
+            0
+        }
+        fn config(&self) -> Vec<u8> {
+            Vec::new()
+        }
+        fn attach(&self, queues: Arc<Queues>) {
+            let _ = self.queues.set(queues);
+        }
+        fn notify(&self, _queue: u16) {}
+    }
+
+    #[test]
+    fn no_more_chains_are_taken_than_the_queue_has() {
+        let device = Arc::new(Plain::default());
+        let mut driver = Driver::new(device.clone());
+        driver.start();
+        let queues = device.queues.get().unwrap();
+        let mut add = || driver.add_raw(0, 0x8000, 1, 0);
+        let taken: Vec<Buffers> = (0..16)
+            .map(|_| {
+                add();
+                queues.take(0).unwrap()
+            })
+            .collect();
+        // The driver had none of them back.
+        add();
+        assert!(queues.take(0).is_none());
+        taken.into_iter().for_each(|buffers| queues.give_back(0, buffers, Some(0)));
+        assert!(queues.take(0).is_some());
     }
 }

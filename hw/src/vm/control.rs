@@ -223,6 +223,10 @@ fn end(core: &Core, exit_status: i32) {
             tracing::warn!("vCPU {} does not leave the guest; the machine ends without it", vcpu.index());
         }
     }
+    // Whose disks are closed next: nothing may be under way then.
+    for device in &core.board.devices {
+        device.pause();
+    }
     core.set_state(RunState::Shutdown);
     for backend in &core.backends {
         backend.flush(Duration::from_millis(500));

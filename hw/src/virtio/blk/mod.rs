@@ -107,6 +107,8 @@ impl Shared {
         loop {
             let kicked = self.kick.notified();
             if self.is_ended.load(Ordering::Acquire) {
+                // None is given up halfway: the host would go on with it when the disk has another use.
+                while requests.next().await.is_some() {}
                 return;
             }
             if let Some(queues) = self.queues.get() {
@@ -126,6 +128,8 @@ impl Shared {
                 Either::Right((done, _)) => done,
             };
             let Some(queues) = self.queues.get() else { continue };
+            // Who stops the machine finds that the driver has been told of all.
+            let _held = queues.hold();
             let mut next = done;
             // Those that are done by now, too, need no interrupt of their own.
             while let Some((buffers, outcome)) = next {

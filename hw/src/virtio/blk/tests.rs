@@ -116,6 +116,23 @@ fn sectors_are_made_zero_and_given_up() {
 struct Slow {
     gate: tokio::sync::Semaphore,
     arrived: AtomicBool,
+    /// How a request that waited ended: it was let through, or given up before.
+    ends: Arc<Mutex<Vec<End>>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Done,
+    GivenUp,
+}
+
+/// Notes the end of a request.
+struct Ending(Arc<Mutex<Vec<End>>>, End);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.lock().push(self.1);
+    }
 }
 
 #[async_trait::async_trait]
@@ -132,7 +149,9 @@ impl block::Driver for Slow {
     async fn read(&self, offset: u64, to: block::IoVector) -> Result<(), block::Error> {
         if offset > 0 {
             self.arrived.store(true, Ordering::Release);
+            let mut ending = Ending(self.ends.clone(), End::GivenUp);
             self.gate.acquire().await.unwrap().forget();
+            ending.1 = End::Done;
         }
         to.fill((offset / 512) as u8 + 1);
         Ok(())
@@ -149,7 +168,10 @@ impl block::Driver for Slow {
 }
 
 fn slow_driver() -> (Driver, Arc<block::Node>) {
-    let node = block::Node::new("slow", Slow { gate: tokio::sync::Semaphore::new(0), arrived: AtomicBool::new(false) });
+    let node = block::Node::new(
+        "slow",
+        Slow { gate: tokio::sync::Semaphore::new(0), arrived: AtomicBool::new(false), ends: Arc::default() },
+    );
     let mut driver = Driver::new(VirtioBlk::new(Backend::new(node.clone()), "").unwrap());
     driver.start();
     (driver, node)
@@ -190,4 +212,19 @@ fn a_reset_waits_for_what_is_under_way() {
     assert!(driver.used(0).is_empty());
     let (_, data, status) = request(&mut driver, &[&header(T_IN, 0)], 512);
     assert_eq!((data[0], status), (1, S_OK));
+}
+
+#[test]
+fn the_end_of_a_device_gives_no_request_up() {
+    let (mut driver, node) = slow_driver();
+    let slow = node.driver_as::<Slow>().unwrap();
+    driver.add(0, &[&header(T_IN, 1)], &[512, 1]);
+    driver.notify(0);
+    wait_for("the request", || slow.arrived.load(Ordering::Acquire));
+    drop(driver);
+    // Time for a thread that gives it up. One that does not needs none.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    open_gate(&node, 1);
+    wait_for("the request's end", || !slow.ends.lock().is_empty());
+    assert_eq!(*slow.ends.lock(), [End::Done]);
 }
