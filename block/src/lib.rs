@@ -49,7 +49,7 @@ pub use driver::{Driver, InternalSnapshots, Preallocation, Role, SnapshotInfo, S
 pub use error::{Error, host_words};
 pub use fields::FieldError;
 pub use file::{Engine, FileOptions, HostFile, Sharing};
-pub use inspect::{Format, Image};
+pub use inspect::{Format, Image, Part};
 pub use io_vector::IoVector;
 pub use memory::MemoryDisk;
 pub use node::Node;

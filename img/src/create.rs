@@ -131,7 +131,8 @@ async fn check_backing(path: &Path, backing: &str, values: &mut OptionValues, is
         return Err(Failure::said("Error: Trying to create an image with the same filename as the backing file"));
     }
     if is_unsafe {
-        return Ok(());
+        let given = values.text("backing_fmt").map(|_| ());
+        return given.ok_or_else(|| Failure::said("Backing file specified without backing format"));
     }
     let format = match values.text("backing_fmt") {
         None => None,

@@ -2,11 +2,11 @@
 
 mod support;
 
-use support::{FORMATS, Pair, noise};
+use support::{FORMATS, Pair, RESIZED, noise};
 
 #[test]
 fn lengths() {
-    for format in FORMATS {
+    for format in RESIZED {
         let pair = Pair::new();
         pair.prepare(&["create", "-q", "-f", format, "image", "2M"]);
         for arguments in [
@@ -44,6 +44,19 @@ fn lengths() {
             &["1M", "2M"],
         ] {
             let (size, options) = arguments.split_last().unwrap_or((&"--shrink", &[]));
+            pair.same_error(&[&["resize", "-f", format], options, &["image", size]].concat());
+            pair.same_disk("image", format);
+        }
+    }
+}
+
+#[test]
+fn images_that_keep_their_length() {
+    for format in FORMATS.iter().filter(|format| !RESIZED.contains(format)) {
+        let pair = Pair::new();
+        pair.prepare(&["create", "-q", "-f", format, "image", "2M"]);
+        for arguments in [&["4M"][..], &["--shrink", "1M"], &["--preallocation=full", "4M"]] {
+            let (size, options) = arguments.split_last().unwrap();
             pair.same_error(&[&["resize", "-f", format], options, &["image", size]].concat());
             pair.same_disk("image", format);
         }
@@ -100,7 +113,10 @@ fn bench() {
                 (untimed(&theirs.stdout), theirs.code),
                 "{arguments:?} {ours:?}"
             );
-            assert_eq!((ours.code, ours.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+            // A disk of this format is a little longer, and no whole number of requests.
+            if *format != "vpc" {
+                assert_eq!((ours.code, ours.stderr.as_str()), (Some(0), ""), "{arguments:?}");
+            }
             pair.same_disk("image", format);
         }
         for arguments in [
