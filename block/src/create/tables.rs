@@ -84,7 +84,29 @@ const VMDK: &[FormatOption] = &[
 const PARALLELS: &[FormatOption] =
     &[Of::size("size", "length of the disk"), Of::size("cluster_size", "bytes of a cluster").or("1048576")];
 
+/// What can be changed of a qcow2 image that is there.
+const QCOW2_AMEND: &[FormatOption] = &[
+    Of::text("encrypt.state", "what the keys in question become: active or inactive"),
+    Of::number("encrypt.keyslot", "the one place of a key that changes"),
+    Of::text("encrypt.old-secret", "all keys change that this passphrase opens"),
+    Of::text("encrypt.new-secret", "passphrase for the places that change; empty: none"),
+    Of::number("encrypt.iter-time", "milliseconds that to make a key of a passphrase takes"),
+    Of::size("size", "length of the disk"),
+    Of::text("compat", "version: 0.10 (v2) or 1.1 (v3)"),
+    Of::text("backing_file", "image behind this one"),
+    Of::text("backing_fmt", "format of the image behind this one"),
+    Of::text("data_file", "file with the data, apart from the metadata"),
+    Of::switch("data_file_raw", "on: the file with the data is also a raw image"),
+    Of::switch("lazy_refcounts", "on: reference counts are written later"),
+    Of::number("refcount_bits", "bits of a reference count"),
+];
+
 impl Format {
+    /// The options that its images have of which values can be changed; `None` if there are none.
+    pub fn amend_options(self) -> Option<&'static [FormatOption]> {
+        (self == Format::Qcow2).then_some(QCOW2_AMEND)
+    }
+
     /// The options that its new images have, in the order in which they are shown; `None` if none can be made.
     pub fn create_options(self) -> Option<&'static [FormatOption]> {
         match self {
