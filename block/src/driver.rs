@@ -42,6 +42,16 @@ pub trait Driver: Send + Sync + 'static {
         1
     }
 
+    /// Length of the blocks whose places a format has in tables, bytes, where they are all of one length.
+    fn block_size(&self) -> Option<u64> {
+        None
+    }
+
+    /// Data can be written in compressed form only.
+    fn needs_compression(&self) -> bool {
+        false
+    }
+
     /// Fills `to` with the bytes from `offset` on. What lies behind the end is zero.
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error>;
 

@@ -14,6 +14,8 @@ use crate::{
 const PROBED: u64 = 512;
 /// What lengths are rounded up to.
 const SECTOR: u64 = 512;
+/// What POSIX counts a file's room in.
+const BLOCK: u64 = 512;
 /// Most images of a backing chain.
 const MOST_IN_CHAIN: usize = 256;
 
@@ -127,6 +129,33 @@ pub struct Image {
     pub qcow2: Option<qcow2::Metadata>,
     /// The same of an image of the first version.
     pub qcow: Option<qcow::Header>,
+    /// The same of an image of VMware.
+    pub vmdk: Option<vmdk::Info>,
+    /// Files with parts of the disk, in their order, where they are not `path`.
+    pub parts: Vec<Part>,
+    /// What is given room at once, bytes; `None` where this is not told.
+    pub cluster_size: Option<u64>,
+}
+
+/// A file with a part of a disk.
+#[derive(Clone, Debug)]
+pub struct Part {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Its length, in whole sectors, bytes.
+    pub length: u64,
+    /// What it takes on the host's file system, bytes.
+    pub actual_size: u64,
+}
+
+impl Part {
+    fn of(path: &Path) -> Result<Part, Error> {
+        let metadata = std::fs::metadata(path);
+        let failed = |error| Error::Open { name: path.display().to_string(), why: host_words(&error) };
+        let metadata = metadata.map_err(failed)?;
+        let length = metadata.len().next_multiple_of(SECTOR);
+        Ok(Part { path: path.to_owned(), length, actual_size: metadata.blocks() * BLOCK })
+    }
 }
 
 impl Image {
@@ -141,21 +170,30 @@ impl Image {
             None => Format::probe_named(path, &file).await.map_err(|error| failed(error.to_string()))?,
         };
         let file_length = file.length().next_multiple_of(SECTOR);
-        let (virtual_size, qcow2, qcow) = match format {
-            Format::Raw => (file_length, None, None),
+        let (mut qcow2, mut qcow, mut vmdk, mut parts) = (None, None, None, Vec::new());
+        let (virtual_size, cluster_size) = match format {
+            Format::Raw => (file_length, None),
             Format::Qcow2 => {
                 let read = qcow2::Metadata::read(&file).await;
                 let metadata = read.map_err(|error| failed(Error::from(error).to_string()))?;
-                (metadata.header.size, Some(metadata), None)
+                let header = &qcow2.insert(metadata).header;
+                (header.size, Some(header.cluster_size()))
             }
             Format::Qcow => {
-                let header = qcow::Header::read(&file).await.map_err(|error| error.while_opening(path))?;
-                (header.size, None, Some(header))
+                let read = qcow::Header::read(&file).await.map_err(|error| error.while_opening(path))?;
+                let header = qcow.insert(read);
+                (header.size, Some(1 << header.cluster_bits))
             }
             _ => {
-                let options = ImageOptions { file: options, ..ImageOptions::default() };
+                let options = ImageOptions { file: options, no_backing: true, ..ImageOptions::default() };
                 let opened = open_in(file, Some(format), Neighbours::of(path, options)).await;
-                (opened.map_err(|error| error.while_opening(path))?.length(), None, None)
+                let node = opened.map_err(|error| error.while_opening(path))?;
+                vmdk = node.driver_as::<vmdk::Vmdk>().and_then(vmdk::Vmdk::info);
+                let extents = vmdk.iter().flat_map(|info: &vmdk::Info| &info.extents);
+                let others = extents.filter_map(|extent| extent.path.as_deref()).filter(|part| *part != path);
+                parts = others.map(Part::of).collect::<Result<_, _>>()?;
+                // QEMU does not tell it of this format.
+                (node.length(), node.driver().block_size().filter(|_| format != Format::Parallels))
             }
         };
         Ok(Image {
@@ -163,10 +201,12 @@ impl Image {
             format,
             virtual_size,
             file_length,
-            // POSIX counts in this.
-            actual_size: metadata.file_type().is_file().then(|| metadata.blocks() * 512),
+            actual_size: metadata.file_type().is_file().then(|| metadata.blocks() * BLOCK),
             qcow2,
             qcow,
+            vmdk,
+            parts,
+            cluster_size,
         })
     }
 
@@ -196,16 +236,17 @@ impl Image {
 
     /// Name of the backing file, as the image has it.
     pub fn backing_name(&self) -> Option<&str> {
-        match (&self.qcow2, &self.qcow) {
-            (Some(metadata), _) => metadata.backing_file.as_deref(),
-            (None, Some(header)) => header.backing_file.as_deref(),
-            (None, None) => None,
-        }
+        let of_qcow2 = self.qcow2.as_ref().and_then(|metadata| metadata.backing_file.as_deref());
+        let of_qcow = self.qcow.as_ref().and_then(|header| header.backing_file.as_deref());
+        of_qcow2.or(of_qcow).or(self.vmdk.as_ref().and_then(|info| info.parent.as_deref()))
     }
 
     /// The format that the image says its backing file has.
     pub fn backing_format(&self) -> Option<&str> {
-        self.qcow2.as_ref()?.extensions.backing_format.as_deref()
+        match &self.vmdk {
+            Some(info) => info.parent.as_ref().map(|_| Format::Vmdk.name()),
+            None => self.qcow2.as_ref()?.extensions.backing_format.as_deref(),
+        }
     }
 
     /// The backing file: a relative name is meant from the folder of the image.

@@ -58,7 +58,7 @@ pub use error::{Error, host_words};
 pub use fields::FieldError;
 pub use file::{Engine, FileOptions, HostFile, Sharing};
 pub use graph::{ChildOptions, Graph, NodeOptions, Snapshot};
-pub use inspect::{Format, Image};
+pub use inspect::{Format, Image, Part};
 pub use io_vector::IoVector;
 pub use memory::MemoryDisk;
 pub use node::{DetectZeroes, Node, Settings};

@@ -50,7 +50,7 @@ impl Neighbours {
     }
 
     /// Where a file of this name is.
-    fn place(&self, name: &str) -> Result<PathBuf, Error> {
+    pub(crate) fn place(&self, name: &str) -> Result<PathBuf, Error> {
         let refused = |why: &str| Error::Open { name: name.to_owned(), why: why.to_owned() };
         let name = name.strip_prefix("file:").unwrap_or(name);
         let before_slash = name.split('/').next().unwrap_or_default();

@@ -25,10 +25,9 @@ const IN_USE: u32 = 0x746f_6e59;
 const CLOSED: u32 = 0x312e_3276;
 /// Closed by a program that does not know the extension.
 const CLOSED_WITHOUT_EXTENSION: u32 = 0;
-/// Most bytes of a cluster.
-const MOST_CLUSTER: u64 = 256 << 20;
-/// Most clusters of a disk.
-const MOST_CLUSTERS: u64 = 1 << 27;
+/// Most bytes of a cluster, and most clusters of a disk: QEMU takes no more.
+const MOST_CLUSTER: u64 = (2 << 30) - SECTOR;
+const MOST_CLUSTERS: u64 = (1 << 29) - 1;
 
 /// Whether the first bytes of a file are those of a Parallels image.
 pub fn probe(start: &[u8]) -> bool {
@@ -54,21 +53,20 @@ impl Default for CreateOptions {
 /// Makes an image of a disk of zeros.
 pub async fn create(file: &Node, options: &CreateOptions) -> Result<(), Error> {
     let cluster = options.cluster_size;
-    if !cluster.is_multiple_of(SECTOR) || !(SECTOR..=MOST_CLUSTER).contains(&cluster) {
-        let valid = format!("it must be a multiple of 512 and at most {MOST_CLUSTER}");
-        return Err(FieldError::value("cluster_size", cluster, valid).into());
+    if cluster > MOST_CLUSTER {
+        return Err(Error::Unsupported("Cluster size is too large".into()));
     }
-    let size = options.size.checked_next_multiple_of(SECTOR).filter(|size| size.div_ceil(cluster) <= MOST_CLUSTERS);
-    let Some(size) = size else {
-        let most = MOST_CLUSTERS * cluster;
-        return Err(
-            FieldError::value("size", options.size, format!("with this cluster_size it is at most {most}")).into()
-        );
-    };
+    if !cluster.is_multiple_of(SECTOR) {
+        return Err(FieldError::value("cluster_size", cluster, "it must be a multiple of 512").into());
+    }
+    let size = options.size.checked_next_multiple_of(SECTOR).filter(|size| *size <= MOST_CLUSTERS * cluster);
+    let size = size.filter(|_| cluster > 0);
+    let too_large = || Error::Unsupported("Image size is too large for this cluster size".into());
+    let size = size.ok_or_else(too_large)?;
     let clusters = size.div_ceil(cluster);
     let data = (HEADER as u64 + clusters * 4).next_multiple_of(cluster);
     let (heads, sectors_of_track) = (16, 32);
-    let cylinders = (size / SECTOR).div_ceil(heads * sectors_of_track);
+    let cylinders = size / SECTOR / (heads * sectors_of_track);
     let mut header = MAGIC_EXTENDED.to_vec();
     for number in [VERSION as u64, heads, cylinders.min(u32::MAX.into()), cluster / SECTOR, clusters] {
         header.extend((number as u32).to_le_bytes());

@@ -20,8 +20,8 @@ const HEADER: u64 = 48;
 const MOST_NAME: u32 = 1023;
 /// Most bytes of a disk.
 const MOST_SIZE: u64 = 1 << 56;
-/// Most bytes of the L1 table.
-const MOST_L1: u64 = 1 << 30;
+/// Most entries of the L1 table: QEMU takes no more.
+const MOST_L1: u64 = i32::MAX as u64 / 8;
 /// The bit of an L2 entry that says that the cluster is compressed.
 const COMPRESSED: u64 = 1 << 63;
 /// Bits of the window of compressed data, which QEMU reads with no larger one.
@@ -45,8 +45,12 @@ pub struct CreateOptions {
 pub async fn create(file: &Node, options: &CreateOptions) -> Result<(), Error> {
     // With a backing file less is copied when something is written.
     let (cluster_bits, l2_bits) = if options.backing_file.is_some() { (9_u8, 12_u8) } else { (12, 9) };
-    let too_long = || FieldError::value("size", options.size, format!("it must be at most {}", 1_u64 << 47));
-    let size = options.size.checked_next_multiple_of(512).filter(|size| *size <= 1 << 47).ok_or_else(too_long)?;
+    if options.size == 0 {
+        return Err(Error::Unsupported("Image size is too small, cannot be zero length".into()));
+    }
+    let most = MOST_L1 << (cluster_bits + l2_bits);
+    let too_long = || Error::Unsupported("The image size is too large for file format 'qcow'".into());
+    let size = options.size.checked_next_multiple_of(512).filter(|size| *size <= most).ok_or_else(too_long)?;
     let name = options.backing_file.as_deref().unwrap_or_default().as_bytes();
     if name.len() > MOST_NAME as usize {
         let text = format!("the name of the backing file has {} bytes; at most {MOST_NAME} are possible", name.len());
@@ -141,9 +145,8 @@ impl Header {
 pub async fn open(file: Arc<Node>, backing: Option<Arc<Node>>) -> Result<Box<dyn Driver>, Error> {
     let header = Header::read(&file).await?;
     let entries = header.size.div_ceil(1 << (header.cluster_bits + header.l2_bits));
-    if entries * 8 > MOST_L1 {
-        let valid =
-            format!("with these cluster_bits and l2_bits it needs {entries} L1 entries, more than {}", MOST_L1 / 8);
+    if entries > MOST_L1 {
+        let valid = format!("with these cluster_bits and l2_bits it needs {entries} L1 entries, more than {MOST_L1}");
         return Err(FieldError::value("size", header.size, valid).into());
     }
     let l1 = Table { start: header.l1_table, entries, width: 8, endian: Endian::Big };
@@ -275,14 +278,18 @@ impl Layout for Qcow {
         inflate(packed, self.cluster() as usize, Wrapper::None).await
     }
 
-    async fn pack(&self, _block: u64, data: Vec<u8>) -> Result<(u64, Vec<u8>, Place), Error> {
-        let packed = deflate(data.clone(), data.len(), Wrapper::None, WINDOW_BITS).await?;
-        let Some(packed) = packed else {
-            let room = self.reserve().await?;
-            return Ok((room, data, Place::At(room)));
-        };
-        let room = self.room(packed.len() as u64, 1);
-        let place = Place::Packed(room, packed.len());
-        Ok((room, packed, place))
+    fn has_packed(&self) -> bool {
+        true
+    }
+
+    async fn compress(&self, data: Vec<u8>) -> Result<Option<Vec<u8>>, Error> {
+        let most = data.len();
+        deflate(data, most, Wrapper::None, WINDOW_BITS).await
+    }
+
+    async fn pack(&self, _block: u64, compressed: Vec<u8>) -> Result<(u64, Vec<u8>, Place), Error> {
+        let room = self.room(compressed.len() as u64, 1);
+        let place = Place::Packed(room, compressed.len());
+        Ok((room, compressed, place))
     }
 }

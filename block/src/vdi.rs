@@ -23,8 +23,8 @@ const ALLOCATED_AT: usize = 0x184;
 /// The only size of blocks that VirtualBox makes, bytes.
 const BLOCK: u64 = 1 << 20;
 const SECTOR: u64 = 512;
-/// Most blocks of a disk, so that offsets in the file are numbers of 32 bits in blocks, and the table is at most 512 MiB.
-const MOST_BLOCKS: u64 = 1 << 27;
+/// Most blocks of a disk: QEMU takes no longer table.
+const MOST_BLOCKS: u64 = 0x1fff_ff80;
 
 /// An entry of the table: the block has no place.
 const ABSENT: u64 = 0xffff_ffff;
@@ -52,8 +52,11 @@ pub struct CreateOptions {
 pub async fn create(file: &Node, options: &CreateOptions) -> Result<(), Error> {
     let size = options.size.checked_next_multiple_of(SECTOR).filter(|size| size.div_ceil(BLOCK) <= MOST_BLOCKS);
     let Some(size) = size else {
-        let text = format!("a VDI image of {} bytes cannot be; the most are {}", options.size, MOST_BLOCKS * BLOCK);
-        return Err(Error::Unsupported(text));
+        return Err(Error::Unsupported(format!(
+            "Unsupported VDI image size (size is {:#x}, max supported is {:#x})",
+            options.size,
+            MOST_BLOCKS * BLOCK
+        )));
     };
     let blocks = size.div_ceil(BLOCK);
     let table_length = (blocks * 4).next_multiple_of(SECTOR);

@@ -66,11 +66,10 @@ pub struct CreateOptions {
 
 /// Makes an image of a disk of zeros.
 pub async fn create(file: &Node, options: &CreateOptions) -> Result<(), Error> {
-    let too_long =
-        || FieldError::value("size", options.size, format!("a VHD image has at most {}", MOST_SECTORS * SECTOR));
+    let too_long = || Error::Unsupported("The image size is too large for file format 'vpc'".into());
     let asked = options.size.div_ceil(SECTOR);
     if asked > MOST_SECTORS {
-        return Err(too_long().into());
+        return Err(too_long());
     }
     let mut geometry = Geometry::of(asked);
     let mut sectors = asked;

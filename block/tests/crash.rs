@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use block::qcow2::{self, CompressionType, CreateOptions, Files, ImageUse, Qcow2, create};
+use block::qcow2::{self, AmendOptions, CompressionType, CreateOptions, Files, ImageUse, Qcow2, create};
 use block::{Backend, Driver, Error, IoVector, MemoryDisk, Node, Preallocation, Repair, SnapshotInfo, ZeroFlags};
 use futures_executor::block_on;
 
@@ -185,6 +185,28 @@ async fn workload(
     }
 }
 
+/// Makes an image one of the other version, and back. The disk stays as it is.
+async fn amend(file: &Arc<Node>) {
+    for version in [2, 3, 2] {
+        let metadata = qcow2::Metadata::read(file).await.unwrap();
+        let (before, bits) = (metadata.header.version, metadata.header.refcount_bits());
+        // What version 2 does not know stands in its way.
+        let is_possible = !metadata.header.has_extended_l2() && bits == 16;
+        let may_be_possible = metadata.header.compression == CompressionType::Zstd;
+        let files = Files { file: file.clone(), backing: None, data_file: None };
+        let image = Node::new("image", Qcow2::open(files, metadata, ImageUse::default()).await.unwrap());
+        let snapshots = image.driver().internal_snapshots().unwrap();
+        for snapshot in snapshots.list().await {
+            snapshots.delete(&snapshot.id).await.unwrap();
+        }
+        let options = AmendOptions { version: Some(version), ..AmendOptions::default() };
+        let amended = image.driver_as::<Qcow2>().unwrap().amend(&options).await;
+        let is_as_expected = may_be_possible || amended.is_ok() == (version >= before || is_possible);
+        assert!(is_as_expected, "{before} to {version}: {amended:?}");
+        image.close().await.unwrap();
+    }
+}
+
 /// The image in these bytes is clean, and each sector has what it had at the last flush or was given since.
 async fn check(file: Vec<u8>, position: usize, history: &History) -> Result<(), String> {
     let node = Node::new("file", MemoryDisk::new(file, false));
@@ -276,6 +298,8 @@ fn crash(what: &str, options: &CreateOptions, seed: u64, steps: u32) {
         let model = disk.node().unwrap().read_vec(0, disk.length() as usize).await.unwrap();
         history.flushed.insert(log.lock().unwrap().len(), (history.done.len(), model));
         assert!(begin < log.lock().unwrap().len());
+        drop(disk);
+        amend(&file).await;
         start
     });
     let log = log.lock().unwrap();

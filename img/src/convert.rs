@@ -148,6 +148,10 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
             FileOptions { direct: target_cache.direct, no_flush: target_cache.no_flush, ..FileOptions::default() };
         let options = ImageOptions { format: Some(format), file, ..ImageOptions::default() };
         let target = images::open_with(&path, options).await?;
+        let is_compressed = is_set("compress") || target.driver().needs_compression();
+        if is_compressed && target.driver().cluster_size() == 1 {
+            return Err(Failure::said("invalid cluster size"));
+        }
         if length_in_sectors(&target) < total {
             return Err(Failure::said("output file is smaller than input file"));
         }
@@ -160,7 +164,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
             target_is_zero: is_set("target-is-zero") || is_new_file && target_backing.is_none(),
             target_backing,
             own_images: 1,
-            compressed: is_set("compress"),
+            compressed: is_compressed,
             out_of_order: is_set("oob-writes"),
             salvage: is_set("salvage").then(|| {
                 Arc::new(move |offset: u64, error: &block::Error| {

@@ -131,7 +131,8 @@ async fn check_backing(path: &Path, backing: &str, values: &mut OptionValues, is
         return Err(Failure::said("Error: Trying to create an image with the same filename as the backing file"));
     }
     if is_unsafe {
-        return Ok(());
+        let given = values.text("backing_fmt").map(|_| ());
+        return given.ok_or_else(|| Failure::said("Backing file specified without backing format"));
     }
     let format = match values.text("backing_fmt") {
         None => None,
@@ -166,15 +167,22 @@ pub(crate) fn describe_options(format: Format, in_file: bool) -> Result<(), Fail
     let mut options = options
         .ok_or_else(|| Failure::said(format!("Format driver '{}' does not support image creation", format.name())))?;
     options.sort_by_key(|option| option.name);
-    say(&if in_file { "Supported options:".into() } else { format!("Supported {} options:", format.name()) })?;
-    for option in options {
-        let name = format!("{}={}", option.name, option.kind.placeholder());
-        say(&format!("  {name:<22} - {}", option.help))?;
-    }
+    let head = if in_file { "Supported options:".into() } else { format!("Supported {} options:", format.name()) };
+    list_options(&head, &options)?;
     if !in_file {
         say(
             "\nThe protocol level may support further options.\nSpecify the target filename to include those options.",
         )?;
+    }
+    Ok(())
+}
+
+/// Lists options below a line.
+pub(crate) fn list_options(head: &str, options: &[FormatOption]) -> Result<(), Failure> {
+    say(head)?;
+    for option in options {
+        let name = format!("{}={}", option.name, option.kind.placeholder());
+        say(&format!("  {name:<22} - {}", option.help))?;
     }
     Ok(())
 }

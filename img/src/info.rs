@@ -1,9 +1,10 @@
 //! `info`: what an image is.
 
 use std::io::Write;
+use std::path::Path;
 
-use block::Image;
 use block::qcow2::{BitmapFlags, Encryption, Luks, Metadata, Snapshot};
+use block::{Format, Image, vmdk};
 use clap::{ArgMatches, Command};
 use futures_executor::block_on;
 use serde_json::{Value, json};
@@ -52,16 +53,19 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
 
 /// The image as QMP's `ImageInfo`.
 fn in_json(image: &Image) -> Value {
-    let mut file = json!({
-        "children": [],
-        "virtual-size": image.file_length,
-        "filename": image.path.to_string_lossy(),
-        "format": "file",
+    let children = children(image).into_iter().map(|(name, path, length, actual_size)| {
+        let mut file = json!({
+            "children": [],
+            "virtual-size": length,
+            "filename": path.to_string_lossy(),
+            "format": "file",
+        });
+        set(&mut file, "actual-size", actual_size);
+        set(&mut file, "format-specific", Some(json!({ "type": "file", "data": {} })));
+        set(&mut file, "dirty-flag", Some(false));
+        json!({ "name": name, "info": file })
     });
-    set(&mut file, "actual-size", image.actual_size);
-    set(&mut file, "format-specific", Some(json!({ "type": "file", "data": {} })));
-    set(&mut file, "dirty-flag", Some(false));
-    let mut value = json!({ "children": [{ "name": "file", "info": file }] });
+    let mut value = json!({ "children": children.collect::<Vec<_>>() });
     let metadata = image.qcow2.as_ref();
     if let Some(metadata) = metadata.filter(|metadata| !metadata.snapshots.is_empty()) {
         set(&mut value, "snapshots", Some(metadata.snapshots.iter().map(snapshot).collect::<Vec<_>>()));
@@ -69,16 +73,55 @@ fn in_json(image: &Image) -> Value {
     set(&mut value, "backing-filename-format", image.backing_format());
     set(&mut value, "virtual-size", Some(image.virtual_size));
     set(&mut value, "filename", Some(image.path.to_string_lossy()));
-    set(&mut value, "cluster-size", metadata.map(|metadata| metadata.header.cluster_size()));
+    set(&mut value, "cluster-size", image.cluster_size);
     set(&mut value, "format", Some(image.format.name()));
-    set(&mut value, "actual-size", image.actual_size);
+    set(&mut value, "actual-size", actual_size(image));
     set(&mut value, "encrypted", image.is_encrypted().then_some(true));
     if let Some(metadata) = metadata {
         set(&mut value, "format-specific", Some(json!({ "type": "qcow2", "data": specific(metadata) })));
     }
+    if let Some(info) = &image.vmdk {
+        set(&mut value, "format-specific", Some(json!({ "type": "vmdk", "data": specific_of_vmdk(info) })));
+    }
     set(&mut value, "full-backing-filename", image.backing_path().map(|path| path.to_string_lossy().into_owned()));
     set(&mut value, "backing-filename", image.backing_name());
-    set(&mut value, "dirty-flag", Some(metadata.is_some_and(|metadata| metadata.header.is_dirty())));
+    // QEMU's driver of one format does not say.
+    if image.format != Format::Parallels {
+        set(&mut value, "dirty-flag", Some(metadata.is_some_and(|metadata| metadata.header.is_dirty())));
+    }
+    value
+}
+
+/// The image's files: name of the node, path, length, and what it takes on the file system. The image's own comes last.
+fn children(image: &Image) -> Vec<(String, &Path, u64, Option<u64>)> {
+    let parts = image.parts.iter().enumerate();
+    let parts =
+        parts.map(|(index, part)| (format!("extents.{index}"), &*part.path, part.length, Some(part.actual_size)));
+    let own = ("file".to_owned(), &*image.path, image.file_length, image.actual_size);
+    parts.rev().chain([own]).collect()
+}
+
+/// What all the image's files take on the file system.
+fn actual_size(image: &Image) -> Option<u64> {
+    image.actual_size.map(|own| own + image.parts.iter().map(|part| part.actual_size).sum::<u64>())
+}
+
+/// QMP's `ImageInfoSpecificVmdk`.
+fn specific_of_vmdk(info: &vmdk::Info) -> Value {
+    let extents = info.extents.iter().filter_map(|extent| {
+        let mut value = json!({});
+        set(&mut value, "compressed", extent.is_compressed.then_some(true));
+        set(&mut value, "virtual-size", Some(extent.length));
+        set(&mut value, "filename", Some(extent.path.as_ref()?.to_string_lossy()));
+        set(&mut value, "cluster-size", extent.grain);
+        set(&mut value, "format", Some(extent.form));
+        Some(value)
+    });
+    let mut value = json!({});
+    set(&mut value, "cid", Some(info.cid));
+    set(&mut value, "parent-cid", Some(info.parent_cid));
+    set(&mut value, "create-type", Some(info.create_type.as_str()));
+    set(&mut value, "extents", Some(extents.collect::<Vec<_>>()));
     value
 }
 
@@ -164,21 +207,19 @@ fn encryption(luks: &Luks) -> Value {
 }
 
 fn for_people(image: &Image) -> String {
-    let disk_size = format!("disk size: {}", image.actual_size.map_or("unavailable".into(), readable));
+    let disk_size = |size: Option<u64>| format!("disk size: {}", size.map_or("unavailable".into(), readable));
     let mut lines = vec![
         format!("image: {}", image.path.display()),
         format!("file format: {}", image.format.name()),
         format!("virtual size: {} ({} bytes)", readable(image.virtual_size), image.virtual_size),
-        disk_size.clone(),
+        disk_size(actual_size(image)),
     ];
     if image.is_encrypted() {
         lines.push("encrypted: yes".into());
     }
-    if let Some(metadata) = &image.qcow2 {
-        lines.push(format!("cluster_size: {}", metadata.header.cluster_size()));
-        if metadata.header.is_dirty() {
-            lines.push("cleanly shut down: no".into());
-        }
+    lines.extend(image.cluster_size.map(|size| format!("cluster_size: {size}")));
+    if image.qcow2.as_ref().is_some_and(|metadata| metadata.header.is_dirty()) {
+        lines.push("cleanly shut down: no".into());
     }
     if let (Some(name), Some(path)) = (image.backing_name(), image.backing_path()) {
         let actual =
@@ -195,11 +236,17 @@ fn for_people(image: &Image) -> String {
         lines.push("Format specific information:".into());
         write_members(&specific(metadata), 4, &mut lines);
     }
-    lines.push("Child node '/file':".into());
-    lines.push(format!("    filename: {}", image.path.display()));
-    lines.push("    protocol type: file".into());
-    lines.push(format!("    file length: {} ({} bytes)", readable(image.file_length), image.file_length));
-    lines.push(format!("    {disk_size}"));
+    if let Some(info) = &image.vmdk {
+        lines.push("Format specific information:".into());
+        write_members(&specific_of_vmdk(info), 4, &mut lines);
+    }
+    for (name, path, length, actual_size) in children(image) {
+        lines.push(format!("Child node '/{name}':"));
+        lines.push(format!("    filename: {}", path.display()));
+        lines.push("    protocol type: file".into());
+        lines.push(format!("    file length: {} ({length} bytes)", readable(length)));
+        lines.push(format!("    {}", disk_size(actual_size)));
+    }
     lines.join("\n") + "\n"
 }
 

@@ -2,7 +2,7 @@
 
 mod support;
 
-use support::{FORMATS, Pair, mixed, noise};
+use support::{FORMATS, NEVER_EMPTY, Pair, mixed, noise};
 
 /// A source of each kind that tests have.
 fn sources() -> Pair {
@@ -26,11 +26,13 @@ fn each_format_to_each() {
     for from in FORMATS {
         for to in FORMATS {
             let pair = sources();
-            for options in [&[][..], &["-W", "-m", "3"], &["-S", "0"], &["-S", "64k"], &["-m", "1", "-t", "writeback"]]
-            {
+            let all = [&[][..], &["-W", "-m", "3"], &["-S", "0"], &["-S", "64k"], &["-m", "1", "-t", "writeback"]];
+            // What is read and what is written do not depend on one another.
+            let of_pair = if [*from, *to].iter().any(|format| ["raw", "qcow2"].contains(format)) { 5 } else { 1 };
+            for options in &all[..of_pair] {
                 for name in ["mixed", "odd"] {
                     let source = format!("{name}.{from}");
-                    let arguments = [&["convert", "-f", from, "-O", to], options, &[&source, "target"]].concat();
+                    let arguments = [&["convert", "-f", from, "-O", to], *options, &[&source, "target"]].concat();
                     pair.same(&arguments);
                     pair.same_disk("target", to);
                     pair.same_room("target", to);
@@ -53,6 +55,9 @@ fn odd_and_several_sources() {
         &["mixed.qcow2", "odd.raw"],
     ] {
         for to in FORMATS {
+            if names == ["empty.raw"] && NEVER_EMPTY.contains(to) {
+                continue;
+            }
             pair.same(&[&["convert", "-O", to], names, &["target"]].concat());
             pair.same_disk("target", to);
         }
@@ -205,6 +210,9 @@ fn dd() {
             &["count=0", "if=mixed.raw"],
             &["bs=1M", "count=100", "if=mixed.qcow2"],
         ] {
+            if NEVER_EMPTY.contains(to) && ["skip=100", "count=0"].iter().any(|none| operands.contains(none)) {
+                continue;
+            }
             pair.same(&[&["dd", "-O", to], operands, &["of=target"]].concat());
             pair.same_disk("target", to);
         }

@@ -1,11 +1,11 @@
-//! `check`, `snapshot` and `commit` do to qcow2 images what `qemu-img` does.
+//! `check`, `snapshot`, `commit`, `rebase` and `amend` do to qcow2 images what `qemu-img` does.
 
 mod support;
 
 use std::os::unix::fs::FileExt;
 
 use serde_json::Value;
-use support::{Answer, Pair, noise};
+use support::{Answer, Pair, comparable_info, noise};
 
 /// Has qemu-io write in both folders.
 fn write(pair: &Pair, image: &str, commands: &[&str]) {
@@ -191,4 +191,104 @@ fn rebase() {
     pair.prepare(&["create", "-q", "-f", "qcow2", "-b", "top", "-F", "qcow2", "upper"]);
     let ours = pair.ours_alone(&["rebase", "-b", "upper", "-F", "qcow2", "top"]);
     assert!(ours.code == Some(1) && ours.stderr.contains("Could not open new backing file 'upper'"), "{ours:?}");
+}
+
+#[test]
+fn amend() {
+    let made = |options: &str| {
+        let pair = Pair::new();
+        pair.file("base.raw", 1 << 20, &[(0, noise(1 << 20, 1))]);
+        pair.prepare(&["create", "-q", "-f", "qcow2", "-o", options, "image", "2M"]);
+        let zeros = if options.contains("0.10") { "write -P 2 128k 64k" } else { "write -z 128k 100k" };
+        write(&pair, "image", &["write -P 1 0 256k", "write -c -P 3 512k 64k", zeros, "write -P 5 2000k 10k"]);
+        pair
+    };
+    let same_image = |pair: &Pair| {
+        pair.same_disk("image", "qcow2");
+        let info = pair.both(&["info", "image"]).map(|answer| comparable_info(&answer.stdout));
+        assert_eq!(info[0], info[1]);
+    };
+    for before in [
+        "compat=0.10",
+        "compat=1.1",
+        "compat=0.10,backing_file=base.raw,backing_fmt=raw",
+        "compat=1.1,lazy_refcounts=on",
+        "compat=1.1,backing_file=base.raw,backing_fmt=raw",
+        "compat=1.1,cluster_size=512",
+        "compat=0.10,cluster_size=4k",
+    ] {
+        let pair = made(before);
+        for change in [
+            "compat=1.1",
+            "lazy_refcounts=on",
+            "lazy_refcounts=off",
+            "size=3M",
+            "size=2500k,compat=v2",
+            "compat=0.10",
+            "refcount_bits=16",
+            "compat=v3,lazy_refcounts=on,size=4M",
+            "compat=0.10",
+            "size=1M",
+        ] {
+            pair.same(&["amend", "-f", "qcow2", "-o", change, "image"]);
+            same_image(&pair);
+        }
+    }
+    let pair = made("compat=0.10");
+    let [ours, theirs] = pair.both(&["amend", "-p", "-o", "compat=1.1", "image"]);
+    for answer in [ours, theirs] {
+        assert!(answer.stdout.starts_with("    (0.00/100%)\r"), "{answer:?}");
+        assert!(answer.stdout.ends_with("    (100.00/100%)\r\n"), "{answer:?}");
+    }
+    let pair = made("compat=0.10");
+    for change in [
+        "lazy_refcounts=on",
+        "compat=2",
+        "refcount_bits=64",
+        "refcount_bits=3",
+        "backing_file=base.raw",
+        "backing_fmt=raw",
+        "data_file=x",
+        "data_file_raw=on",
+        "cluster_size=4k",
+        "foo=1",
+        "encrypt.state=active",
+        "preallocation=off",
+    ] {
+        pair.same_error(&["amend", "-f", "qcow2", "-o", change, "image"]);
+        same_image(&pair);
+    }
+    for options in ["extended_l2=on,cluster_size=16k", "refcount_bits=8", "data_file=data"] {
+        let pair = made_with(options);
+        pair.same_error(&["amend", "-f", "qcow2", "-o", "compat=0.10", "image"]);
+        same_image(&pair);
+    }
+    for is_compressed in [false, true] {
+        let pair = made_with("compression_type=zstd");
+        if is_compressed {
+            write(&pair, "image", &["write -c -P 3 512k 64k"]);
+        }
+        let arguments = ["amend", "-f", "qcow2", "-o", "compat=0.10", "image"];
+        if is_compressed {
+            pair.same_error(&arguments)
+        } else {
+            drop(pair.same(&arguments))
+        }
+        same_image(&pair);
+    }
+    // The same options, in other words.
+    let names = |answer: Answer| {
+        answer.stdout.lines().map(|line| line.split(" - ").next().unwrap_or_default().to_owned()).collect::<Vec<_>>()
+    };
+    for arguments in [&["amend", "-f", "qcow2", "-o", "help"][..], &["amend", "-o", "help", "image"]] {
+        let [ours, theirs] = pair.both(arguments).map(names);
+        assert_eq!(ours, theirs, "{arguments:?}");
+    }
+}
+
+/// An empty image.
+fn made_with(options: &str) -> Pair {
+    let pair = Pair::new();
+    pair.prepare(&["create", "-q", "-f", "qcow2", "-o", options, "image", "2M"]);
+    pair
 }

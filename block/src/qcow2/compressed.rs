@@ -2,11 +2,10 @@
 
 use std::io::Read;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-
 use super::entries::Cluster;
 use super::header::CompressionType;
 use super::image::Qcow2;
+use crate::deflate::{Wrapper, deflate, inflate};
 use crate::{Error, IoVector};
 
 /// How far back deflated data refers, as a power of two: who reads it may have no more memory than for that.
@@ -16,8 +15,7 @@ impl Qcow2 {
     /// The cluster whose compressed data is at `host`, in at most `length` bytes.
     pub(super) async fn read_compressed(&self, host: u64, length: u64) -> Result<Vec<u8>, Error> {
         let data = self.file.read_vec(host, length as usize).await?;
-        let (cluster, method) = (self.layout.cluster() as usize, self.compression);
-        let plain = blocking::unblock(move || decompress(method, &data, cluster)).await;
+        let plain = decompress(self.compression, data, self.layout.cluster() as usize).await;
         plain.ok_or_else(|| {
             let error = std::io::Error::new(std::io::ErrorKind::InvalidData, "compressed data is damaged");
             Error::host("decompress a cluster", error)
@@ -26,13 +24,9 @@ impl Qcow2 {
 
     /// The compressed form of a whole cluster, or of the last part of the disk; `None` where that takes no less room.
     pub(super) async fn compress_cluster(&self, plain: IoVector) -> Option<Vec<u8>> {
-        let (method, cluster) = (self.compression, self.layout.cluster() as usize);
-        blocking::unblock(move || {
-            let mut bytes = plain.to_vec();
-            bytes.resize(cluster, 0);
-            compress(method, &bytes)
-        })
-        .await
+        let mut bytes = plain.to_vec();
+        bytes.resize(self.layout.cluster() as usize, 0);
+        compress(self.compression, bytes).await
     }
 
     /// Writes a whole cluster, or the last part of the disk, in its compressed form; as it is where there is none.
@@ -79,64 +73,65 @@ impl Qcow2 {
 }
 
 /// The cluster that compressed data has, if it has a whole one. Behind it there may be anything.
-fn decompress(method: CompressionType, data: &[u8], cluster: usize) -> Option<Vec<u8>> {
-    let mut plain = vec![0; cluster];
+async fn decompress(method: CompressionType, data: Vec<u8>, cluster: usize) -> Option<Vec<u8>> {
     match method {
         CompressionType::Zlib => {
-            let mut stream = Decompress::new(false);
-            let status = stream.decompress(data, &mut plain, FlushDecompress::Finish).ok()?;
-            let is_whole = stream.total_out() == cluster as u64;
-            (is_whole && matches!(status, Status::StreamEnd | Status::Ok | Status::BufError)).then_some(plain)
+            let plain = inflate(data, cluster, Wrapper::None).await.ok()?;
+            (plain.len() == cluster).then_some(plain)
         }
         CompressionType::Zstd => {
-            let mut reader = zstd::stream::read::Decoder::with_buffer(data).ok()?.single_frame();
-            reader.read_exact(&mut plain).ok()?;
-            Some(plain)
+            let unpack = move || {
+                let mut plain = vec![0; cluster];
+                let mut reader = zstd::stream::read::Decoder::with_buffer(&data[..]).ok()?.single_frame();
+                reader.read_exact(&mut plain).ok()?;
+                Some(plain)
+            };
+            blocking::unblock(unpack).await
         }
     }
 }
 
 /// The compressed form of a cluster, if it is shorter.
-fn compress(method: CompressionType, plain: &[u8]) -> Option<Vec<u8>> {
-    let mut data = vec![0; plain.len() - 1];
-    let length = match method {
-        CompressionType::Zlib => {
-            let mut stream = Compress::new_with_window_bits(Compression::default(), false, WINDOW_BITS);
-            let status = stream.compress(plain, &mut data, FlushCompress::Finish).ok()?;
-            if status != Status::StreamEnd {
-                return None;
-            }
-            stream.total_out() as usize
-        }
+async fn compress(method: CompressionType, plain: Vec<u8>) -> Option<Vec<u8>> {
+    let most = plain.len();
+    match method {
+        CompressionType::Zlib => deflate(plain, most, Wrapper::None, WINDOW_BITS).await.ok()?,
         CompressionType::Zstd => {
-            zstd::bulk::compress_to_buffer(plain, &mut data, zstd::DEFAULT_COMPRESSION_LEVEL).ok()?
+            let pack = move || {
+                let mut data = vec![0; most - 1];
+                let level = zstd::DEFAULT_COMPRESSION_LEVEL;
+                let length = zstd::bulk::compress_to_buffer(&plain, &mut data, level).ok()?;
+                data.truncate(length);
+                Some(data)
+            };
+            blocking::unblock(pack).await
         }
-    };
-    data.truncate(length);
-    Some(data)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use futures_executor::block_on;
+
     use super::*;
 
     #[test]
     fn what_is_compressed_is_the_same_again() {
         for method in [CompressionType::Zlib, CompressionType::Zstd] {
             let plain: Vec<u8> = (0..65536_u32).map(|at| (at / 100) as u8).collect();
-            let mut data = compress(method, &plain).unwrap();
+            let mut data = block_on(compress(method, plain.clone())).unwrap();
             assert!(data.len() < 10000);
             data.extend([0xaa; 300]);
-            assert_eq!(decompress(method, &data, 65536).unwrap(), plain, "{method}");
-            assert_eq!(decompress(method, &data[..50], 65536), None);
-            assert_eq!(decompress(method, &[0xff; 100], 65536), None);
+            assert_eq!(block_on(decompress(method, data.clone(), 65536)).unwrap(), plain, "{method}");
+            assert_eq!(block_on(decompress(method, data[..50].to_vec(), 65536)), None);
+            assert_eq!(block_on(decompress(method, vec![0xff; 100], 65536)), None);
             let mut seed = 1_u64;
             let noise = std::iter::repeat_with(|| {
                 seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1);
                 (seed >> 56) as u8
             });
             let noise: Vec<u8> = noise.take(65536).collect();
-            assert_eq!(compress(method, &noise), None);
+            assert_eq!(block_on(compress(method, noise)), None);
         }
     }
 }

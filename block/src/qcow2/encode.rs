@@ -22,6 +22,15 @@ impl Metadata {
     /// The header, its extensions and the backing file's name, as they stand at the file's beginning. Behind them the first cluster is
     /// zero.
     pub(super) fn first_cluster(&self) -> Result<Vec<u8>, Error> {
+        self.encode(&NAMES)
+    }
+
+    /// The same without the names of features, which nobody needs.
+    pub(super) fn first_cluster_without_names(&self) -> Result<Vec<u8>, Error> {
+        self.encode(&[])
+    }
+
+    fn encode(&self, feature_names: &[(u8, u8, &str)]) -> Result<Vec<u8>, Error> {
         let header = &self.header;
         let mut bytes = Vec::new();
         header.encode(&mut bytes);
@@ -42,10 +51,10 @@ impl Metadata {
         if let Some((offset, length)) = extensions.encryption_header {
             put(ENCRYPTION_HEADER, &[offset.to_be_bytes(), length.to_be_bytes()].concat());
         }
-        if header.version >= 3 {
-            let mut names = Vec::with_capacity(NAMES.len() * FEATURE_NAME);
-            for (kind, bit, name) in NAMES {
-                names.extend([kind, bit]);
+        if header.version >= 3 && !feature_names.is_empty() {
+            let mut names = Vec::with_capacity(feature_names.len() * FEATURE_NAME);
+            for (kind, bit, name) in feature_names {
+                names.extend([*kind, *bit]);
                 names.extend(name.as_bytes());
                 names.resize(names.len().next_multiple_of(FEATURE_NAME), 0);
             }

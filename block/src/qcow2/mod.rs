@@ -3,6 +3,7 @@
 //! An image may come from anywhere, so every number in it is checked before it is used, and
 //! nothing is read into memory whose size an image alone decides.
 
+mod amend;
 mod bitmaps;
 mod cache;
 mod check;
@@ -24,6 +25,7 @@ mod snapshots;
 mod write;
 mod zero;
 
+pub use amend::AmendOptions;
 pub use bitmaps::{Bitmap, BitmapFlags};
 pub use create::{CreateOptions, create};
 pub use extensions::Extensions;

@@ -115,9 +115,26 @@ pub(crate) trait Layout: Send + Sync + 'static {
         Err(Error::Corrupt(format!("block {block} is in packed form")))
     }
 
-    /// The packed form of a block and where in the file it is to be, with what stands around it there.
-    async fn pack(&self, block: u64, data: Vec<u8>) -> Result<(u64, Vec<u8>, Place), Error> {
-        let _ = (block, data);
+    /// Blocks may be in packed form.
+    fn has_packed(&self) -> bool {
+        false
+    }
+
+    /// Blocks can be written in packed form only.
+    fn needs_compression(&self) -> bool {
+        false
+    }
+
+    /// A block's bytes compressed; `None`: they are written as they are.
+    async fn compress(&self, data: Vec<u8>) -> Result<Option<Vec<u8>>, Error> {
+        let _ = data;
+        Ok(None)
+    }
+
+    /// Room in the file for a block in packed form, what is to be there, and the place that this is: the compressed bytes, and what
+    /// stands around them.
+    async fn pack(&self, block: u64, compressed: Vec<u8>) -> Result<(u64, Vec<u8>, Place), Error> {
+        let _ = (block, compressed);
         Err(Error::Unsupported(format!("driver '{}' has no compressed data", self.name())))
     }
 
@@ -349,6 +366,8 @@ impl<L: Layout> Sparse<L> {
                 } else {
                     self.layout().set(block, Place::Zero).await?;
                 }
+            } else if is_whole && self.layout().needs_compression() {
+                self.write_compressed(at, IoVector::zeroed(part as usize)).await?;
             } else {
                 self.write(at, IoVector::zeroed(part as usize)).await?;
             }
@@ -395,6 +414,19 @@ impl<L: Layout> Driver for Sparse<L> {
 
     fn is_read_only(&self) -> bool {
         self.file().is_read_only() || self.layout().is_read_only()
+    }
+
+    fn cluster_size(&self) -> u64 {
+        // Elsewhere zeros are left out also where they are a part of a block only.
+        if self.layout().has_packed() { self.layout().block_size() } else { 1 }
+    }
+
+    fn block_size(&self) -> Option<u64> {
+        Some(self.layout().block_size())
+    }
+
+    fn needs_compression(&self) -> bool {
+        self.layout().needs_compression()
     }
 
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
@@ -491,7 +523,19 @@ impl<L: Layout> Driver for Sparse<L> {
         Err(Error::Unsupported("Image format driver does not support resize".into()))
     }
 
+    async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        let mut data = plain.to_vec();
+        data.resize(self.layout().block_size() as usize, 0);
+        self.layout().compress(data).await
+    }
+
     async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+        let compressed = self.compress(from.clone()).await?;
+        self.write_as_compressed(offset, from, compressed).await
+    }
+
+    async fn write_as_compressed(&self, offset: u64, from: IoVector, compressed: Option<Vec<u8>>) -> Result<(), Error> {
+        let Some(compressed) = compressed else { return self.write(offset, from).await };
         self.begin_change(offset, from.len() as u64).await?;
         let size = self.layout().block_size();
         let block = offset / size;
@@ -505,9 +549,7 @@ impl<L: Layout> Driver for Sparse<L> {
         if let Place::At(_) | Place::Packed(..) = self.layout().find(block).await? {
             return Err(Error::Unsupported(format!("the bytes at {offset} are written already")));
         }
-        let mut data = from.to_vec();
-        data.resize(size as usize, 0);
-        let (at, packed, place) = self.layout().pack(block, data).await?;
+        let (at, packed, place) = self.layout().pack(block, compressed).await?;
         self.file().write_bytes(at, &packed).await?;
         self.layout().set(block, place).await?;
         self.write_back_if_full().await

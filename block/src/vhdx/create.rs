@@ -3,12 +3,12 @@
 use super::header::{Header, IDENTIFIER, Region, Regions};
 use super::metadata::{MOST_SIZE, Metadata, check_block_size};
 use super::{FULLY_PRESENT, MIB, NOT_PRESENT, ZERO};
-use crate::{Error, FieldError, Node, Preallocation};
+use crate::{Error, Node, Preallocation};
 
 /// Bytes of a sector, as the guest sees it.
 const SECTOR: u64 = 512;
-/// Most bytes of the log.
-const MOST_LOG: u64 = 128 << 20;
+/// Most bytes of the log: its length is a number of 32 bits.
+const MOST_LOG: u64 = 1 << 32;
 
 /// What kind of image it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,8 +44,7 @@ impl Default for CreateOptions {
 /// Makes an image of a disk of zeros.
 pub async fn create(file: &Node, options: &CreateOptions) -> Result<(), Error> {
     let size = options.size.checked_next_multiple_of(SECTOR).filter(|size| *size <= MOST_SIZE);
-    let size =
-        size.ok_or_else(|| FieldError::value("size", options.size, format!("it must be at most {MOST_SIZE}")))?;
+    let size = size.ok_or_else(|| Error::Unsupported("Image size too large; max of 64TB".into()))?;
     let block = match options.block_size {
         0 if size > 32 << 40 => 64 * MIB,
         0 if size > 100 << 30 => 32 * MIB,
@@ -53,15 +52,22 @@ pub async fn create(file: &Node, options: &CreateOptions) -> Result<(), Error> {
         0 => 8 * MIB,
         chosen => chosen,
     };
-    check_block_size(block)?;
     let log = options.log_size;
-    if !(MIB..=MOST_LOG).contains(&log) || !log.is_multiple_of(MIB) {
-        let valid = format!("it must be a multiple of {MIB} and at most {MOST_LOG}");
-        return Err(FieldError::value("log_size", log, valid).into());
+    if log >= MOST_LOG {
+        return Err(Error::Unsupported("Log size must be smaller than 4 GB".into()));
     }
+    if log == 0 || !log.is_multiple_of(MIB) {
+        return Err(Error::Unsupported("Log size must be a multiple of 1 MB".into()));
+    }
+    if !block.is_power_of_two() {
+        return Err(Error::Unsupported("Block size must be a power of two".into()));
+    }
+    check_block_size(block)?;
     let is_fixed = options.subformat == Subformat::Fixed;
     let metadata = Metadata { block, size, sector: SECTOR, leaves_blocks_allocated: is_fixed };
-    let table_length = (metadata.entries() * 8).next_multiple_of(MIB).max(MIB);
+    // In an image of an empty disk QEMU looks for so many entries.
+    let entries = if size == 0 { u64::from(u32::MAX) / metadata.chunk_ratio() } else { metadata.entries() };
+    let table_length = (entries * 8).next_multiple_of(MIB);
     let regions = Regions {
         metadata: Region { offset: MIB + log, length: MIB as u32 },
         bat: Region { offset: 2 * MIB + log, length: table_length as u32 },

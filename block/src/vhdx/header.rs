@@ -22,7 +22,7 @@ const CHECKSUM_AT: usize = 4;
 pub(super) const BAT: Uuid = uuid!("2dc27766-f623-4200-9d64-115e9bfd4a08");
 pub(super) const METADATA: Uuid = uuid!("8b7ca206-4790-4b9a-b8fe-575f050f886e");
 
-/// Most bytes of a log.
+/// Most bytes of a log with entries.
 const MOST_LOG: u32 = 128 << 20;
 
 /// One of the headers.
@@ -85,8 +85,8 @@ impl Header {
             return Err(FieldError::value("Version", version, "1 is known").into());
         }
         let log_length = fields.u32("LogLength")?;
-        if !log_length.is_multiple_of(MIB as u32) || log_length > MOST_LOG {
-            let valid = format!("it must be a multiple of {MIB} and at most {MOST_LOG}");
+        if !log_length.is_multiple_of(MIB as u32) || log_length > MOST_LOG && !log.is_nil() {
+            let valid = format!("it must be a multiple of {MIB}, and with entries in it at most {MOST_LOG}");
             return Err(FieldError::value("LogLength", log_length, valid).into());
         }
         let log_offset = fields.u64("LogOffset")?;

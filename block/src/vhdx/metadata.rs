@@ -23,7 +23,7 @@ const LOGICAL_SECTOR: Uuid = uuid!("8141bf1d-a96f-4709-ba47-f233a8faab5f");
 const PHYSICAL_SECTOR: Uuid = uuid!("cda348c7-445d-4471-9cc9-e9885251c556");
 
 /// Most bytes of a block.
-pub(super) const MOST_BLOCK: u64 = 256 << 20;
+pub(crate) const MOST_BLOCK: u64 = 256 << 20;
 /// Most bytes of a disk.
 pub(super) const MOST_SIZE: u64 = 64 << 40;
 

@@ -21,6 +21,7 @@ use crate::{Driver, Error, Node};
 
 pub use create::{CreateOptions, Subformat, create};
 use header::{Header, Regions};
+pub(crate) use metadata::MOST_BLOCK;
 use metadata::Metadata;
 
 const MIB: u64 = 1 << 20;

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use super::extent::{CHECK, HAS_MARKERS, HAS_REDUNDANT, HAS_ZERO_GRAINS, IS_COMPRESSED, MAGIC};
 use super::{SECTOR, Vmdk};
+use crate::create::NewFile;
 use crate::neighbours::Neighbours;
-use crate::{Error, FieldError, FileOptions, Format, HostFile, ImageOptions, Node, Preallocation};
+use crate::open::generated_name;
+use crate::{Error, FieldError, ImageOptions, Node, Preallocation};
 
 /// Sectors of a grain.
 const GRAIN: u64 = 128;
@@ -18,8 +20,8 @@ const DESCRIPTOR: u64 = 1;
 const DESCRIPTOR_SECTORS: u64 = 20;
 /// Most bytes of each of many extents.
 const SPLIT: u64 = 2 << 30;
-/// Most bytes of a disk: entries of grain tables are numbers of sectors of 32 bits.
-const MOST_SIZE: u64 = 2 << 40;
+/// Most bytes of a disk. Of a sparse one less than 2 TiB can have data: entries of grain tables are numbers of sectors of 32 bits.
+const MOST_SIZE: u64 = super::extent::MOST_SECTORS * SECTOR;
 
 /// Of what files an image is made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,10 +107,19 @@ pub struct CreateOptions {
     pub zeroed_grain: bool,
     /// Name of the image behind, which is of this format too, as the image is to have it.
     pub backing_file: Option<String>,
+    /// Where the file system copies bytes before they change, it does not with those of the new files (`nocow=on`).
+    pub in_place: bool,
 }
 
-/// Makes an image without data, with this file as the one that is opened, and others beside it.
+/// Makes an image without data, with this file as the one that is opened, and others beside it. What was in them is lost; those that
+/// were not there before are not there afterwards if it fails.
 pub async fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
+    let mut files = Vec::new();
+    let done = create_files(path, options, &mut files).await;
+    files.into_iter().fold(done, |done, file| file.keep_if(done))
+}
+
+async fn create_files(path: &Path, options: &CreateOptions, files: &mut Vec<NewFile>) -> Result<(), Error> {
     let size = options.size.checked_next_multiple_of(SECTOR).filter(|size| *size <= MOST_SIZE);
     let size =
         size.ok_or_else(|| FieldError::value("size", options.size, format!("it must be at most {MOST_SIZE}")))?;
@@ -121,16 +132,22 @@ pub async fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     let mut parent = (u32::MAX, String::new());
     if let Some(backing) = &options.backing_file {
         if kind.is_flat() {
-            return Err(Error::Unsupported("a flat image cannot have one behind it".into()));
+            return Err(Error::Unsupported("Flat image can't have backing file".into()));
         }
         if backing.contains(['"', '\n']) {
             return Err(Error::Unsupported(format!("a VMDK image cannot have {backing:?} behind it")));
         }
         let neighbours = Neighbours::of(path, ImageOptions::default());
-        let node = neighbours.open_backing(backing, Some(Format::Vmdk)).await?;
-        let cid = node.and_then(|node| node.driver_as::<Vmdk>().and_then(Vmdk::cid));
+        let Some(node) = neighbours.open_backing(backing, None).await? else { return Ok(()) };
+        let found = node.driver().name();
+        let vmdk = node.driver_as::<Vmdk>();
+        let other = || Error::Unsupported(format!("Invalid backing file format: {found}. Must be vmdk"));
+        let cid = vmdk.ok_or_else(other)?.cid();
         let cid = cid.ok_or_else(|| Error::Unsupported(format!("{backing:?} has no CID")))?;
         parent = (cid, format!("parentFileNameHint=\"{backing}\"\n"));
+    }
+    if kind.is_flat() && options.zeroed_grain {
+        return Err(Error::Unsupported("Flat image can't enable zeroed grain".into()));
     }
     let (stem, ending) = name.rfind('.').map_or((name, ""), |dot| name.split_at(dot));
     let mut lines = String::new();
@@ -157,7 +174,7 @@ pub async fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
     let is_separate = kind.is_flat() || kind.is_split();
     let folder = path.parent().unwrap_or(Path::new(""));
     for (part, length) in parts {
-        let file = new_file(&folder.join(part)).await?;
+        let file = new_file(&folder.join(part), options, files).await?;
         if kind.is_flat() {
             file.truncate(length, Preallocation::Off).await?;
         } else {
@@ -167,21 +184,21 @@ pub async fn create(path: &Path, options: &CreateOptions) -> Result<(), Error> {
         file.flush().await?;
     }
     if is_separate {
-        let file = new_file(path).await?;
+        let file = new_file(path, options, files).await?;
         file.write_bytes(0, descriptor.as_bytes()).await?;
         file.flush().await?;
     }
     Ok(())
 }
 
-async fn new_file(path: &Path) -> Result<Arc<Node>, Error> {
-    let path = path.to_owned();
-    let made = blocking::unblock(move || {
-        std::fs::File::create(&path)
-            .map_err(|error| Error::Open { name: path.display().to_string(), why: crate::host_words(&error) })?;
-        HostFile::open(&path, FileOptions::default())
-    });
-    Ok(Node::new(crate::open::generated_name(), made.await?))
+/// An empty file, which is noted among those that there are.
+async fn new_file(path: &Path, options: &CreateOptions, files: &mut Vec<NewFile>) -> Result<Arc<Node>, Error> {
+    let (path, in_place) = (path.to_owned(), options.in_place);
+    let (file, protocol) = blocking::unblock(move || NewFile::make(&path, in_place)).await?;
+    files.push(file);
+    let node = Node::new(generated_name(), protocol);
+    node.truncate(0, Preallocation::Off).await?;
+    Ok(node)
 }
 
 fn descriptor(options: &CreateOptions, (parent_cid, parent_line): (u32, String), extents: &str, size: u64) -> String {

@@ -1,11 +1,12 @@
 //! A sparse extent: a file with a grain directory, whose entries point to grain tables, whose entries point to grains.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::SECTOR;
+use super::{ExtentInfo, SECTOR};
 use crate::deflate::{Wrapper, deflate, inflate};
 use crate::fields::{Endian, Fields};
 use crate::sparse::{Layout, Level, Pages, Place, Sparse, Table};
@@ -27,6 +28,8 @@ const FOOTER_FROM_END: u64 = 1024;
 const ZERO: u64 = 1;
 /// Bytes before a compressed grain: its first sector, and its length.
 const MARKER: usize = 12;
+/// Most sectors of a disk.
+pub(super) const MOST_SECTORS: u64 = 1 << 40;
 /// Most bytes of a grain.
 const MOST_GRAIN: u64 = 64 << 20;
 /// Most entries of a grain table.
@@ -79,8 +82,9 @@ impl Header {
         }
         let flags = fields.u32("flags")?;
         let capacity = fields.u64("capacity")?;
-        if capacity > 1 << 40 {
-            return Err(FieldError::value("capacity", capacity, "it must be at most 1099511627776 sectors").into());
+        if capacity > MOST_SECTORS {
+            let valid = format!("it must be at most {MOST_SECTORS} sectors");
+            return Err(FieldError::value("capacity", capacity, valid).into());
         }
         let grain = fields.u64("grainSize")?;
         if !grain.is_power_of_two() || grain > MOST_GRAIN / SECTOR {
@@ -114,6 +118,17 @@ impl Header {
         }
         let descriptor = if descriptor == 0 { (0, 0) } else { (descriptor_at, descriptor_size * SECTOR) };
         Ok(Header { version, flags, capacity, grain, descriptor, table_entries, redundant, directory })
+    }
+
+    /// What is known of the extent, whose file has a path, and of whose form the descriptor says `form`.
+    pub(super) fn info(&self, path: PathBuf, form: &'static str) -> ExtentInfo {
+        ExtentInfo {
+            path: Some(path),
+            length: self.capacity * SECTOR,
+            form,
+            grain: Some(self.grain * SECTOR),
+            is_compressed: self.is_compressed(),
+        }
     }
 
     pub(super) fn is_compressed(&self) -> bool {
@@ -307,19 +322,29 @@ impl Layout for Extent {
         inflate(data, self.block_size() as usize, Wrapper::Zlib).await
     }
 
-    async fn pack(&self, block: u64, data: Vec<u8>) -> Result<(u64, Vec<u8>, Place), Error> {
+    fn has_packed(&self) -> bool {
+        self.header.is_compressed()
+    }
+    fn needs_compression(&self) -> bool {
+        self.header.is_compressed()
+    }
+
+    async fn compress(&self, data: Vec<u8>) -> Result<Option<Vec<u8>>, Error> {
         if !self.header.is_compressed() {
-            return Err(Error::Unsupported("the extent has no compressed grains".into()));
+            return Ok(None);
         }
         let most = data.len() + data.len() / 8 + 1024;
-        let packed = deflate(data, most, Wrapper::Zlib, 15).await?;
-        let packed = packed.ok_or_else(|| Error::Unsupported("a grain cannot be compressed".into()))?;
-        let mut bytes = Vec::with_capacity(MARKER + packed.len());
+        let compressed = deflate(data, most, Wrapper::Zlib, 15).await?;
+        compressed.map(Some).ok_or_else(|| Error::Unsupported("a grain cannot be compressed".into()))
+    }
+
+    async fn pack(&self, block: u64, compressed: Vec<u8>) -> Result<(u64, Vec<u8>, Place), Error> {
+        let mut bytes = Vec::with_capacity(MARKER + compressed.len());
         if self.header.flags & HAS_MARKERS != 0 {
             bytes.extend((block * self.header.grain).to_le_bytes());
-            bytes.extend((packed.len() as u32).to_le_bytes());
+            bytes.extend((compressed.len() as u32).to_le_bytes());
         }
-        bytes.extend(packed);
+        bytes.extend(compressed);
         bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0);
         let room = self.room(bytes.len() as u64, SECTOR)?;
         let place = Place::Packed(room, bytes.len());

@@ -7,6 +7,7 @@
 mod create;
 mod descriptor;
 mod extent;
+mod info;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::{Driver, Error, FieldError, FileOptions, Format, ImageOptions, IoVect
 
 pub use create::{AdapterType, CreateOptions, Subformat, create};
 use descriptor::{Descriptor, ExtentKind};
+pub use info::{ExtentInfo, Info};
 
 const SECTOR: u64 = 512;
 /// Most bytes of a descriptor in a file of its own.
@@ -79,15 +81,16 @@ pub(crate) async fn open_beside(file: Arc<Node>, neighbours: &Neighbours) -> Res
     vmdk.open_parent(neighbours).await?;
     match only_extent {
         Some(header) => {
+            let info = header.info(neighbours.path().to_owned(), "");
             let extent = extent::open(file, header, vmdk.backing.clone())?;
-            vmdk.add(extent.length(), Some(Box::new(extent)));
+            vmdk.add(ExtentInfo { length: extent.length(), ..info }, Some(Box::new(extent)));
         }
         None => vmdk.open_extents(neighbours).await?,
     }
     Ok(Box::new(vmdk))
 }
 
-struct Vmdk {
+pub(crate) struct Vmdk {
     file: Arc<Node>,
     /// The descriptor, and which bytes of the file it may take.
     descriptor: Option<(std::ops::Range<u64>, Descriptor)>,
@@ -107,6 +110,7 @@ struct Extent {
     /// Where it begins in the disk, and how long it is, bytes.
     start: u64,
     length: u64,
+    info: ExtentInfo,
     /// What has its bytes; `None`: they are zeros.
     disk: Option<Box<dyn Driver>>,
 }
@@ -122,8 +126,9 @@ struct Part<'a> {
 }
 
 impl Vmdk {
-    fn add(&mut self, length: u64, disk: Option<Box<dyn Driver>>) {
-        self.extents.push(Extent { start: self.length, length, disk });
+    fn add(&mut self, info: ExtentInfo, disk: Option<Box<dyn Driver>>) {
+        let length = info.length;
+        self.extents.push(Extent { start: self.length, length, info, disk });
         self.length += length;
     }
 
@@ -157,9 +162,11 @@ impl Vmdk {
         for line in descriptor.extents {
             self.has_read_only |= line.is_read_only;
             let length = line.sectors * SECTOR;
+            let mut info = ExtentInfo { path: None, length, form: "ZERO", grain: None, is_compressed: false };
             let disk: Option<Box<dyn Driver>> = match line.kind {
                 ExtentKind::Zero => None,
                 ExtentKind::Flat(name, first) => {
+                    info = ExtentInfo { path: Some(neighbours.place(&name)?), form: "FLAT", ..info };
                     let file = neighbours.open_part(&name).await?;
                     self.parts.push(file.clone());
                     let start = first * SECTOR;
@@ -177,6 +184,7 @@ impl Vmdk {
                         let valid = format!("the descriptor says {} for {name:?}", line.sectors);
                         return Err(FieldError::value("capacity", header.capacity, valid).into());
                     }
+                    info = header.info(neighbours.place(&name)?, "SPARSE");
                     let start = self.length;
                     let behind = |node| Node::new(generated_name(), Slice::new(node, start, length));
                     let backing = self.backing.clone().map(behind);
@@ -184,7 +192,7 @@ impl Vmdk {
                 }
             };
             self.has_read_only |= disk.as_ref().is_some_and(|disk| disk.is_read_only());
-            self.add(length, disk);
+            self.add(ExtentInfo { length, ..info }, disk);
         }
         Ok(())
     }
@@ -212,6 +220,11 @@ impl Vmdk {
                 length: (extent.start + extent.length).min(end) - start,
             }
         })
+    }
+
+    /// The first of the extents whose grains are compressed.
+    fn compressed_extent(&self) -> Option<&dyn Driver> {
+        self.extents.iter().filter_map(|extent| extent.disk.as_deref()).find(|disk| disk.needs_compression())
     }
 
     async fn begin_change(&self, offset: u64, length: u64) -> Result<(), Error> {
@@ -313,11 +326,40 @@ impl Driver for Vmdk {
         Err(Error::Unsupported("Image format driver does not support resize".into()))
     }
 
+    fn cluster_size(&self) -> u64 {
+        self.block_size().unwrap_or(1)
+    }
+
+    fn block_size(&self) -> Option<u64> {
+        self.extents.first().and_then(|extent| extent.info.grain)
+    }
+
+    fn needs_compression(&self) -> bool {
+        self.compressed_extent().is_some()
+    }
+
+    async fn compress(&self, plain: IoVector) -> Result<Option<Vec<u8>>, Error> {
+        match self.compressed_extent() {
+            Some(extent) => extent.compress(plain).await,
+            None => Ok(None),
+        }
+    }
+
     async fn write_compressed(&self, offset: u64, from: IoVector) -> Result<(), Error> {
+        let compressed = self.compress(from.clone()).await?;
+        self.write_as_compressed(offset, from, compressed).await
+    }
+
+    async fn write_as_compressed(&self, offset: u64, from: IoVector, compressed: Option<Vec<u8>>) -> Result<(), Error> {
+        if compressed.is_none() {
+            return self.write(offset, from).await;
+        }
         self.begin_change(offset, from.len() as u64).await?;
         let mut parts = self.parts(offset, from.len() as u64);
         match (parts.next(), parts.next()) {
-            (Some(Part { disk: Some(disk), offset, .. }), None) => disk.write_compressed(offset, from).await,
+            (Some(Part { disk: Some(disk), offset, .. }), None) => {
+                disk.write_as_compressed(offset, from, compressed).await
+            }
             _ => Err(Error::Unsupported("compressed data is written to one extent at once".into())),
         }
     }

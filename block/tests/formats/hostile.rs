@@ -391,7 +391,7 @@ fn vhdx_headers_regions_metadata_tables_and_logs() {
     for (at, number, named) in [
         (newest + 66, 2, "Version is 2"),
         (newest + 68, 1, "LogLength is 1"),
-        (newest + 68, 0x8000_0000, "LogLength is 2147483648"),
+        (newest + 68, 0x8000_0000, "2147483648 bytes behind the first MiB must be there"),
         (newest + 72, 1, "LogOffset is 1"),
         (newest + 76, 1, "LogOffset is 4296015872"),
         ((192 << 10) + 8, 5000, "EntryCount is 5000"),
