@@ -1,18 +1,31 @@
-//! The `raw` format: the bytes of the file are the disk's.
+//! The `raw` format: the bytes of the file, or of a part of it, are the disk's.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
 use crate::driver::{Driver, Preallocation, Role, Status, ZeroFlags, Zeroed};
+use crate::filters::BlkdebugEvent;
 use crate::{Error, Format, IoVector, Node};
 
 /// Bytes at the beginning that decide what an image is taken for.
 const BEGINNING: u64 = 512;
+/// What the length of a part must be a multiple of, bytes.
+const SECTOR: u64 = 512;
+
+/// QEMU's `BlockdevOptionsRaw`: the part of the file that the disk is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RawOptions {
+    /// Where the disk begins in the file, bytes; 0 if it is not given.
+    pub offset: u64,
+    /// Length of the disk, bytes: a multiple of 512. If it is not given, the disk ends where the file does.
+    pub size: Option<u64>,
+}
 
 /// An image that is nothing but the disk.
 pub struct Raw {
     file: Arc<Node>,
+    part: RawOptions,
     /// Nobody said that it is raw: it did not look like anything else.
     is_guessed: bool,
 }
@@ -20,13 +33,32 @@ pub struct Raw {
 impl Raw {
     /// The image in a file.
     pub fn new(file: Arc<Node>) -> Raw {
-        Raw { file, is_guessed: false }
+        Raw { file, part: RawOptions::default(), is_guessed: false }
+    }
+
+    /// The image in a part of a file.
+    pub fn part(options: RawOptions, file: Arc<Node>) -> Result<Raw, Error> {
+        let (RawOptions { offset, size }, length) = (options, file.length());
+        let refused = |text: String| Err(Error::Unsupported(text));
+        if offset > length {
+            return refused(format!("Offset ({offset}) cannot be greater than size of the containing file ({length})"));
+        }
+        if let Some(size) = size.filter(|size| *size > length - offset) {
+            return refused(format!(
+                "The sum of offset ({offset}) and size ({size}) has to be smaller or equal to the  actual size of the \
+                 containing file ({length})"
+            ));
+        }
+        if size.is_some_and(|size| !size.is_multiple_of(SECTOR)) {
+            return refused(format!("Specified size is not multiple of {SECTOR}"));
+        }
+        Ok(Raw { file, part: options, is_guessed: false })
     }
 
     /// The image in a file that does not look like another format. It never will: a guest that wrote the beginning of one could have files
     /// of the host opened next time.
     pub fn guessed(file: Arc<Node>) -> Raw {
-        Raw { file, is_guessed: true }
+        Raw { is_guessed: true, ..Raw::new(file) }
     }
 
     /// What the user should know of this image.
@@ -53,6 +85,15 @@ impl Raw {
             _ => Err(Error::host("write", std::io::Error::from_raw_os_error(libc::EPERM))),
         }
     }
+
+    /// Where a stretch of the disk is in the file.
+    fn place(&self, offset: u64, length: u64) -> Result<u64, Error> {
+        let disk = self.part.size.unwrap_or(u64::MAX - self.part.offset);
+        match offset.checked_add(length) {
+            Some(end) if end <= disk => Ok(self.part.offset + offset),
+            _ => Err(Error::OutOfBounds { offset, length, disk }),
+        }
+    }
 }
 
 #[async_trait]
@@ -61,32 +102,56 @@ impl Driver for Raw {
         "raw"
     }
     fn length(&self) -> u64 {
-        self.file.length()
+        self.part.size.unwrap_or_else(|| self.file.length().saturating_sub(self.part.offset))
     }
     fn is_read_only(&self) -> bool {
         self.file.is_read_only()
     }
     async fn read(&self, offset: u64, to: IoVector) -> Result<(), Error> {
-        self.file.read(offset, to).await
+        let to = match self.part.size {
+            None => to,
+            // Behind the end of a part of a file may be something else.
+            Some(size) => {
+                let inside = size.saturating_sub(offset).min(to.len() as u64) as usize;
+                to.slice(inside, to.len() - inside).fill(0);
+                to.slice(0, inside)
+            }
+        };
+        if to.is_empty() {
+            return Ok(());
+        }
+        self.file.event(BlkdebugEvent::ReadAio);
+        self.file.read(self.place(offset, to.len() as u64)?, to).await
     }
     async fn write(&self, offset: u64, from: IoVector) -> Result<(), Error> {
         self.check_beginning(offset, &from).await?;
-        self.file.write(offset, from).await
+        let place = self.place(offset, from.len() as u64)?;
+        self.file.event(BlkdebugEvent::WriteAio);
+        self.file.write(place, from).await
     }
     async fn write_zeroes(&self, offset: u64, length: u64, flags: ZeroFlags) -> Result<Zeroed, Error> {
-        self.file.write_zeroes(offset, length, flags).await.map(|()| Zeroed::Done)
+        self.file.write_zeroes(self.place(offset, length)?, length, flags).await.map(|()| Zeroed::Done)
     }
     async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
-        self.file.discard(offset, length).await
+        self.file.discard(self.place(offset, length)?, length).await
     }
     async fn flush(&self) -> Result<(), Error> {
+        self.file.event(BlkdebugEvent::FlushToOs);
+        self.file.event(BlkdebugEvent::FlushToDisk);
         self.file.flush().await
     }
     async fn status(&self, offset: u64, length: u64) -> Result<Status, Error> {
-        let status = self.file.status(offset, length).await?;
-        Ok(Status { file_offset: Some(offset), ..status })
+        let place = self.place(offset, length)?;
+        let status = self.file.status(place, length).await?;
+        Ok(Status { file_offset: Some(place), ..status })
     }
     async fn truncate(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
+        if self.part.size.is_some() {
+            return Err(Error::Unsupported("Cannot resize fixed-size raw disks".into()));
+        }
+        let Some(length) = length.checked_add(self.part.offset).filter(|end| i64::try_from(*end).is_ok()) else {
+            return Err(Error::Unsupported("Disk size too large for the chosen offset".into()));
+        };
         self.file.truncate(length, preallocation).await
     }
     fn children(&self) -> Vec<(Role, Arc<Node>)> {
@@ -122,6 +187,55 @@ mod tests {
                 let start = disk.read_vec(0, 3).await.unwrap();
                 assert_eq!(start == b"any", is_guessed);
             });
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_file_is_a_disk_and_nothing_else_is_touched() {
+        let file = Node::new("file", MemoryDisk::new((0..4096_u32).map(|at| (at / 512) as u8).collect(), false));
+        let part = |offset, size| Raw::part(RawOptions { offset, size }, file.clone());
+        let disk = Node::new("disk", part(700, Some(1024)).unwrap());
+        let open_end = Node::new("open end", part(4000, None).unwrap());
+        block_on(async {
+            assert_eq!(disk.length(), 1024);
+            assert_eq!(disk.read_vec(323, 3).await.unwrap(), [1, 2, 2]);
+            assert_eq!(disk.read_vec(1023, 3).await.unwrap(), [3, 0, 0]);
+            assert_eq!(disk.status(10, 1000).await.unwrap().file_offset, Some(710));
+            disk.write_bytes(1020, &[9; 4]).await.unwrap();
+            assert!(matches!(disk.write_bytes(1020, &[9; 5]).await, Err(Error::OutOfBounds { .. })));
+            assert!(disk.write_zeroes(u64::MAX - 10, 8, ZeroFlags::empty()).await.is_err());
+            assert!(disk.discard(1024, 1).await.is_err());
+            assert_eq!(file.read_vec(1719, 6).await.unwrap(), [3, 9, 9, 9, 9, 3]);
+            let error = disk.truncate(512, Preallocation::Off).await.unwrap_err();
+            assert_eq!(error.to_string(), "Cannot resize fixed-size raw disks");
+            open_end.truncate(100, Preallocation::Off).await.unwrap();
+            assert_eq!((open_end.length(), file.length()), (100, 4100));
+            assert!(open_end.truncate(i64::MAX as u64, Preallocation::Off).await.is_err());
+        });
+    }
+
+    #[test]
+    fn parts_that_are_not_there_are_refused_as_qemu_does() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("disk"), vec![0; 4096]).unwrap();
+        for (offset, size) in
+            [(4097, None), (4096, None), (512, Some(4096)), (512, Some(100)), (1, Some(512)), (u64::MAX, Some(0))]
+        {
+            let file = Node::new("file", MemoryDisk::new(vec![0; 4096], false));
+            let ours = match Raw::part(RawOptions { offset, size }, file) {
+                Ok(_) => String::new(),
+                Err(error) => format!("qemu-io: can't open: {error}\n"),
+            };
+            let size = size.map_or(String::new(), |size| format!(",size={size}"));
+            let image = format!("driver=raw,offset={offset}{size},file.driver=file,file.filename=disk");
+            let output = std::process::Command::new("qemu-io")
+                .args(["--image-opts", &image, "-c", "length"])
+                .current_dir(folder.path())
+                .output();
+            match output {
+                Ok(output) => assert_eq!(String::from_utf8_lossy(&output.stderr), ours, "{image}"),
+                Err(_) => eprintln!("SKIPPED: parts_that_are_not_there_are_refused_as_qemu_does: no qemu-io"),
+            }
         }
     }
 }

@@ -15,6 +15,7 @@ const WINDOW_BITS: u8 = 12;
 impl Qcow2 {
     /// The cluster whose compressed data is at `host`, in at most `length` bytes.
     pub(super) async fn read_compressed(&self, host: u64, length: u64) -> Result<Vec<u8>, Error> {
+        self.files.file.event(crate::filters::BlkdebugEvent::ReadCompressed);
         let data = self.files.file.read_vec(host, length as usize).await?;
         let (cluster, method) = (self.layout.cluster() as usize, self.compression);
         let plain = blocking::unblock(move || decompress(method, &data, cluster)).await;
@@ -61,6 +62,7 @@ impl Qcow2 {
             Err(error) => return Err(state.mark_corrupt(error).await),
         };
         drop(state);
+        self.files.file.event(crate::filters::BlkdebugEvent::WriteCompressed);
         let written = self.files.file.write_bytes(host, &data).await;
         let new = Cluster::Compressed { host, length: data.len() as u64 };
         let mut state = self.state.lock().await;

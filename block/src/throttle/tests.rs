@@ -137,8 +137,8 @@ fn members_take_turns_and_who_gives_up_stands_in_nobodys_way() {
     assert!(requests.iter_mut().all(|(_, request)| !is_admitted(request)));
     let mut order = Vec::new();
     // The one whose turn it is, and one that would be the last.
-    requests.remove(0);
-    requests.remove(2);
+    drop(requests.remove(0));
+    drop(requests.remove(2));
     for _ in 0..30 {
         clock.advance(Duration::from_millis(100));
         requests.retain_mut(|(member, request)| {

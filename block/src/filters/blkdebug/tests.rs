@@ -108,8 +108,8 @@ fn limits_that_cannot_be_are_refused_as_qemu_does() {
     }
 }
 
-/// What qemu-io says of an image behind rules in a file; `None` without qemu-io.
-fn qemu_io(folder: &std::path::Path, commands: &[&str]) -> Option<String> {
+/// What qemu-io says of an image behind rules in a file, and whether all went well; `None` without qemu-io.
+fn qemu_io(folder: &std::path::Path, commands: &[&str]) -> Option<(String, bool)> {
     let arguments = commands.iter().flat_map(|command| ["-c", command]);
     let output = Command::new("qemu-io")
         .args(["-f", "qcow2", "blkdebug:rules:disk"])
@@ -117,7 +117,8 @@ fn qemu_io(folder: &std::path::Path, commands: &[&str]) -> Option<String> {
         .current_dir(folder)
         .output()
         .ok()?;
-    Some(String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout))
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    Some((text, output.status.success()))
 }
 
 #[test]
@@ -153,9 +154,76 @@ fn files_are_understood_and_refused_as_by_qemu() {
             Ok(_) => "1 MiB\n".to_owned(),
             Err(error) => format!("qemu-io: can't open device blkdebug:rules:disk: {error}\n"),
         };
-        assert_eq!(qemu_io(folder.path(), &["length"]).unwrap(), ours, "{text}");
+        assert_eq!(qemu_io(folder.path(), &["length"]).unwrap().0, ours, "{text}");
     }
     let missing = BlkdebugOptions { config: Some(folder.path().join("missing")), ..BlkdebugOptions::default() };
     let error = Blkdebug::new(missing, memory()).err().unwrap();
     assert_eq!(error.to_string(), "Could not read blkdebug config file: No such file or directory");
+}
+
+/// Writes, flushes and reads a new image behind rules; says which of the three failed, if any did.
+fn session(path: &std::path::Path, rules: &std::path::Path) -> Result<(), Error> {
+    use crate::qcow2::{Files, ImageUse, Metadata, Qcow2};
+    use crate::{FileOptions, HostFile};
+    block_on(async {
+        let file = Node::new("file", HostFile::open(path, FileOptions::default())?);
+        let options = BlkdebugOptions { config: Some(rules.to_owned()), ..BlkdebugOptions::default() };
+        let file = Node::new("rules", Blkdebug::new(options, file)?);
+        let metadata = Metadata::read(&file).await?;
+        let files = Files { file, backing: None, data_file: None };
+        let disk = Node::new("disk", Qcow2::open(files, metadata, ImageUse::default()).await?);
+        disk.write_bytes(0, &[1; 65536]).await?;
+        disk.flush().await?;
+        disk.read_vec(0, 65536).await.map(|_| ())
+    })
+}
+
+#[test]
+fn flushes_of_qcow2_fail_in_their_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, rules) = (folder.path().join("disk"), folder.path().join("rules"));
+    if Command::new("qemu-img").args(["create", "-f", "qcow2"]).arg(&disk).arg("1M").output().is_err() {
+        eprintln!("SKIPPED: flushes_of_qcow2_fail_in_their_event: no qemu-img");
+        return;
+    }
+    for event in ["flush_to_os", "flush_to_disk"] {
+        std::fs::write(&rules, format!("[inject-error]\nevent = \"{event}\"\niotype = \"flush\"\n")).unwrap();
+        assert_eq!(number(session(&disk, &rules)), libc::EIO, "{event}");
+    }
+}
+
+#[test]
+fn events_of_qcow2_make_requests_fail_as_they_do_with_qemu() {
+    let folder = tempfile::tempdir().unwrap();
+    let (disk, rules) = (folder.path().join("disk"), folder.path().join("rules"));
+    for (event, iotype) in [
+        ("read_aio", "read"),
+        ("write_aio", "write"),
+        ("cluster_alloc", "write"),
+        ("l2_load", "read"),
+        ("refblock_load", "read"),
+        ("l2_alloc_write", "write"),
+        ("l2_update", "write"),
+        ("l1_update", "write"),
+        ("refblock_update_part", "write"),
+        ("pwritev", "write"),
+        ("reftable_load", "read"),
+        // Nothing of the kind happens.
+        ("cluster_free", "write"),
+        ("reftable_grow", "write"),
+        ("write_compressed", "write"),
+        ("read_backing_aio", "read"),
+        ("cow_read", "read"),
+    ] {
+        let text = format!("[inject-error]\nevent = \"{event}\"\niotype = \"{iotype}\"\n");
+        std::fs::write(&rules, text).unwrap();
+        let create = || Command::new("qemu-img").args(["create", "-f", "qcow2"]).arg(&disk).arg("1M").output();
+        if create().is_err() {
+            eprintln!("SKIPPED: events_of_qcow2_make_requests_fail_as_they_do_with_qemu: no qemu-img");
+            return;
+        }
+        let (told, went_well) = qemu_io(folder.path(), &["write 0 64k", "flush", "read 0 64k"]).unwrap();
+        create().unwrap();
+        assert_eq!(session(&disk, &rules).is_ok(), went_well, "{event}: {told}");
+    }
 }
