@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bitflags::bitflags;
 
 use crate::check::{CheckResult, Repair, Report};
+use crate::filters::BlkdebugEvent;
 use crate::node::Node;
 use crate::{Edge, Error, IoVector};
 
@@ -138,6 +139,11 @@ pub trait Driver: Send + Sync + 'static {
         Err(Error::Unsupported("This image format does not support checks".into()))
     }
 
+    /// Is told what the driver above does, for rules of [`crate::filters::Blkdebug`]. It must not wait.
+    fn event(&self, event: BlkdebugEvent) {
+        let _ = event;
+    }
+
     /// Internal snapshots, where the format has them.
     fn internal_snapshots(&self) -> Option<&dyn InternalSnapshots> {
         None
@@ -209,6 +215,12 @@ pub enum Role {
     DataFile,
     /// It has a part of the disk.
     Extent,
+    /// It has the bytes as they should be, where another is tested.
+    Raw,
+    /// It is tested.
+    Test,
+    /// It has the bytes, as others do.
+    Copy,
 }
 
 impl Role {
@@ -219,6 +231,9 @@ impl Role {
             Role::Backing => "backing",
             Role::DataFile => "data-file",
             Role::Extent => "extents",
+            Role::Raw => "raw",
+            Role::Test => "test",
+            Role::Copy => "children",
         }
     }
 }

@@ -64,6 +64,9 @@ pub enum Error {
     /// The image says something of itself that cannot be.
     #[error("the image is corrupt: {0}")]
     Corrupt(String),
+    /// Disks that should have the same have not.
+    #[error("{0}")]
+    Differs(String),
     /// A field of the image has a value that no image may have.
     #[error(transparent)]
     Field(#[from] FieldError),
@@ -89,7 +92,7 @@ impl Error {
     /// The number of the host's error that says the same.
     pub fn errno(&self) -> i32 {
         match self {
-            Error::OutOfBounds { .. } | Error::Corrupt(_) | Error::Field(_) => libc::EIO,
+            Error::OutOfBounds { .. } | Error::Corrupt(_) | Error::Differs(_) | Error::Field(_) => libc::EIO,
             Error::ReadOnly => libc::EPERM,
             Error::Open { .. } | Error::Create { .. } => libc::EINVAL,
             Error::Host { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),

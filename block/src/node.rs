@@ -382,6 +382,11 @@ impl Node {
         self.driver.check(repair, report).await
     }
 
+    /// Is told what the driver above does ([`Driver::event`]).
+    pub fn event(&self, event: crate::filters::BlkdebugEvent) {
+        self.driver.event(event);
+    }
+
     /// The bytes from `offset` on.
     pub async fn read_vec(&self, offset: u64, length: usize) -> Result<Vec<u8>, Error> {
         let to = IoVector::zeroed(length);

@@ -78,7 +78,7 @@ impl Permissions {
                 let shared = if self.shared.contains(Permission::WRITE) { reads | writes } else { reads };
                 Permissions { needed: Permission::CONSISTENT_READ, shared }
             }
-            Role::File | Role::DataFile | Role::Extent => {
+            Role::File | Role::DataFile | Role::Extent | Role::Raw | Role::Test | Role::Copy => {
                 let needed = if node.is_read_only() { Permission::empty() } else { writes };
                 Permissions { needed: Permission::CONSISTENT_READ | needed, shared: reads }
             }

@@ -1,5 +1,6 @@
 //! The `file` protocol: a file or block device of the host.
 
+mod device;
 mod lock;
 mod pool;
 mod ring;
@@ -29,6 +30,8 @@ const FILL: u64 = 1 << 20;
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileOptions {
+    /// Which driver was asked for.
+    pub kind: HostKind,
     /// Refuses writes.
     pub read_only: bool,
     /// Goes past the host's cache (`cache.direct`).
@@ -39,6 +42,20 @@ pub struct FileOptions {
     pub no_flush: bool,
     /// How the file is locked against other users.
     pub sharing: Sharing,
+}
+
+/// Which of the host's files a driver is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HostKind {
+    /// Any of them: it has the driver that is for it.
+    #[default]
+    Any,
+    /// Regular files (`file`).
+    File,
+    /// Devices (`host_device`).
+    Device,
+    /// Devices with media that may be changed (`host_cdrom`).
+    Cdrom,
 }
 
 /// What a user of an image lets others do with it.
@@ -79,7 +96,9 @@ pub struct HostFile {
     sharing: Sharing,
     direct: bool,
     alignment: usize,
+    /// It is a block device.
     is_device: bool,
+    kind: HostKind,
     no_flush: bool,
     /// The file system cannot punch holes.
     no_holes: AtomicBool,
@@ -108,11 +127,14 @@ impl HostFile {
     pub fn open(path: &Path, options: FileOptions) -> Result<HostFile, Error> {
         let failed = |why: String| Error::Open { name: path.display().to_string(), why };
         let host = |error: io::Error| failed(host_words(&error));
+        if let Some(why) = options.kind.refusal(path) {
+            return Err(Error::Unsupported(why));
+        }
         // To open one may take for ever.
         if std::fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo()) {
             return Err(failed("it is a FIFO, which has no bytes at any place".into()));
         }
-        let file = open_file(path, options.read_only, options.direct).map_err(host)?;
+        let file = open_file(path, options).map_err(host)?;
         if options.sharing != Sharing::Unlocked {
             let is_shared = options.sharing == Sharing::Everyone;
             let name = path.display().to_string();
@@ -134,14 +156,22 @@ impl HostFile {
         if kind.is_dir() {
             return Err(io::Error::from(io::ErrorKind::IsADirectory));
         }
-        // Seeking tells the length of block devices too, whose metadata says 0.
-        let length = file.seek(SeekFrom::End(0))?;
+        let length = match () {
+            () if kind.is_block_device() => device::length(&file)?,
+            // Devices of characters have none.
+            () if kind.is_char_device() => file.seek(SeekFrom::End(0)).unwrap_or(0),
+            () => file.seek(SeekFrom::End(0))?,
+        };
         let by_ring = match options.engine {
             Engine::Threads => false,
             Engine::Automatic => ring::Ring::get().is_ok(),
             Engine::IoUring => ring::Ring::get().map(|_| true)?,
         };
-        let alignment = if options.direct { direct_alignment(&file) } else { 1 };
+        let alignment = match options.direct {
+            false => 1,
+            true if kind.is_block_device() => device::alignment(&file).unwrap_or(DIRECT_ALIGNMENT),
+            true => direct_alignment(&file),
+        };
         Ok(HostFile {
             file: RwLock::new(Arc::new(file)),
             path: None,
@@ -153,6 +183,7 @@ impl HostFile {
             direct: options.direct,
             alignment,
             is_device: kind.is_block_device(),
+            kind: options.kind,
             no_holes: AtomicBool::new(false),
             no_zeroes: AtomicBool::new(false),
         })
@@ -244,7 +275,12 @@ impl Drop for HostFile {
 #[async_trait]
 impl Driver for HostFile {
     fn name(&self) -> &'static str {
-        if self.is_device { "host_device" } else { "file" }
+        match self.kind {
+            HostKind::Cdrom => "host_cdrom",
+            HostKind::Any if !self.is_device => "file",
+            HostKind::File => "file",
+            HostKind::Any | HostKind::Device => "host_device",
+        }
     }
     fn length(&self) -> u64 {
         self.length.load(Ordering::Acquire)
@@ -265,7 +301,8 @@ impl Driver for HostFile {
             return Ok(());
         }
         let old = self.file();
-        let (sharing, direct) = (self.sharing, self.direct);
+        let sharing = self.sharing;
+        let options = FileOptions { read_only, direct: self.direct, kind: self.kind, ..FileOptions::default() };
         let name = self.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
         let opened = blocking::unblock(move || -> Result<File, String> {
             if read_only {
@@ -273,7 +310,7 @@ impl Driver for HostFile {
             }
             // The same file, whatever its name means by now.
             let same = PathBuf::from(format!("/proc/self/fd/{}", number(&old)));
-            let new = open_file(&same, read_only, direct).map_err(|error| host_words(&error))?;
+            let new = open_file(&same, options).map_err(|error| host_words(&error))?;
             if sharing != Sharing::Unlocked {
                 // The locks of the one would stand against those of the other.
                 let is_shared = sharing == Sharing::Everyone;
@@ -332,6 +369,9 @@ impl Driver for HostFile {
     }
 
     async fn discard(&self, offset: u64, length: u64) -> Result<(), Error> {
+        if self.is_device {
+            return self.on_thread("discard", move |file| device::discard(file, offset, length)).await;
+        }
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
         self.allocate("punch a hole", &self.no_holes, flags, offset, length).await.map(|_| ())
     }
@@ -418,9 +458,13 @@ impl Driver for HostFile {
 }
 
 /// Opens a file that exists.
-fn open_file(path: &Path, read_only: bool, direct: bool) -> io::Result<File> {
-    let flags = if direct { libc::O_DIRECT } else { 0 };
-    File::options().read(true).write(!read_only).custom_flags(flags).open(path)
+fn open_file(path: &Path, options: FileOptions) -> io::Result<File> {
+    let mut flags = if options.direct { libc::O_DIRECT } else { 0 };
+    if options.kind == HostKind::Cdrom {
+        // Also where there is no medium.
+        flags |= libc::O_NONBLOCK;
+    }
+    File::options().read(true).write(!options.read_only).custom_flags(flags).open(path)
 }
 
 /// What direct access to a file asks for, bytes.

@@ -7,7 +7,7 @@
 mod address;
 mod client;
 mod failure;
-mod runtime;
+pub(crate) mod runtime;
 mod server;
 mod stream;
 mod target;

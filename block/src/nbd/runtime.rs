@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 const THREADS: usize = 2;
 
 /// The runtime of all connections, made at first use.
-pub(super) fn handle() -> io::Result<&'static Handle> {
+pub(crate) fn handle() -> io::Result<&'static Handle> {
     static RUNTIME: OnceLock<Result<Runtime, String>> = OnceLock::new();
     let make = || Builder::new_multi_thread().worker_threads(THREADS).thread_name("nbd").enable_all().build();
     match RUNTIME.get_or_init(|| make().map_err(|error| crate::host_words(&error))) {

@@ -2,6 +2,7 @@
 
 use rustc_hash::FxHashMap;
 
+use crate::filters::BlkdebugEvent;
 use crate::{Error, IoVector, Node};
 
 /// Most bytes of a slice. A table is read and written in slices, so that a small change writes little.
@@ -14,6 +15,8 @@ pub(super) struct Cache {
     slice: u64,
     /// Most slices, if they are not changed.
     most: usize,
+    /// What the file is told when a slice is read, and when some are written.
+    events: [BlkdebugEvent; 2],
     dirty: usize,
     clock: u64,
 }
@@ -26,10 +29,11 @@ struct Slice {
 }
 
 impl Cache {
-    /// A cache for tables of clusters of that size, of at most so many bytes.
-    pub(super) fn new(cluster: u64, most_bytes: u64) -> Cache {
+    /// A cache for tables of clusters of that size, of at most so many bytes. The file is told of what is read and of what is written.
+    pub(super) fn new(cluster: u64, most_bytes: u64, events: [BlkdebugEvent; 2]) -> Cache {
         let slice = SLICE.min(cluster);
-        Cache { slices: FxHashMap::default(), slice, most: (most_bytes / slice).max(2) as usize, dirty: 0, clock: 0 }
+        let most = (most_bytes / slice).max(2) as usize;
+        Cache { slices: FxHashMap::default(), slice, most, events, dirty: 0, clock: 0 }
     }
 
     /// There are changes that are not written.
@@ -47,6 +51,7 @@ impl Cache {
         self.clock += 1;
         if !self.slices.contains_key(&start) {
             self.make_room();
+            file.event(self.events[0]);
             let bytes = file.read_vec(start, self.slice as usize).await?.into();
             self.slices.insert(start, Slice { bytes, is_dirty: false, used: 0 });
         }
@@ -126,6 +131,7 @@ impl Cache {
                     part.copy_from(&slice.bytes);
                 }
             }
+            file.event(self.events[1]);
             file.write(run[0], data).await?;
             for start in run {
                 if let Some(slice) = self.slices.get_mut(start) {

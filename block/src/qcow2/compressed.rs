@@ -6,6 +6,7 @@ use super::entries::Cluster;
 use super::header::CompressionType;
 use super::image::Qcow2;
 use crate::deflate::{Wrapper, deflate, inflate};
+use crate::filters::BlkdebugEvent;
 use crate::{Error, IoVector};
 
 /// How far back deflated data refers, as a power of two: who reads it may have no more memory than for that.
@@ -14,6 +15,7 @@ const WINDOW_BITS: u8 = 12;
 impl Qcow2 {
     /// The cluster whose compressed data is at `host`, in at most `length` bytes.
     pub(super) async fn read_compressed(&self, host: u64, length: u64) -> Result<Vec<u8>, Error> {
+        self.file.event(BlkdebugEvent::ReadCompressed);
         let data = self.file.read_vec(host, length as usize).await?;
         let plain = decompress(self.compression, data, self.layout.cluster() as usize).await;
         plain.ok_or_else(|| {
@@ -55,6 +57,7 @@ impl Qcow2 {
             Err(error) => return Err(state.mark_corrupt(error).await),
         };
         drop(state);
+        self.file.event(BlkdebugEvent::WriteCompressed);
         let written = self.file.write_bytes(host, &data).await;
         let new = Cluster::Compressed { host, length: data.len() as u64 };
         let mut state = self.state.lock().await;

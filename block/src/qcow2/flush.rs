@@ -11,6 +11,7 @@
 
 use super::image::{Qcow2, State};
 use crate::Error;
+use crate::filters::BlkdebugEvent;
 
 impl State {
     /// Writes all changed metadata, each part after what it relies on is on stable storage. The last part is written, not flushed.
@@ -31,6 +32,7 @@ impl State {
         file.flush().await?;
         for index in self.l1_changed.clone() {
             let at = self.metadata.header.l1_table + index as u64 * 8;
+            file.event(BlkdebugEvent::L1Update);
             file.write_bytes(at, &self.l1[index].to_be_bytes()).await?;
             self.l1_changed.remove(&index);
         }
@@ -45,6 +47,9 @@ impl State {
     pub(super) async fn free(&mut self, unused: Vec<u64>) -> Result<Vec<u64>, Error> {
         let file = self.file.clone();
         let mut free = Vec::new();
+        if !unused.is_empty() {
+            file.event(BlkdebugEvent::ClusterFree);
+        }
         for offset in unused {
             if self.refcounts.decrement(&file, offset >> self.layout.cluster_bits).await? == 0 {
                 // Another cluster may go there now.
@@ -63,6 +68,7 @@ impl State {
 impl Qcow2 {
     /// Returns once everything that was written before is on stable storage, and can be found there.
     pub(super) async fn flush_all(&self) -> Result<(), Error> {
+        self.file.event(BlkdebugEvent::FlushToOs);
         let unused = {
             let mut state = self.state.lock().await;
             if state.has_changes() {
@@ -71,6 +77,7 @@ impl Qcow2 {
             std::mem::take(&mut state.unused)
         };
         let flushed = async {
+            self.file.event(BlkdebugEvent::FlushToDisk);
             self.file.flush().await?;
             match &self.data_file {
                 Some(data_file) => data_file.flush().await,

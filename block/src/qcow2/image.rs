@@ -15,6 +15,7 @@ use super::refcounts::Refcounts;
 use super::{Header, Metadata};
 use crate::check::{CheckResult, Repair, Report};
 use crate::driver::{Driver, InternalSnapshots, Preallocation, Role, Status, ZeroFlags, Zeroed};
+use crate::filters::BlkdebugEvent;
 use crate::range_lock::RangeLock;
 use crate::{Edge, Error, IoVector, Node};
 
@@ -136,7 +137,7 @@ impl Qcow2 {
                 metadata,
                 l1,
                 l1_changed: BTreeSet::new(),
-                l2: Cache::new(layout.cluster(), CACHED_L2),
+                l2: Cache::new(layout.cluster(), CACHED_L2, [BlkdebugEvent::L2Load, BlkdebugEvent::L2Update]),
                 refcounts,
                 unused: Vec::new(),
                 compressed_end: None,

@@ -3,6 +3,7 @@
 use super::entries::Cluster;
 use super::image::{Qcow2, State};
 use crate::driver::{Status, StatusKind};
+use crate::filters::BlkdebugEvent;
 use crate::together::all_of;
 use crate::{Error, IoVector};
 
@@ -129,12 +130,18 @@ impl Qcow2 {
 
     async fn read_extent(&self, extent: Extent, to: IoVector) -> Result<(), Error> {
         match (extent.place, self.backing.node()) {
-            (Place::Data(host), _) => self.data().read(host, to).await,
+            (Place::Data(host), _) => {
+                self.data().event(BlkdebugEvent::ReadAio);
+                self.data().read(host, to).await
+            }
             (Place::Zero(_), _) | (Place::Backing, None) => {
                 to.fill(0);
                 Ok(())
             }
-            (Place::Backing, Some(backing)) => backing.read(extent.offset, to).await,
+            (Place::Backing, Some(backing)) => {
+                self.file.event(BlkdebugEvent::ReadBackingAio);
+                backing.read(extent.offset, to).await
+            }
             (Place::Compressed(host, length), _) => {
                 let cluster = self.read_compressed(host, length).await?;
                 let at = (extent.offset % self.layout.cluster()) as usize;

@@ -4,6 +4,7 @@ use rustc_hash::FxHashSet;
 
 use super::cache::Cache;
 use super::header::Header;
+use crate::filters::BlkdebugEvent;
 use crate::{Error, Node};
 
 /// Most bytes of refcount blocks in memory.
@@ -36,13 +37,14 @@ impl Refcounts {
     pub(super) async fn read(file: &Node, header: &Header) -> Result<Refcounts, Error> {
         let cluster = header.cluster_size();
         let bytes = u64::from(header.refcount_table_clusters) * cluster;
+        file.event(BlkdebugEvent::ReftableLoad);
         let content = file.read_vec(header.refcount_table, bytes as usize).await?;
         let table: Vec<u64> = content.as_chunks().0.iter().map(|bytes| u64::from_be_bytes(*bytes) & OFFSET).collect();
         let mut refcounts = Refcounts {
             table,
             table_offset: header.refcount_table,
             changed: Default::default(),
-            blocks: Cache::new(cluster, CACHED),
+            blocks: Cache::new(cluster, CACHED, [BlkdebugEvent::RefblockLoad, BlkdebugEvent::RefblockUpdatePart]),
             cluster_bits: header.cluster_bits,
             order: header.refcount_order,
             hint: 0,
@@ -151,6 +153,7 @@ impl Refcounts {
 
     /// Takes up to `most` free clusters that follow one another, at least one: the first one's number, and how many.
     pub(super) async fn allocate(&mut self, file: &Node, most: u64) -> Result<(u64, u64), Error> {
+        file.event(BlkdebugEvent::ClusterAlloc);
         let first = self.find(file, self.hint, 1).await?;
         let mut count = 1;
         while count < most && self.is_free(file, first + count).await? {
@@ -163,6 +166,7 @@ impl Refcounts {
 
     /// Takes exactly so many clusters that follow one another; returns the first one's offset.
     pub(super) async fn allocate_run(&mut self, file: &Node, count: u64) -> Result<u64, Error> {
+        file.event(BlkdebugEvent::ClusterAlloc);
         let first = self.find(file, self.hint, count).await?;
         self.take(file, first, count).await?;
         if first == self.hint {
@@ -218,6 +222,7 @@ impl Refcounts {
         if self.table[index] != 0 {
             return Ok(());
         }
+        file.event(BlkdebugEvent::RefblockAlloc);
         let first = index as u64 * self.block_entries();
         self.new_block(index, first)?;
         self.set(file, first, 1).await?;
@@ -240,6 +245,7 @@ impl Refcounts {
     /// Makes the table long enough for block `index`. The new table, and the blocks for its clusters, are in the part of the file that
     /// block is for, where nothing is yet.
     async fn grow(&mut self, file: &Node, index: usize) -> Result<(), Error> {
+        file.event(BlkdebugEvent::ReftableGrow);
         let cluster = 1 << self.cluster_bits;
         let entries = (index as u64 + 1 + index as u64 / 2).max(self.table.len() as u64 + 1);
         // Blocks for the table's own clusters, and their own, come on top; a few more than needed do not matter.
@@ -288,12 +294,15 @@ impl Refcounts {
 
     /// Writes the whole table at an offset, and then has the header point there.
     async fn write_grown(&mut self, file: &Node, offset: u64, clusters: u64) -> Result<(), Error> {
+        file.event(BlkdebugEvent::RefblockAllocWriteBlocks);
         self.blocks.write(file).await?;
         let bytes: Vec<u8> = self.table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
+        file.event(BlkdebugEvent::RefblockAllocWriteTable);
         file.write_bytes(offset, &bytes).await?;
         file.flush().await?;
         let mut fields = offset.to_be_bytes().to_vec();
         fields.extend((clusters as u32).to_be_bytes());
+        file.event(BlkdebugEvent::RefblockAllocSwitchTable);
         file.write_bytes(TABLE_FIELDS, &fields).await?;
         file.flush().await
     }
@@ -358,6 +367,7 @@ impl Refcounts {
         // The table must not point to blocks that are not there.
         file.flush().await?;
         for index in self.changed.clone() {
+            file.event(BlkdebugEvent::RefblockAllocHookup);
             file.write_bytes(self.table_offset + index as u64 * 8, &self.table[index].to_be_bytes()).await?;
             self.changed.remove(&index);
         }

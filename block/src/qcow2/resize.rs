@@ -5,6 +5,7 @@ use super::image::{Qcow2, State};
 use super::write::clusters;
 use crate::Error;
 use crate::driver::{Driver, Preallocation, ZeroFlags};
+use crate::filters::BlkdebugEvent;
 
 /// Where the header has the disk's length, followed by encryption, and the L1 table's length and offset.
 const SIZE_FIELDS: u64 = 24;
@@ -114,12 +115,15 @@ impl State {
         self.write_metadata().await?;
         let (file, cluster) = (self.file.clone(), self.layout.cluster());
         let bytes = needed * 8;
+        file.event(BlkdebugEvent::L1GrowAllocTable);
         let table = self.refcounts.allocate_run(&file, bytes.div_ceil(cluster)).await?;
         let mut content: Vec<u8> = self.l1.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         content.resize(bytes.next_multiple_of(cluster) as usize, 0);
+        file.event(BlkdebugEvent::L1GrowWriteTable);
         file.write_bytes(table, &content).await?;
         self.refcounts.write(&file).await?;
         file.flush().await?;
+        file.event(BlkdebugEvent::L1GrowActivateTable);
         let header = &self.metadata.header;
         let before = (header.l1_table, u64::from(header.l1_entries) * 8);
         self.write_size_fields(header.size, (table, needed as u32)).await?;

@@ -3,6 +3,7 @@
 use super::entries::{Cluster, l1_entry, l2_table};
 use super::image::{Qcow2, State};
 use super::read::Place;
+use crate::filters::BlkdebugEvent;
 use crate::together::all_of;
 use crate::{Error, IoVector};
 
@@ -143,6 +144,7 @@ impl State {
     /// Room for compressed data: in a cluster that has such data already, or a new one.
     pub(super) async fn allocate_bytes(&mut self, length: u64) -> Result<u64, Error> {
         let (file, cluster) = (self.file.clone(), self.layout.cluster());
+        file.event(BlkdebugEvent::ClusterAllocBytes);
         let number = |offset: u64| offset / cluster;
         if let Some(end) = self.compressed_end {
             let left = cluster - end % cluster;
@@ -177,6 +179,7 @@ impl State {
         match shared {
             None => content.resize(layout.cluster() as usize, 0),
             Some(table) => {
+                file.event(BlkdebugEvent::L2AllocCowRead);
                 while content.len() < layout.cluster() as usize {
                     let bytes = self.l2.bytes(&file, table + content.len() as u64).await?;
                     content.extend_from_slice(bytes);
@@ -185,6 +188,7 @@ impl State {
         }
         let table = self.refcounts.allocate_run(&file, 1).await?;
         self.refcounts.protect(table, 1);
+        file.event(BlkdebugEvent::L2AllocWrite);
         self.l2.insert(table, &content);
         self.l1[index] = l1_entry(table, true);
         self.l1_changed.insert(index);
@@ -323,6 +327,10 @@ impl Qcow2 {
         if let Some(behind) = behind {
             all.append(behind);
         }
+        if all.len() as u64 > piece.length {
+            self.data().event(BlkdebugEvent::CowWrite);
+        }
+        self.data().event(BlkdebugEvent::WriteAio);
         self.data().write(start, all).await
     }
 
@@ -343,6 +351,7 @@ impl Qcow2 {
         }
         let bytes = IoVector::zeroed(length as usize);
         if !all_zero {
+            self.file.event(BlkdebugEvent::CowRead);
             self.read_places(offset, bytes.clone()).await?;
         }
         Ok(Some(bytes))

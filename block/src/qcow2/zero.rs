@@ -4,6 +4,7 @@ use super::entries::Cluster;
 use super::image::{Qcow2, State};
 use super::write::clusters;
 use crate::driver::{Driver, ZeroFlags, Zeroed};
+use crate::filters::BlkdebugEvent;
 use crate::{Error, IoVector};
 
 impl State {
@@ -129,6 +130,7 @@ impl Qcow2 {
         if self.data_file.is_some() {
             return Err(Error::Unsupported("an image with a data file cannot be emptied".into()));
         }
+        self.file.event(BlkdebugEvent::EmptyImagePrepare);
         let (cluster, length) = (self.layout.cluster(), self.length());
         let mut at = 0;
         while at < length {
