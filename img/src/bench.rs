@@ -76,7 +76,14 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
     }
     let path = images::path(name)?;
     let sharing = arguments::sharing(arguments);
-    let file = FileOptions { read_only: !is_write, direct: cache.direct, engine, no_flush: cache.no_flush, sharing };
+    let file = FileOptions {
+        read_only: !is_write,
+        direct: cache.direct,
+        engine,
+        no_flush: cache.no_flush,
+        sharing,
+        ..FileOptions::default()
+    };
     let format = text(arguments, "format");
     let options = ImageOptions { format: arguments::source_format(&path, format)?, file, ..ImageOptions::default() };
     let disk = block_on(images::open_with(&path, options))?;

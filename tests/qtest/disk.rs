@@ -89,10 +89,17 @@ impl Disk<'_> {
     }
 
     /// Waits until all requests are used; gives the status of one.
-    fn finish(&mut self, slot: u64) -> u8 {
+    pub(super) fn finish(&mut self, slot: u64) -> u8 {
         let available = self.available;
         self.machine.wait_until("the request", |machine| machine.readw(RAM + 0x2002) == available);
         self.machine.readb(RAM + 0x1_0000 + slot * ROOM + 16)
+    }
+
+    /// Begins to read, until [`Disk::finish`].
+    pub(super) fn begin_read(&mut self, sector: u64, room: u32) -> u64 {
+        let slot = self.add(READ, sector, &[], room);
+        self.notify();
+        slot
     }
 
     pub(super) fn request(&mut self, kind: u32, sector: u64, data: &[u8], room: u32) -> u8 {

@@ -150,3 +150,38 @@ fn nodes_come_and_go_and_what_is_done_with_them_is_counted() {
     client.execute("quit", json!({}));
     machine.wait_for_end();
 }
+
+#[test]
+fn a_read_that_fails_once_stops_the_machine_and_is_made_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let (image, socket) = (folder.path().join("image"), folder.path().join("socket"));
+    std::fs::write(&image, vec![7; 1 << 20]).unwrap();
+    let drive = format!(
+        "if=virtio,format=raw,rerror=stop,file.driver=blkdebug,file.image.driver=file,file.image.filename={},\
+         file.inject-error.0.event=none,file.inject-error.0.iotype=read,file.inject-error.0.errno=5,\
+         file.inject-error.0.sector=8,file.inject-error.0.once=on,file.inject-error.1.event=none,\
+         file.inject-error.1.iotype=write,file.inject-error.1.errno=5,file.inject-error.1.sector=9",
+        text(&image)
+    );
+    let mut machine = Machine::start("riscv64", &["-drive", &drive], |command| {
+        command.arg("-qmp").arg(format!("unix:{},server=on,wait=off", text(&socket)));
+    });
+    let mut client = Client::connect(&socket);
+    let mut disk = Disk::start(&mut machine);
+    // Nothing is wrong elsewhere; of a write that fails the guest is told.
+    assert_eq!(disk.request(0, 0, &[], 4096), 0);
+    assert_eq!(disk.write(9, &[1; 512]), 1);
+    assert_eq!(client.wait_for("BLOCK_IO_ERROR")["data"]["action"], "report");
+    let slot = disk.begin_read(8, 512);
+    let event = client.wait_for("BLOCK_IO_ERROR");
+    assert_eq!((&event["data"]["action"], &event["data"]["device"]), (&json!("stop"), &json!("virtio0")));
+    client.wait_for("STOP");
+    assert_eq!(client.execute("query-block", json!({}))[0]["io-status"], "failed");
+    client.execute("cont", json!({}));
+    assert_eq!(disk.finish(slot), 0);
+    assert_eq!(client.execute("query-block", json!({}))[0]["io-status"], "ok");
+    let statistics = client.execute("query-blockstats", json!({}))[0]["stats"].take();
+    assert_eq!((&statistics["failed_rd_operations"], &statistics["failed_wr_operations"]), (&json!(1), &json!(1)));
+    client.execute("quit", json!({}));
+    machine.wait_for_end();
+}

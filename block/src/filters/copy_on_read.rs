@@ -115,6 +115,9 @@ impl Driver for CopyOnRead {
     fn name(&self) -> &'static str {
         "copy-on-read"
     }
+    fn is_filter(&self) -> bool {
+        true
+    }
     fn length(&self) -> u64 {
         self.file.length()
     }

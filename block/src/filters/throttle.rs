@@ -32,6 +32,9 @@ impl Driver for Throttle {
     fn name(&self) -> &'static str {
         "throttle"
     }
+    fn is_filter(&self) -> bool {
+        true
+    }
     fn length(&self) -> u64 {
         self.file.length()
     }

@@ -21,6 +21,9 @@ impl NodeOptions {
     /// host_device:PATH, host_cdrom:PATH
     /// json:{"driver": "file", ...}        as blockdev-add takes it; dotted names are possible
     /// nbd:..., nbd+unix:...               as [`Target`] says
+    /// http://..., https:, ftp:, ftps:
+    /// null-co:, null-aio:
+    /// blkdebug:CONFIG:IMAGE, blkverify:RAW:IMAGE
     /// ```
     pub fn of_file_name(name: &str) -> Result<NodeOptions, Error> {
         let object = |value: Value| match value {
@@ -41,6 +44,27 @@ impl NodeOptions {
                     return Err(Error::Option(text));
                 }
                 object(of_target(&target))
+            }
+            Some((driver @ ("http" | "https" | "ftp" | "ftps"), _)) => object(json!({ "driver": driver, "url": name })),
+            Some((driver @ ("null-co" | "null-aio"), _)) => object(json!({ "driver": driver })),
+            Some(("blkdebug", rest)) => {
+                let (config, image) = rest.split_once(':').ok_or_else(|| {
+                    Error::Option(format!("'{name}' is not blkdebug:CONFIG:IMAGE; CONFIG may be empty"))
+                })?;
+                let image = NodeOptions::of_file_name(image)?.to_value();
+                let mut members = object(json!({ "driver": "blkdebug", "image": image }));
+                if !config.is_empty() {
+                    members.insert("config".into(), config.into());
+                }
+                members
+            }
+            Some(("blkverify", rest)) => {
+                let (raw, test) = rest
+                    .split_once(':')
+                    .ok_or_else(|| Error::Option(format!("'{name}' is not blkverify:RAW:IMAGE")))?;
+                let part = |name| NodeOptions::of_file_name(name).map(|options| options.to_value());
+                let raw = json!({ "driver": "raw", "file": part(raw)? });
+                object(json!({ "driver": "blkverify", "raw": raw, "test": part(test)? }))
             }
             Some((other, _)) => return Err(Error::Option(format!("Unknown protocol '{other}'"))),
         };

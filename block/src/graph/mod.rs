@@ -1,5 +1,6 @@
 //! The graph of a machine: its nodes by name, who uses them, and how it is changed while it is in use.
 
+mod drivers;
 mod location;
 mod open;
 mod options;

@@ -2,25 +2,23 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::Graph;
 use super::options::{ChildOptions, NodeOptions};
-use crate::nbd::{Address, Client, ClientOptions, Target};
 use crate::neighbours::Neighbours;
 use crate::node::{DetectZeroes, Settings};
 use crate::open::{Around, Backing, generated_name, open_driver};
-use crate::{Driver, Engine, Error, FileOptions, Format, HostFile, ImageOptions, Node, Sharing};
+use crate::{Driver, Error, FileOptions, Format, HostFile, ImageOptions, Node, Raw, RawOptions, Sharing};
 
 /// What options say of a node, whichever driver it has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Common {
-    settings: Settings,
+    pub(super) settings: Settings,
     /// It is opened for writing only if somebody writes it.
-    auto_read_only: bool,
+    pub(super) auto_read_only: bool,
     force_share: bool,
 }
 
@@ -38,7 +36,7 @@ pub(super) struct Inherited {
 
 /// Nodes that are being made together: none is in the graph yet.
 pub(super) struct Opening<'a> {
-    graph: &'a Graph,
+    pub(super) graph: &'a Graph,
     names: Vec<String>,
 }
 
@@ -68,7 +66,7 @@ impl Common {
         Ok(Common { settings, auto_read_only, force_share })
     }
 
-    fn file(self) -> FileOptions {
+    pub(super) fn file(self) -> FileOptions {
         FileOptions {
             read_only: self.settings.read_only,
             direct: self.settings.direct,
@@ -79,7 +77,7 @@ impl Common {
     }
 
     /// What the child that has the bytes is, unless it says otherwise.
-    fn for_file(self) -> Inherited {
+    pub(super) fn for_file(self) -> Inherited {
         let Settings { direct, no_flush, read_only, .. } = self.settings;
         // Who uses this node decides what is discarded; what comes through is done.
         let (force_share, auto_read_only) = (self.force_share, self.auto_read_only);
@@ -123,11 +121,9 @@ impl<'a> Opening<'a> {
         let mut common = Common::take(&mut options, inherited)?;
         let made: Box<dyn Driver> = match driver.as_deref() {
             None => self.format(None, &mut options, &mut common).await?,
-            Some(driver @ ("file" | "host_device" | "host_cdrom")) => host_file(driver, &mut options, common).await?,
-            Some("nbd") => nbd_client(&mut options, common).await?,
             Some(name) => match Format::named(name) {
                 Some(format) => self.format(Some(format), &mut options, &mut common).await?,
-                None => return Err(Error::Option(format!("Unknown driver '{name}'"))),
+                None => self.protocol_or_filter(name, &mut options, common).await?,
             },
         };
         options.finish()?;
@@ -154,7 +150,11 @@ impl<'a> Opening<'a> {
     }
 
     /// The node that an option names or describes.
-    async fn child(&mut self, child: ChildOptions, inherited: Inherited) -> Result<Option<Arc<Node>>, Error> {
+    pub(super) async fn child(
+        &mut self,
+        child: ChildOptions,
+        inherited: Inherited,
+    ) -> Result<Option<Arc<Node>>, Error> {
         match child {
             ChildOptions::Nothing => Ok(None),
             ChildOptions::Named(name) => self.graph.existing_node(&name).map(Some),
@@ -163,7 +163,7 @@ impl<'a> Opening<'a> {
     }
 
     /// A child that must be there.
-    async fn required(
+    pub(super) async fn required(
         &mut self,
         options: &mut NodeOptions,
         name: &str,
@@ -206,6 +206,10 @@ impl<'a> Opening<'a> {
             && let Some(child) = options.take_child("data-file")?
         {
             around.data_file = self.child(child, common.for_file()).await?;
+        }
+        if format == Some(Format::Raw) {
+            let (offset, size) = (options.take_number("offset")?.unwrap_or(0), options.take_number("size")?);
+            return Ok(Box::new(Raw::part(RawOptions { offset, size }, file)?));
         }
         let image =
             ImageOptions { format, file: common.file(), discard: common.settings.discard, ..ImageOptions::default() };
@@ -270,74 +274,4 @@ pub(crate) fn set_read_only(node: &Arc<Node>, read_only: bool) -> BoxFuture<'_, 
         Ok(())
     }
     .boxed()
-}
-
-async fn nbd_client(options: &mut NodeOptions, common: Common) -> Result<Box<dyn Driver>, Error> {
-    let mut server = options.take_group("server")?;
-    let mut kind = server.take_text("type")?;
-    // Flat names, as command lines had them once.
-    for name in ["path", "host", "port"] {
-        if let Some(value) = options.take_text(name)? {
-            server.set_default(name, value);
-            kind.get_or_insert_with(|| if name == "path" { "unix" } else { "inet" }.into());
-        }
-    }
-    let address = match kind.as_deref() {
-        Some("unix") => Address::Unix(server.take_required("path")?.into()),
-        Some("inet") => {
-            let port = server.take_text("port")?.unwrap_or_else(|| "10809".into());
-            let port = port.parse().map_err(|_| {
-                Error::Option(format!("Parameter 'server.port' is '{port}'; valid is a number between 1 and 65535"))
-            })?;
-            Address::Tcp { host: server.take_required("host")?, port }
-        }
-        Some(other) => {
-            return Err(Error::Option(format!(
-                "Parameter 'server.type' does not accept value '{other}'; valid are inet, unix"
-            )));
-        }
-        None => return Err(server.missing("type")),
-    };
-    server.finish()?;
-    let target = Target { address, export: options.take_text("export")?.unwrap_or_default(), tls: false };
-    let seconds = |value: Option<u64>| Duration::from_secs(value.unwrap_or(0));
-    let client = ClientOptions {
-        read_only: common.settings.read_only,
-        reconnect_delay: seconds(options.take_number("reconnect-delay")?),
-        open_timeout: seconds(options.take_number("open-timeout")?),
-        ..ClientOptions::new(target)
-    };
-    Ok(Box::new(Client::connect(client).await?))
-}
-
-async fn host_file(driver: &str, options: &mut NodeOptions, common: Common) -> Result<Box<dyn Driver>, Error> {
-    let path = options.take_required("filename")?;
-    let engine = options.take_choice(
-        "aio",
-        &[("threads", Engine::Threads), ("native", Engine::IoUring), ("io_uring", Engine::IoUring)],
-    )?;
-    let locking = options.take_choice("locking", &[("auto", true), ("on", true), ("off", false)])?.unwrap_or(true);
-    let mut file = FileOptions { engine: engine.unwrap_or_default(), ..common.file() };
-    if !locking {
-        file.sharing = Sharing::Unlocked;
-    }
-    let is_device = driver != "file";
-    let opened = blocking::unblock(move || {
-        let path = Path::new(&path);
-        let refused = |why: &str| Error::Open { name: path.display().to_string(), why: why.into() };
-        let kind = std::fs::metadata(path).map(|metadata| metadata.file_type());
-        match kind {
-            Ok(kind) if is_device && kind.is_file() => {
-                return Err(refused("it is a regular file; 'host_device' requires a character or block device"));
-            }
-            Ok(kind) if !is_device && !kind.is_file() => {
-                return Err(refused("'file' driver requires it to be a regular file"));
-            }
-            _ => {}
-        }
-        // Who only reads must not stand in the way of others who do.
-        let first = FileOptions { read_only: file.read_only || common.auto_read_only, ..file };
-        HostFile::open(path, first)
-    });
-    Ok(Box::new(opened.await?))
 }

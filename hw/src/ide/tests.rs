@@ -262,7 +262,7 @@ fn a_write_after_a_reset_is_not_taken_for_the_same_one_before_it() {
     let node = block::Node::new("disk", gated);
     let gated = node.driver_as::<Gated>().unwrap();
     let mut machine = machine();
-    let drive = Drive { kind: DriveKind::Disk, medium: Some(Backend::new(node.clone())), serial: String::new() };
+    let drive = Drive { kind: DriveKind::Disk, medium: Backend::new(node.clone()), serial: String::new() };
     let line = machine.lines.line(14);
     machine.channel = Channel::new("ide1".into(), [Some(drive), None], line, machine.memory.clone()).unwrap();
     machine.command(0x30, 7, 1);

@@ -140,6 +140,9 @@ impl Driver for Blkdebug {
     fn name(&self) -> &'static str {
         "blkdebug"
     }
+    fn is_filter(&self) -> bool {
+        true
+    }
     fn length(&self) -> u64 {
         self.image.length()
     }
