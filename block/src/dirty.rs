@@ -26,6 +26,13 @@ struct State {
 impl DirtyBitmap {
     /// Smallest and largest granularity, bytes.
     pub const GRANULARITIES: Range<u64> = 512..(2 << 30) + 1;
+    /// Most bits of a bitmap: they take 128 MiB.
+    const MOST_BITS: u64 = 1 << 30;
+
+    /// A bitmap with these bits of a disk of `length` bytes takes more memory than it may.
+    pub(crate) fn is_too_large(granularity: u64, length: u64) -> bool {
+        length.div_ceil(granularity) > DirtyBitmap::MOST_BITS
+    }
 
     /// A bitmap without a mark, of a disk of `length` bytes. The granularity is a power of two.
     pub fn new(name: Option<&str>, granularity: u64, length: u64) -> DirtyBitmap {
@@ -86,9 +93,24 @@ impl DirtyBitmap {
         state.set(bits, true);
     }
 
-    /// Takes all marks away.
-    pub fn clear(&self) {
-        self.state.lock().words.fill(0);
+    /// Takes all marks away; returns them, for [`DirtyBitmap::restore`].
+    pub fn clear(&self) -> Vec<u64> {
+        let mut state = self.state.lock();
+        let empty = vec![0; state.words.len()];
+        std::mem::replace(&mut state.words, empty)
+    }
+
+    /// A copy of the marks, for [`DirtyBitmap::restore`].
+    pub(crate) fn marks(&self) -> Vec<u64> {
+        self.state.lock().words.clone()
+    }
+
+    /// Has the marks that it had once, while the disk had the same length.
+    pub(crate) fn restore(&self, marks: Vec<u64>) {
+        let mut state = self.state.lock();
+        if marks.len() == state.words.len() {
+            state.words = marks;
+        }
     }
 
     /// Marks what another bitmap marks, of whichever granularity.

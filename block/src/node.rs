@@ -122,19 +122,34 @@ impl Node {
     }
 
     /// Marks writes in another bitmap from now on, whose name must be new.
-    pub fn add_bitmap(&self, name: &str, granularity: u64, is_recording: bool) -> Result<(), Error> {
+    pub(crate) fn add_bitmap(
+        &self,
+        name: &str,
+        granularity: u64,
+        is_recording: bool,
+    ) -> Result<Arc<DirtyBitmap>, Error> {
+        let length = self.length();
+        if DirtyBitmap::is_too_large(granularity, length) {
+            let text = format!("a bit for each {granularity} bytes of {length} takes too much memory");
+            return Err(Error::Option(text));
+        }
         let mut bitmaps = self.bitmaps.write();
         if bitmaps.iter().any(|bitmap| bitmap.name() == Some(name)) {
             return Err(Error::Option(format!("Bitmap already exists: {name}")));
         }
-        let bitmap = DirtyBitmap::new(Some(name), granularity, self.length());
+        let bitmap = Arc::new(DirtyBitmap::new(Some(name), granularity, length));
         bitmap.set_recording(is_recording);
-        bitmaps.push(Arc::new(bitmap));
-        Ok(())
+        bitmaps.push(bitmap.clone());
+        Ok(bitmap)
+    }
+
+    /// Marks writes again in a bitmap that it had.
+    pub(crate) fn put_bitmap(&self, bitmap: Arc<DirtyBitmap>) {
+        self.bitmaps.write().push(bitmap);
     }
 
     /// Marks no more writes in a bitmap.
-    pub fn remove_bitmap(&self, bitmap: &Arc<DirtyBitmap>) {
+    pub(crate) fn remove_bitmap(&self, bitmap: &Arc<DirtyBitmap>) {
         self.bitmaps.write().retain(|other| !Arc::ptr_eq(other, bitmap));
     }
 
@@ -328,6 +343,11 @@ impl Node {
     pub async fn truncate(&self, length: u64, preallocation: Preallocation) -> Result<(), Error> {
         self.check_writable()?;
         let before = self.length();
+        let is_too_large = |bitmap: &Arc<DirtyBitmap>| DirtyBitmap::is_too_large(bitmap.granularity(), length);
+        if let Some(bitmap) = self.bitmaps.read().iter().find(|bitmap| is_too_large(bitmap)) {
+            let name = bitmap.name().unwrap_or_default();
+            return Err(Error::Unsupported(format!("bitmap '{name}' would take too much memory for {length} bytes")));
+        }
         self.driver.truncate(length, preallocation).await?;
         for bitmap in &*self.bitmaps.read() {
             bitmap.resize(length);

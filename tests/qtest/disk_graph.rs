@@ -152,6 +152,77 @@ fn nodes_come_and_go_and_what_is_done_with_them_is_counted() {
 }
 
 #[test]
+fn changes_are_made_together_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (base, first, second) = (path("base"), path("first"), path("second"));
+    qemu_img(&["create", "-q", "-f", "qcow2", text(&base), &SIZE.to_string()]);
+    let (mut machine, mut client) = start(&base, &path("socket"));
+    let mut disk = Disk::start(&mut machine);
+    let act = |kind: &str, data: Value| json!({ "type": kind, "data": data });
+    let bitmap = |name: &str| json!({ "node": "format", "name": name });
+    let sync = |file: &Path, name: &str| {
+        let data = json!({ "node-name": "format", "snapshot-file": text(file), "snapshot-node-name": name });
+        act("blockdev-snapshot-sync", data)
+    };
+    client.execute("block-dirty-bitmap-add", json!({ "node": "format", "name": "old", "granularity": 4096 }));
+    assert_eq!(disk.write(0, &[1; 4096]), 0);
+    let info = |client: &mut Client| client.execute("query-block", json!({}))[0]["inserted"].take();
+
+    let undone = json!({ "actions": [
+        act("block-dirty-bitmap-add", json!({ "node": "format", "name": "new", "granularity": 4096 })),
+        act("block-dirty-bitmap-clear", bitmap("old")),
+        act("block-dirty-bitmap-disable", bitmap("old")),
+        act("blockdev-snapshot-internal-sync", json!({ "device": "format", "name": "kept" })),
+        sync(&first, "first"),
+        act("abort", json!({})),
+    ]});
+    assert_eq!(refused(&mut client, "transaction", undone), "Transaction aborted using Abort action");
+    let inserted = info(&mut client);
+    assert_eq!(inserted["node-name"], "format");
+    assert_eq!(inserted["image"].get("snapshots"), None);
+    let bitmaps = inserted["dirty-bitmaps"].as_array().unwrap();
+    assert_eq!((bitmaps.len(), &bitmaps[0]["count"], &bitmaps[0]["recording"]), (1, &json!(4096), &json!(true)));
+    assert_eq!(disk.write(8, &[2; 4096]), 0);
+
+    client.execute("transaction", json!({ "actions": [] }));
+    // A later change may be of what an earlier one made.
+    client.execute(
+        "transaction",
+        json!({ "actions": [
+            act("block-dirty-bitmap-add", json!({ "node": "format", "name": "new", "granularity": 65536, "disabled": true })),
+            act("block-dirty-bitmap-merge", json!({ "node": "format", "target": "new", "bitmaps": ["old"] })),
+            act("block-dirty-bitmap-remove", bitmap("old")),
+            sync(&second, "second"),
+        ]}),
+    );
+    assert_eq!(disk.write(16, &[3; 4096]), 0);
+    let inserted = info(&mut client);
+    assert_eq!((&inserted["node-name"], &inserted["backing_file"]), (&json!("second"), &json!(text(&base))));
+    let nodes = client.execute("query-named-block-nodes", json!({ "flat": true }));
+    let old = nodes.as_array().unwrap().iter().find(|node| node["node-name"] == "format").unwrap();
+    assert_eq!((&old["dirty-bitmaps"][0]["name"], &old["dirty-bitmaps"][0]["count"]), (&json!("new"), &json!(65536)));
+    for (action, said) in [
+        (act("no-such-change", json!({})), "Parameter 'type' does not accept value 'no-such-change'"),
+        (act("abort", json!({ "x": 1 })), "Parameter 'data.x' is unexpected"),
+        (act("block-dirty-bitmap-clear", bitmap("old")), "Dirty bitmap 'old' not found"),
+    ] {
+        assert_eq!(refused(&mut client, "transaction", json!({ "actions": [action] })), said);
+    }
+    client.execute("quit", json!({}));
+    machine.wait_for_end();
+    let mut wanted = vec![0; SIZE];
+    wanted[..4096].fill(1);
+    wanted[4096..8192].fill(2);
+    assert!(content(&base) == wanted);
+    wanted[8192..12288].fill(3);
+    assert!(content(&second) == wanted);
+    for image in [&base, &second] {
+        qemu_img(&["check", "-q", text(image)]);
+    }
+}
+
+#[test]
 fn a_read_that_fails_once_stops_the_machine_and_is_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let (image, socket) = (folder.path().join("image"), folder.path().join("socket"));

@@ -4,7 +4,7 @@ mod drivers;
 mod location;
 mod open;
 mod options;
-mod snapshot;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use self::open::set_read_only;
 use self::open::{Inherited, Opening};
 pub use self::options::{ChildOptions, NodeOptions};
-pub use self::snapshot::Snapshot;
+pub use self::transaction::{Action, BitmapOf, Snapshot};
 use crate::driver::{Preallocation, Role};
 use crate::{Backend, Edge, Error, FailedRequest, IoStatus, Node, permissions};
 

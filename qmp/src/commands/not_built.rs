@@ -36,7 +36,6 @@ pub const NOT_BUILT: &[&str] = &[
     "block-job-pause",
     "block-job-resume",
     "block-job-complete",
-    "transaction",
     "drive-mirror",
     "change-backing-file",
     "balloon",

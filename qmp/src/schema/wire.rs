@@ -103,6 +103,18 @@ impl Wire for i64 {
     }
 }
 
+impl Wire for Value {
+    const TYPE: &'static Type = &Type::Any;
+
+    fn from_wire(value: Value, _: &Location<'_>) -> Result<Value, Error> {
+        Ok(value)
+    }
+
+    fn to_wire(&self) -> Value {
+        self.clone()
+    }
+}
+
 /// A guest address. Clients may write one in the upper half as a negative number, too, as QEMU demands it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Address(pub u64);

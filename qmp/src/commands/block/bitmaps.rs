@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use block::{DirtyBitmap, Node};
+use block::{Action, BitmapOf, DirtyBitmap, Node};
 use serde_json::Value;
 
-use super::failed;
+use super::{failed, transact};
 use crate::commands::Context;
 use crate::commands::declare::commands;
 use crate::error::Error;
@@ -76,31 +76,29 @@ impl Wire for Source {
 
 commands! {
     /// Marks what changes on a node from now on, in a bitmap with a name.
-    "block-dirty-bitmap-add" Immediate => add(AddArguments) -> Empty,
+    "block-dirty-bitmap-add" Blocking => add(AddArguments) -> Empty,
     /// Forgets a bitmap.
-    "block-dirty-bitmap-remove" Immediate => remove(BitmapArguments) -> Empty,
+    "block-dirty-bitmap-remove" Blocking => remove(BitmapArguments) -> Empty,
     /// Takes all marks of a bitmap away.
-    "block-dirty-bitmap-clear" Immediate => clear(BitmapArguments) -> Empty,
+    "block-dirty-bitmap-clear" Blocking => clear(BitmapArguments) -> Empty,
     /// Has a bitmap mark writes.
-    "block-dirty-bitmap-enable" Immediate => enable(BitmapArguments) -> Empty,
+    "block-dirty-bitmap-enable" Blocking => enable(BitmapArguments) -> Empty,
     /// Has a bitmap keep its marks as they are.
-    "block-dirty-bitmap-disable" Immediate => disable(BitmapArguments) -> Empty,
+    "block-dirty-bitmap-disable" Blocking => disable(BitmapArguments) -> Empty,
     /// Marks in a bitmap what others mark.
-    "block-dirty-bitmap-merge" Immediate => merge(MergeArguments) -> Empty,
+    "block-dirty-bitmap-merge" Blocking => merge(MergeArguments) -> Empty,
 }
 
 fn node_of(context: &Context, name: &str) -> Result<Arc<Node>, Error> {
     context.vm.disks().find(name).map_err(|error| failed(&error))
 }
 
-fn find(context: &Context, node: &str, name: &str) -> Result<(Arc<Node>, Arc<DirtyBitmap>), Error> {
-    let node = node_of(context, node)?;
-    let found = node.bitmaps().into_iter().find(|bitmap| bitmap.name() == Some(name));
-    let missing = || Error::generic(format!("Dirty bitmap '{name}' not found"));
-    found.map(|bitmap| (node, bitmap)).ok_or_else(missing)
+fn find(context: &Context, node: &str, name: &str) -> Result<BitmapOf, Error> {
+    Ok(BitmapOf { node: node_of(context, node)?, name: name.to_owned() })
 }
 
-fn add(context: &Context, arguments: AddArguments) -> Result<Empty, Error> {
+/// What adds a bitmap.
+pub(super) fn adding(context: &Context, arguments: AddArguments) -> Result<Action, Error> {
     let node = node_of(context, &arguments.node)?;
     let name = arguments.name;
     if name.is_empty() {
@@ -117,49 +115,57 @@ fn add(context: &Context, arguments: AddArguments) -> Result<Empty, Error> {
             .filter(|size| size.is_power_of_two() && DirtyBitmap::GRANULARITIES.contains(size))
             .ok_or_else(|| Error::generic("Granularity must be power of 2 and at least 512"))?,
     };
-    node.add_bitmap(&name, granularity, !arguments.disabled.unwrap_or(false)).map_err(|error| failed(&error))?;
-    Ok(Empty)
+    Ok(Action::AddBitmap { node, name, granularity, is_recording: !arguments.disabled.unwrap_or(false) })
+}
+
+/// What removes a bitmap.
+pub(super) fn removing(context: &Context, arguments: BitmapArguments) -> Result<Action, Error> {
+    find(context, &arguments.node, &arguments.name).map(Action::RemoveBitmap)
+}
+
+/// What takes the marks of a bitmap away.
+pub(super) fn clearing(context: &Context, arguments: BitmapArguments) -> Result<Action, Error> {
+    find(context, &arguments.node, &arguments.name).map(Action::ClearBitmap)
+}
+
+/// What has a bitmap mark writes, or not.
+pub(super) fn setting(context: &Context, arguments: BitmapArguments, recording: bool) -> Result<Action, Error> {
+    find(context, &arguments.node, &arguments.name).map(|bitmap| Action::SetRecording(bitmap, recording))
+}
+
+/// What marks in a bitmap what others mark.
+pub(super) fn merging(context: &Context, arguments: MergeArguments) -> Result<Vec<Action>, Error> {
+    let target = find(context, &arguments.node, &arguments.target)?;
+    let action = |source: &Source| {
+        let source = match source {
+            Source::Here(name) => find(context, &arguments.node, name)?,
+            Source::There(bitmap) => find(context, &bitmap.node, &bitmap.name)?,
+        };
+        Ok(Action::MergeBitmap { target: target.clone(), source })
+    };
+    arguments.bitmaps.iter().map(action).collect()
+}
+
+fn add(context: &Context, arguments: AddArguments) -> Result<Empty, Error> {
+    transact(context, &[adding(context, arguments)?])
 }
 
 fn remove(context: &Context, arguments: BitmapArguments) -> Result<Empty, Error> {
-    let (node, bitmap) = find(context, &arguments.node, &arguments.name)?;
-    node.remove_bitmap(&bitmap);
-    Ok(Empty)
+    transact(context, &[removing(context, arguments)?])
 }
 
 fn clear(context: &Context, arguments: BitmapArguments) -> Result<Empty, Error> {
-    find(context, &arguments.node, &arguments.name)?.1.clear();
-    Ok(Empty)
+    transact(context, &[clearing(context, arguments)?])
 }
 
 fn enable(context: &Context, arguments: BitmapArguments) -> Result<Empty, Error> {
-    find(context, &arguments.node, &arguments.name)?.1.set_recording(true);
-    Ok(Empty)
+    transact(context, &[setting(context, arguments, true)?])
 }
 
 fn disable(context: &Context, arguments: BitmapArguments) -> Result<Empty, Error> {
-    find(context, &arguments.node, &arguments.name)?.1.set_recording(false);
-    Ok(Empty)
+    transact(context, &[setting(context, arguments, false)?])
 }
 
 fn merge(context: &Context, arguments: MergeArguments) -> Result<Empty, Error> {
-    let (_, target) = find(context, &arguments.node, &arguments.target)?;
-    // All are looked up before the first is merged.
-    let sources = arguments.bitmaps.iter().map(|source| match source {
-        Source::Here(name) => find(context, &arguments.node, name),
-        Source::There(bitmap) => find(context, &bitmap.node, &bitmap.name),
-    });
-    let sources = sources.collect::<Result<Vec<_>, Error>>()?;
-    if let Some((_, other)) = sources.iter().find(|(_, source)| source.length() != target.length()) {
-        let name = other.name().unwrap_or_default();
-        return Err(Error::generic(format!(
-            "Bitmaps are of different sizes (destination size is {}, bitmap '{name}' has {})",
-            target.length(),
-            other.length()
-        )));
-    }
-    for (_, source) in sources {
-        target.merge(&source);
-    }
-    Ok(Empty)
+    transact(context, &merging(context, arguments)?)
 }

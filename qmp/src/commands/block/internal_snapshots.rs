@@ -2,10 +2,10 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use block::{InternalSnapshots, Node};
+use block::{Action, InternalSnapshots, Node};
 use futures_executor::block_on;
 
-use super::{failed, find, number};
+use super::{failed, find, number, transact};
 use crate::commands::Context;
 use crate::commands::declare::commands;
 use crate::error::Error;
@@ -72,28 +72,25 @@ fn snapshots<'a>(disk: &'a Node, device: &str) -> Result<&'a dyn InternalSnapsho
 }
 
 fn snapshot(context: &Context, arguments: SnapshotArguments) -> Result<Empty, Error> {
+    transact(context, &[keeping(context, &arguments)?])
+}
+
+/// What keeps the present state of a disk in its image.
+pub(super) fn keeping(context: &Context, arguments: &SnapshotArguments) -> Result<Action, Error> {
     let disk = find(context, &arguments.device)?;
-    let snapshots = snapshots(&disk, &arguments.device)?;
+    snapshots(&disk, &arguments.device)?;
     if arguments.name.is_empty() {
         return Err(Error::generic("Name is empty"));
     }
-    let name = &arguments.name;
-    if block_on(snapshots.list()).iter().any(|snapshot| snapshot.name == *name) {
-        let text = format!("Snapshot with name '{name}' already exists on device '{}'", arguments.device);
-        return Err(Error::generic(text));
-    }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let info = block::SnapshotInfo {
-        name: name.clone(),
+        name: arguments.name.clone(),
         // The format has no later times than 2106.
         date: (u32::try_from(now.as_secs()).unwrap_or(u32::MAX), now.subsec_nanos()),
         vm_clock: context.vm.clock_nanoseconds(),
         ..block::SnapshotInfo::default()
     };
-    block_on(snapshots.create(&info)).map_err(|error| {
-        Error::generic(format!("Failed to create snapshot '{name}' on device '{}': {error}", arguments.device))
-    })?;
-    Ok(Empty)
+    Ok(Action::InternalSnapshot { node: disk, info })
 }
 
 fn delete_snapshot(context: &Context, arguments: DeleteArguments) -> Result<SnapshotInfo, Error> {

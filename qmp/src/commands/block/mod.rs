@@ -5,17 +5,26 @@ mod internal_snapshots;
 mod nodes;
 mod queries;
 mod snapshots;
+mod transactions;
 
 use std::sync::Arc;
 
-use block::Node;
+use block::{Action, Node};
+use futures_executor::block_on;
 
 use super::{Command, Context};
 use crate::error::{Error, ErrorClass};
+use crate::schema::Empty;
 
 /// The commands, by file.
-pub(super) const GROUPS: [&[Command]; 5] =
-    [queries::COMMANDS, nodes::COMMANDS, snapshots::COMMANDS, internal_snapshots::COMMANDS, bitmaps::COMMANDS];
+pub(super) const GROUPS: [&[Command]; 6] = [
+    queries::COMMANDS,
+    nodes::COMMANDS,
+    snapshots::COMMANDS,
+    internal_snapshots::COMMANDS,
+    bitmaps::COMMANDS,
+    transactions::COMMANDS,
+];
 
 /// The node of a name: of a user's disk, of a device, or a node's own.
 fn find(context: &Context, name: &str) -> Result<Arc<Node>, Error> {
@@ -46,6 +55,12 @@ fn nowhere(device: &str, node: &str) -> Error {
 
 fn failed(error: &block::Error) -> Error {
     Error::generic(error.to_string())
+}
+
+/// Makes changes together, or none of them.
+fn transact(context: &Context, actions: &[Action]) -> Result<Empty, Error> {
+    block_on(context.vm.disks().transaction(actions)).map_err(|error| failed(&error))?;
+    Ok(Empty)
 }
 
 /// A number for JSON, whose clients know 63 bits.

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use block::{Format, Node, NodeOptions, OptionValues, Snapshot};
+use block::{Action, Format, Node, NodeOptions, OptionValues, Snapshot};
 use futures_executor::block_on;
 use serde_json::json;
 
-use super::{failed, find, find_either};
+use super::{failed, find, find_either, transact};
 use crate::commands::Context;
 use crate::commands::declare::commands;
 use crate::error::Error;
@@ -59,24 +59,29 @@ commands! {
     "blockdev-snapshot" Blocking => snapshot(SnapshotArguments) -> Empty,
 }
 
-fn take(context: &Context, snapshots: &[Snapshot]) -> Result<Empty, Error> {
-    block_on(context.vm.disks().take_snapshots(snapshots)).map_err(|error| failed(&error))?;
-    Ok(Empty)
-}
-
 fn snapshot(context: &Context, arguments: SnapshotArguments) -> Result<Empty, Error> {
-    let node = find(context, &arguments.node)?;
-    let overlay = find(context, &arguments.overlay)?;
-    take(context, &[Snapshot { node, overlay }])
+    transact(context, &[putting_above(context, &arguments)?])
 }
 
 fn snapshot_sync(context: &Context, arguments: SyncArguments) -> Result<Empty, Error> {
+    transact(context, &[putting_image_above(context, &arguments)?])
+}
+
+/// What puts a node above another.
+pub(super) fn putting_above(context: &Context, arguments: &SnapshotArguments) -> Result<Action, Error> {
+    let node = find(context, &arguments.node)?;
+    let overlay = find(context, &arguments.overlay)?;
+    Ok(Action::Snapshot(Snapshot { node, overlay }))
+}
+
+/// What puts an image above a disk. The image is made and opened.
+pub(super) fn putting_image_above(context: &Context, arguments: &SyncArguments) -> Result<Action, Error> {
     if arguments.node.is_some() && arguments.new_node.is_none() {
         return Err(Error::generic("New overlay node-name missing"));
     }
     let node = find_either(context, arguments.device.as_deref(), arguments.node.as_deref())?;
-    let overlay = open_overlay(context, &node, &arguments)?;
-    take(context, &[Snapshot { node, overlay }])
+    let overlay = open_overlay(context, &node, arguments)?;
+    Ok(Action::Snapshot(Snapshot { node, overlay }))
 }
 
 /// The node of the new image, with nothing behind it.
