@@ -40,6 +40,8 @@ pub struct User {
     pub description: String,
     /// The guest's device, by its identifier or its path, if it is one.
     pub device: Option<String>,
+    /// It is a drive whose medium can be taken out.
+    pub is_removable: bool,
     /// What it needs, and lets others do.
     pub permissions: Permissions,
     /// What happens when requests fail.

@@ -167,10 +167,12 @@ impl Disks {
             write_back = on;
         }
         set("read-only", if read_only { "on" } else { "off" });
-        let format = group.take("format").or_else(|| group.take("driver"));
+        // What is given as a driver may also be a filter.
+        options.extend(group.take("driver").map(|driver| ("driver".to_owned(), driver)));
+        let format = group.take("format");
         let format = match format {
             // A disc image has no other format.
-            None if is_cd => Some("raw".to_owned()),
+            None if is_cd && !options.iter().any(|(name, _)| name == "driver") => Some("raw".to_owned()),
             None => None,
             Some(name) if Format::named(&name).is_some() => Some(name),
             Some(name) => {
@@ -211,7 +213,7 @@ impl Disks {
         let options = NodeOptions::from_pairs(options).map_err(invalid)?;
         let (name, options) = match file {
             Some((name, file)) => (name, NodeOptions::of_image(file, options)),
-            None => ("", options),
+            None => ("", options.probing()),
         };
         let node = block_on(self.graph.open(options)).map_err(|error| match error {
             // Sentences that name the file already.
@@ -283,6 +285,7 @@ impl Disks {
         let change = |user: &mut block::User| {
             user.device = Some(device);
             user.permissions = permissions;
+            user.is_removable = !matches!(used, Use::Disk(_));
         };
         self.graph.change_user(disk, change).map_err(|error| group.invalid(error))
     }

@@ -84,7 +84,12 @@ impl NodeOptions {
     /// The image in a file, whose format is found out unless it is among these options (`driver`).
     pub fn of_image(file: NodeOptions, mut options: NodeOptions) -> NodeOptions {
         options.members.insert("file".into(), Value::Object(file.members));
-        NodeOptions { may_probe: true, is_text: true, ..options }
+        NodeOptions { is_text: true, ..options.probing() }
+    }
+
+    /// The same, and without a driver the first bytes of its file decide.
+    pub fn probing(self) -> NodeOptions {
+        NodeOptions { may_probe: true, ..self }
     }
 
     /// Without a driver, the first bytes decide.

@@ -166,6 +166,8 @@ structure! {
         "removable" => removable: bool,
         /// The guest keeps it from being changed.
         "locked" => locked: bool,
+        /// The drive's tray is open.
+        "tray_open" => tray_open: Option<bool>,
         /// The medium.
         "inserted" => inserted: Option<BlockDeviceInfo>,
         /// Whether requests of the guest wait because they failed.
@@ -297,8 +299,10 @@ fn query_block(context: &Context, _: Empty) -> Result<Vec<BlockInfo>, Error> {
             device: disk.name().to_owned(),
             qdev: user.device,
             kind: "unknown".into(),
-            removable: disk.node().is_none(),
+            removable: user.is_removable,
             locked: false,
+            // Trays are not built: they stay closed.
+            tray_open: user.is_removable.then_some(false),
             inserted: disk.node().map(|node| node_info(&node, disk.is_write_back(), false)),
             io_status: can_stop.then_some(match user.io_status {
                 block::IoStatus::Ok => BlockDeviceIoStatus::Ok,
