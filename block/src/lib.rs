@@ -62,7 +62,7 @@ pub use edge::Edge;
 pub use error::{Error, host_words};
 pub use fields::FieldError;
 pub use file::{Engine, FileOptions, HostFile, HostKind, Sharing};
-pub use graph::{Action, BitmapOf, ChildOptions, Graph, NodeOptions, Snapshot};
+pub use graph::{Action, BitmapOf, ChildOptions, ExportOptions, ExportState, Graph, NodeOptions, Snapshot};
 pub use inspect::{Format, Image, Part};
 pub use io_vector::IoVector;
 pub use memory::MemoryDisk;

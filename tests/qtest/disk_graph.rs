@@ -223,6 +223,67 @@ fn changes_are_made_together_or_not_at_all() {
 }
 
 #[test]
+fn clients_elsewhere_use_a_disk_while_the_guest_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let (image, other, server) = (path("image"), path("other"), path("server"));
+    qemu_img(&["create", "-q", "-f", "qcow2", text(&image), &SIZE.to_string()]);
+    std::fs::write(&other, vec![5; SIZE]).unwrap();
+    let (mut machine, mut client) = start(&image, &path("socket"));
+    let mut disk = Disk::start(&mut machine);
+    assert_eq!(disk.write(0, &[1; 4096]), 0);
+    let export = |name: &str| format!("nbd+unix:///{name}?socket={}", text(&server));
+    let unix = json!({ "type": "unix", "data": { "path": text(&server) } });
+
+    assert_eq!(refused(&mut client, "nbd-server-add", json!({ "device": "format" })), "NBD server not running");
+    client.execute("nbd-server-start", json!({ "addr": unix }));
+    assert_eq!(refused(&mut client, "nbd-server-start", json!({ "addr": unix })), "NBD server already running");
+    client.execute("nbd-server-add", json!({ "device": "format", "name": "guest's" }));
+    // The guest writes it, and does not share that.
+    let said = refused(&mut client, "nbd-server-add", json!({ "device": "format", "name": "w", "writable": true }));
+    assert!(said.contains("Permission conflict on node 'format'"), "{said}");
+    let file = json!({ "driver": "file", "filename": text(&other) });
+    client.execute("blockdev-add", json!({ "driver": "raw", "node-name": "more", "file": file }));
+    client.execute(
+        "block-export-add",
+        json!({ "type": "nbd", "id": "e", "node-name": "more", "name": "m", "writable": true }),
+    );
+    assert_eq!(client.execute("query-block-exports", json!({})).as_array().unwrap().len(), 2);
+    assert_eq!(client.execute("query-block", json!({})).as_array().unwrap().len(), 1);
+    assert_eq!(refused(&mut client, "blockdev-del", json!({ "node-name": "more" })), "Node more is in use");
+
+    let copy = path("copy");
+    qemu_img(&["convert", "-O", "raw", &export("guest%27s"), text(&copy)]);
+    let mut wanted = vec![0; SIZE];
+    wanted[..4096].fill(1);
+    assert!(std::fs::read(&copy).unwrap() == wanted);
+    qemu_img(&["convert", "-n", "-O", "raw", text(&copy), &export("m")]);
+    assert!(std::fs::read(&other).unwrap() == wanted);
+
+    // The client has gone; the server may not know it yet.
+    let began = std::time::Instant::now();
+    loop {
+        let answer = client.send("block-export-del", json!({ "id": "e" }));
+        if answer.get("return").is_some() {
+            break;
+        }
+        assert!(answer["error"]["desc"].as_str().unwrap().contains("in use by 1 clients"), "{answer}");
+        assert!(began.elapsed() < crate::support::LIMIT, "the client does not go");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    client.execute("blockdev-del", json!({ "node-name": "more" }));
+    assert!(refused(&mut client, "block-export-del", json!({ "id": "e" })).contains("not found"));
+    client.execute("nbd-server-stop", json!({}));
+    assert_eq!(client.execute("query-block-exports", json!({})), json!([]));
+    let failed = Command::new("qemu-img").args(["info", &export("guest%27s")]).output().unwrap();
+    assert!(!failed.status.success());
+    assert_eq!(refused(&mut client, "nbd-server-stop", json!({})), "NBD server not running");
+    assert_eq!(disk.write(0, &[2; 512]), 0);
+    client.execute("quit", json!({}));
+    machine.wait_for_end();
+}
+
+#[test]
 fn a_read_that_fails_once_stops_the_machine_and_is_made_again() {
     let folder = tempfile::tempdir().unwrap();
     let (image, socket) = (folder.path().join("image"), folder.path().join("socket"));

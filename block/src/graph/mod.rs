@@ -1,6 +1,7 @@
 //! The graph of a machine: its nodes by name, who uses them, and how it is changed while it is in use.
 
 mod drivers;
+mod exports;
 mod location;
 mod open;
 mod options;
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use futures_executor::block_on;
 use parking_lot::Mutex;
 
+use self::exports::Exports;
+pub use self::exports::{ExportOptions, ExportState};
 use self::open::set_read_only;
 use self::open::{Inherited, Opening};
 pub use self::options::{ChildOptions, NodeOptions};
@@ -29,6 +32,8 @@ pub struct Graph {
     /// Held while the graph is changed.
     // Lock order: before the requests of backends.
     changing: tokio::sync::Mutex<()>,
+    // Lock order: before all others; exports are added and removed under it.
+    exports: tokio::sync::Mutex<Exports>,
 }
 
 /// Told of each request of a guest that failed.
@@ -144,6 +149,8 @@ impl Graph {
     /// Leaves all images as who opens them next expects them, for threads that may wait. Returns what went wrong, by node.
     pub fn close_blocking(&self) -> Vec<(String, Error)> {
         block_on(async {
+            // There may be none.
+            let _ = self.stop_server().await;
             let _change = self.changing.lock().await;
             let backends = self.backends();
             let mut alone = Vec::new();

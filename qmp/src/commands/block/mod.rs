@@ -1,6 +1,7 @@
 //! Commands about disks.
 
 mod bitmaps;
+mod exports;
 mod internal_snapshots;
 mod nodes;
 mod queries;
@@ -17,13 +18,14 @@ use crate::error::{Error, ErrorClass};
 use crate::schema::Empty;
 
 /// The commands, by file.
-pub(super) const GROUPS: [&[Command]; 6] = [
+pub(super) const GROUPS: [&[Command]; 7] = [
     queries::COMMANDS,
     nodes::COMMANDS,
     snapshots::COMMANDS,
     internal_snapshots::COMMANDS,
     bitmaps::COMMANDS,
     transactions::COMMANDS,
+    exports::COMMANDS,
 ];
 
 /// The node of a name: of a user's disk, of a device, or a node's own.

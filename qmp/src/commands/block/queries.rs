@@ -311,7 +311,14 @@ fn query_block(context: &Context, _: Empty) -> Result<Vec<BlockInfo>, Error> {
             }),
         }
     };
-    Ok(context.vm.disks().backends().iter().map(info).collect())
+    Ok(disks_of_users(context).iter().map(info).collect())
+}
+
+/// The disks that devices have or the user named, and not those of exports.
+fn disks_of_users(context: &Context) -> Vec<std::sync::Arc<Backend>> {
+    let mut disks = context.vm.disks().backends();
+    disks.retain(|disk| !disk.name().is_empty() || disk.user().device.is_some());
+    disks
 }
 
 fn query_nodes(context: &Context, arguments: NodesArguments) -> Result<Vec<BlockDeviceInfo>, Error> {
@@ -412,7 +419,7 @@ fn query_statistics(context: &Context, arguments: StatisticsArguments) -> Result
         let stats = statistics(disk.statistics(), highest);
         BlockStats { device: Some(disk.name().to_owned()), qdev: disk.user().device, node, stats, parent, backing }
     };
-    Ok(disks.backends().iter().map(of_user).collect())
+    Ok(disks_of_users(context).iter().map(of_user).collect())
 }
 
 /// Nodes count nothing themselves but how far writes came.
