@@ -184,6 +184,9 @@ impl Disks {
         let file = group.take_first("file").filter(|file| !file.is_empty());
         let rest = group.take_rest();
         let has_file_options = rest.iter().any(|(name, _)| name.starts_with("file."));
+        if let (None, false, Some((name, _))) = (&file, has_file_options, rest.first()) {
+            return Err(group.invalid(format!("{name} means nothing without a file")));
+        }
         options.extend(rest);
         let node = match file {
             None if !has_file_options => None,
