@@ -284,17 +284,6 @@ impl Backend {
         block_on(self.write(offset, IoVector::copy_of(data)))
     }
 
-    /// Leaves what is stored as who opens it next expects it, for threads that may wait.
-    pub fn close_blocking(&self) -> Result<(), Error> {
-        match self.root.node() {
-            Some(node) => block_on(async {
-                let _alone = self.requests.write().await;
-                node.close().await
-            }),
-            None => Ok(()),
-        }
-    }
-
     /// [`Backend::flush`], for threads that may wait.
     pub fn flush_blocking(&self) -> Result<(), Error> {
         block_on(self.flush())

@@ -158,6 +158,11 @@ impl Node {
         self.driver.children().into_iter().find(|(has, _)| *has == role).map(|(_, node)| node)
     }
 
+    /// The node behind its image.
+    pub fn backing(&self) -> Option<Arc<Node>> {
+        self.child(Role::Backing)
+    }
+
     /// What its image or file is called, as far as one name tells that.
     pub fn filename(&self) -> Option<String> {
         self.driver.filename().or_else(|| self.child(Role::File).and_then(|file| file.filename()))

@@ -95,7 +95,7 @@ fn find_base(
     wanted: Option<&str>,
 ) -> Result<(usize, PathBuf, Format), Failure> {
     let (mut node, mut depth) = (front.clone(), 0);
-    while let Some(behind) = images::backing(&node) {
+    while let Some(behind) = node.backing() {
         (node, depth) = (behind, depth + 1);
         let Some(path) = file_path(&node) else { continue };
         let is_wanted = wanted.is_none_or(|wanted| {
@@ -116,7 +116,6 @@ fn find_base(
 
 /// The file of an image.
 fn file_path(image: &Node) -> Option<PathBuf> {
-    let children = image.driver().children();
-    let (_, file) = children.iter().find(|(role, _)| *role == Role::File)?;
+    let file = image.child(Role::File)?;
     Some(file.driver_as::<HostFile>()?.path()?.to_owned())
 }

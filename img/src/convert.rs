@@ -155,7 +155,7 @@ pub(crate) fn run(arguments: &ArgMatches) -> Result<u8, Failure> {
         if length_in_sectors(&target) < total {
             return Err(Failure::said("output file is smaller than input file"));
         }
-        let target_backing = has_backing.then(|| images::backing(&target).map_or(0, |node| length_in_sectors(&node)));
+        let target_backing = has_backing.then(|| target.backing().map_or(0, |node| length_in_sectors(&node)));
         // Only what was made new, in a file, has no other content.
         let is_new_file = !is_set("no-create") && std::fs::metadata(&path).is_ok_and(|metadata| metadata.is_file());
         let options = CopyOptions {

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use block::{Engine, Error, FileOptions, HostFile, ImageOptions, Node, Role, Sharing};
+use block::{Engine, Error, FileOptions, HostFile, ImageOptions, Node, Sharing};
 
 use crate::arguments::source_format;
 use crate::cache::Cache;
@@ -90,12 +90,6 @@ pub(crate) fn identity(path: &Path) -> Option<(u64, u64)> {
 pub(crate) fn is_part_of(identity: (u64, u64), node: &Node) -> bool {
     node.driver_as::<HostFile>().is_some_and(|file| file.identity() == identity)
         || node.driver().children().iter().any(|(_, child)| is_part_of(identity, child))
-}
-
-/// The image behind this one.
-pub(crate) fn backing(node: &Node) -> Option<Arc<Node>> {
-    let children = node.driver().children();
-    children.into_iter().find(|(role, _)| *role == Role::Backing).map(|(_, behind)| behind)
 }
 
 /// The way of requests that the names `threads`, `native` and `io_uring` mean.

@@ -91,8 +91,6 @@ fn hexadecimal(number: u64) -> String {
 
 /// The name of the file that has the data of an image.
 fn data_path(image: &Node) -> Option<String> {
-    let children = image.driver().children();
-    let of = |wanted: Role| children.iter().find(|(role, _)| *role == wanted);
-    let (_, file) = of(Role::DataFile).or_else(|| of(Role::File))?;
+    let file = image.child(Role::DataFile).or_else(|| image.child(Role::File))?;
     Some(file.driver_as::<HostFile>()?.path()?.display().to_string())
 }

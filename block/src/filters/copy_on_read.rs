@@ -57,14 +57,10 @@ impl CopyOnRead {
         if !found.is_present && self.options.bottom.is_none() {
             // It is in no image and reads as zeros. If there is one behind, that is written down, as other data is.
             let here = self.file.status(offset, found.length).await?;
-            return Ok((here.length.min(found.length), !here.is_here && self.backing().is_some()));
+            return Ok((here.length.min(found.length), !here.is_here && self.file.backing().is_some()));
         }
         let is_copied = found.depth > 0 && found.is_present && self.is_above_bottom(&found.node);
         Ok((found.length, is_copied))
-    }
-
-    fn backing(&self) -> Option<Arc<Node>> {
-        behind(&self.file)
     }
 
     /// The image is the bottom one, or one in front of it.
@@ -75,7 +71,7 @@ impl CopyOnRead {
             if Arc::ptr_eq(&this, bottom) {
                 return true;
             }
-            node = behind(&this);
+            node = this.backing();
         }
         false
     }
@@ -103,11 +99,6 @@ impl CopyOnRead {
         }
         Ok(())
     }
-}
-
-/// The image behind this one.
-fn behind(node: &Node) -> Option<Arc<Node>> {
-    node.driver().children().into_iter().find(|(role, _)| *role == Role::Backing).map(|(_, behind)| behind)
 }
 
 #[async_trait]
@@ -219,7 +210,7 @@ mod tests {
                 return;
             };
             let top = block_on(open(&path, ImageOptions::default())).unwrap();
-            let bottom = if has_bottom { behind(&top) } else { None };
+            let bottom = if has_bottom { top.backing() } else { None };
             let disk = Node::new("disk", CopyOnRead::new(CopyOnReadOptions { bottom }, top.clone()).unwrap());
             assert_eq!(clusters(&top), [4]);
             let read = |offset, pattern| {

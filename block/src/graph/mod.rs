@@ -153,10 +153,7 @@ impl Graph {
             let _ = self.stop_server().await;
             let _change = self.changing.lock().await;
             let backends = self.backends();
-            let mut alone = Vec::new();
-            for backend in &backends {
-                alone.push(backend.quiesce().await);
-            }
+            let _alone = quiesce(&backends).await;
             let mut failed = Vec::new();
             for node in self.nodes() {
                 if let Err(error) = node.driver().close().await {
@@ -241,10 +238,7 @@ impl Graph {
         let _change = self.changing.lock().await;
         let users = self.users_of(std::slice::from_ref(node));
         {
-            let mut alone = Vec::new();
-            for user in &users {
-                alone.push(user.quiesce().await);
-            }
+            let _alone = quiesce(&users).await;
             node.truncate(length, Preallocation::Off).await?;
         }
         for user in users {
@@ -280,6 +274,15 @@ impl Graph {
         };
         self.backends().into_iter().filter(is_concerned).collect()
     }
+}
+
+/// No request of these users is under way from here on, and those that come wait until the guards are dropped.
+async fn quiesce(users: &[Arc<Backend>]) -> Vec<tokio::sync::RwLockWriteGuard<'_, ()>> {
+    let mut alone = Vec::new();
+    for user in users {
+        alone.push(user.quiesce().await);
+    }
+    alone
 }
 
 /// A node is another one, or stands somewhere below it.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Graph, Parent, set_read_only};
+use super::{Graph, Parent, quiesce, set_read_only};
 use crate::driver::Role;
 use crate::{DirtyBitmap, Error, Node, SnapshotInfo};
 
@@ -110,10 +110,7 @@ impl Graph {
         let nodes: Vec<_> = actions.iter().filter_map(Action::node).cloned().collect();
         let users = self.users_of(&nodes);
         {
-            let mut alone = Vec::new();
-            for user in &users {
-                alone.push(user.quiesce().await);
-            }
+            let _alone = quiesce(&users).await;
             let mut done = Vec::new();
             let mut failed = None;
             for action in actions {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::length_in_sectors;
-use crate::driver::{Role, Status, StatusKind};
+use crate::driver::{Status, StatusKind};
 use crate::{Error, Node};
 
 /// What is known of a stretch of a disk, and who decides.
@@ -44,7 +44,7 @@ pub async fn resolve(front: &Arc<Node>, offset: u64, length: u64) -> Result<Reso
         let status = status_in_sectors(&node, offset, length).await?;
         length = status.length.min(length);
         // An image that is shorter than the one in front of it does not decide behind its end.
-        let behind = if status.is_here { None } else { backing(&node) };
+        let behind = if status.is_here { None } else { node.backing() };
         if let Some(behind) = behind.filter(|behind| offset < length_in_sectors(behind)) {
             length = length.min(length_in_sectors(&behind) - offset);
             (node, depth) = (behind, depth + 1);
@@ -71,11 +71,6 @@ async fn status_in_sectors(node: &Node, offset: u64, length: u64) -> Result<Stat
         status.file_offset = before.file_offset.map(|place| place + (offset - last));
     }
     Ok(status)
-}
-
-/// The image behind this one.
-pub(super) fn backing(node: &Node) -> Option<Arc<Node>> {
-    node.driver().children().into_iter().find(|(role, _)| *role == Role::Backing).map(|(_, behind)| behind)
 }
 
 /// Several disks one behind the other.

@@ -35,15 +35,13 @@ pub(super) async fn allocation(node: &Arc<Node>, offset: u64, length: u64) -> Re
         if status.is_here {
             return Ok(Allocation { length: left, kind: status.kind, depth });
         }
-        let children = node.driver().children();
-        let child = |role| children.iter().find(|(found, _)| *found == role).map(|(_, child)| child.clone());
-        let below = match child(Role::Backing) {
+        let below = match node.backing() {
             Some(backing) => {
                 depth += 1;
                 Some(backing)
             }
             // A node over one that does have others behind it, such as `raw`.
-            None => child(Role::File).filter(|_| status.file_offset == Some(offset)),
+            None => node.child(Role::File).filter(|_| status.file_offset == Some(offset)),
         };
         node = match below {
             // What lies behind the end of a shorter image is in none.

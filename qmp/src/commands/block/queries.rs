@@ -326,10 +326,6 @@ fn query_nodes(context: &Context, arguments: NodesArguments) -> Result<Vec<Block
     Ok(context.vm.disks().nodes().iter().map(|node| node_info(node, true, is_flat)).collect())
 }
 
-fn backing(node: &Node) -> Option<std::sync::Arc<Node>> {
-    node.child(Role::Backing)
-}
-
 fn filename(node: &Node) -> String {
     node.filename().unwrap_or_default()
 }
@@ -337,10 +333,10 @@ fn filename(node: &Node) -> String {
 fn node_info(node: &Node, write_back: bool, is_flat: bool) -> BlockDeviceInfo {
     let settings = node.settings();
     let mut depth = 0;
-    let mut behind = backing(node);
+    let mut behind = node.backing();
     while let Some(next) = behind {
         depth += 1;
-        behind = backing(&next);
+        behind = next.backing();
     }
     let bitmap = |bitmap: std::sync::Arc<block::DirtyBitmap>| BlockDirtyInfo {
         name: bitmap.name().map(str::to_owned),
@@ -356,7 +352,7 @@ fn node_info(node: &Node, write_back: bool, is_flat: bool) -> BlockDeviceInfo {
         node: Some(node.name().to_owned()),
         read_only: node.is_read_only(),
         driver: node.driver().name().to_owned(),
-        backing_file: backing(node).map(|node| filename(&node)),
+        backing_file: node.backing().map(|node| filename(&node)),
         depth,
         active: true,
         encrypted: false,
@@ -390,7 +386,7 @@ fn image_info(node: &Node, is_flat: bool) -> ImageInfo {
     let metadata = node.driver_as::<Qcow2>().map(|image| block_on(image.metadata()));
     let kept = node.driver().internal_snapshots().map(|snapshots| block_on(snapshots.list())).unwrap_or_default();
     let cluster = node.driver().cluster_size();
-    let behind = backing(node);
+    let behind = node.backing();
     ImageInfo {
         filename: filename(node),
         format: node.driver().name().to_owned(),
